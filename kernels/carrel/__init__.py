@@ -1,0 +1,39 @@
+"""carrel: isolated Jupyter kernels, one per session id, that tell the truth.
+
+The library under the MCP server, and usable without it::
+
+    async with Sessions() as sessions:
+        session = await sessions.create(SessionSpec(id="analysis"))
+        run = await sessions.run(session, "print(6 * 7)")
+        await run.wait(30)
+        print(run.snapshot().status, run.snapshot().outputs)
+"""
+
+from carrel.engines.spawn import OutputLimits
+from carrel.errors import CarrelError
+from carrel.models import (
+    Execution,
+    ExecutionStatus,
+    Health,
+    KernelState,
+    SessionSpec,
+    SessionStatus,
+)
+from carrel.run import Run
+from carrel.session import Session
+from carrel.sessions import Config, Sessions
+
+__all__ = [
+    "CarrelError",
+    "Config",
+    "Execution",
+    "ExecutionStatus",
+    "Health",
+    "KernelState",
+    "OutputLimits",
+    "Run",
+    "Session",
+    "SessionSpec",
+    "SessionStatus",
+    "Sessions",
+]

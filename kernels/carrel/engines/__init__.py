@@ -1,0 +1,1 @@
+"""Where kernels run, and how we talk to them."""

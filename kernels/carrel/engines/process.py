@@ -1,0 +1,106 @@
+"""A kernel's process as its owner sees it: alive or how it ended, and how to end it."""
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import psutil
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a process ended."""
+
+    #: exit code; negative: minus the signal that killed it
+    code: int
+
+    def __str__(self) -> str:
+        if self.code < 0:
+            with suppress(ValueError):
+                return f"killed by {signal.Signals(-self.code).name}"
+            return f"killed by signal {-self.code}"
+        return f"exit code {self.code}"
+
+
+class KernelProcess:
+    """One kernel's process, in a process group of its own.
+
+    Its end is noticed by the pidfd becoming readable (4 ms; reference/kernels.md), or,
+    where the system has none, by a thread that waits.
+    """
+
+    def __init__(self, popen: subprocess.Popen[bytes]) -> None:
+        self._popen = popen
+        self.pid = popen.pid
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[Exit] = self._loop.create_future()
+        self._listeners: list[Callable[[Exit], None]] = []
+        self._pidfd = -1
+        if hasattr(os, "pidfd_open"):
+            self._pidfd = os.pidfd_open(popen.pid)
+            self._loop.add_reader(self._pidfd, self._reap)
+        else:
+            self._loop.run_in_executor(None, popen.wait).add_done_callback(lambda _: self._reap())
+
+    @property
+    def exit(self) -> Exit | None:
+        """How it ended; None while it lives."""
+        return self._ended.result() if self._ended.done() else None
+
+    def on_exit(self, listener: Callable[[Exit], None]) -> None:
+        """Call `listener` when it has ended; soon, if it has."""
+        if self._ended.done():
+            self._loop.call_soon(listener, self._ended.result())
+        else:
+            self._listeners.append(listener)
+
+    async def wait(self, deadline: float) -> Exit | None:
+        """Wait up to `deadline` seconds for the end."""
+        done, _ = await asyncio.wait([self._ended], timeout=deadline)
+        return self._ended.result() if done else None
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal to the whole process group, if the kernel lives."""
+        if not self._ended.done():
+            with suppress(ProcessLookupError):
+                os.killpg(self.pid, number)
+
+    def send_signal_to_kernel(self, number: signal.Signals) -> None:
+        """Send a signal to the kernel alone, if it lives."""
+        if not self._ended.done():
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    async def kill(self) -> Exit:
+        """Kill it and all its descendants, and wait until it is gone."""
+        descendants = self.descendants()
+        if self._ended.done():
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+        self.send_signal(signal.SIGKILL)
+        for child in descendants:
+            with suppress(psutil.Error):
+                child.kill()
+        return await self._ended
+
+    def descendants(self) -> list[psutil.Process]:
+        """Return the processes that it started, and those that they did."""
+        try:
+            return list(psutil.Process(self.pid).children(recursive=True))
+        except psutil.Error:
+            return []
+
+    def _reap(self) -> None:
+        code = self._popen.wait()
+        if self._pidfd >= 0:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+        if not self._ended.done():
+            self._ended.set_result(Exit(code))
+            for listener in self._listeners:
+                listener(Exit(code))

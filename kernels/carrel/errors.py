@@ -1,0 +1,113 @@
+"""What carrel raises. Each class has a stable `code`; each message says what to do next.
+
+What a user's code raised is data (see models.ExecutionError), never one of these.
+"""
+
+
+class CarrelError(Exception):
+    """Something went wrong in carrel."""
+
+    #: stable snake_case name of the condition, for programs
+    code = "error"
+    #: whether the same call may succeed later without a change
+    retryable = False
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message or (self.__doc__ or "").strip())
+
+
+class InvalidArgumentError(CarrelError):
+    """An argument has a value that can't be used."""
+
+    code = "invalid_argument"
+
+
+class NotFoundError(CarrelError):
+    """No such thing."""
+
+    code = "not_found"
+
+
+class SessionNotFoundError(NotFoundError):
+    """No session has this id."""
+
+    code = "session_not_found"
+
+
+class ExecutionNotFoundError(NotFoundError):
+    """No execution has this id."""
+
+    code = "execution_not_found"
+
+
+class ScriptNotFoundError(NotFoundError):
+    """No script has this path."""
+
+    code = "script_not_found"
+
+
+class ConflictError(CarrelError):
+    """The request does not fit the present state."""
+
+    code = "conflict"
+
+
+class SessionExistsError(ConflictError):
+    """A session with this id exists already."""
+
+    code = "session_exists"
+
+
+class FileExistsConflictError(ConflictError):
+    """A file with this name exists already."""
+
+    code = "file_exists"
+
+
+class LimitExceededError(CarrelError):
+    """A limit of this server is reached."""
+
+    code = "limit_exceeded"
+
+
+class KernelError(CarrelError):
+    """A kernel did not do what it should."""
+
+    code = "kernel_error"
+
+
+class KernelStartError(KernelError):
+    """The kernel did not start."""
+
+    code = "kernel_start_failed"
+
+
+class KernelDeadError(KernelError):
+    """The session's kernel is dead."""
+
+    code = "kernel_dead"
+
+
+class KernelSilentError(KernelError):
+    """The kernel did not answer in time."""
+
+    code = "kernel_silent"
+    retryable = True
+
+
+class InstallError(CarrelError):
+    """The session's environment could not be prepared."""
+
+    code = "install_failed"
+
+
+class StoreError(CarrelError):
+    """The state directory can't be used."""
+
+    code = "store_error"
+
+
+class StateDirHeldError(StoreError):
+    """Another server owns this state directory."""
+
+    code = "state_dir_held"

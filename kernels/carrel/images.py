@@ -1,0 +1,101 @@
+"""Keep the images that executions show: the original in the workspace's outputs/."""
+
+import asyncio
+import base64
+import binascii
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from carrel.outputs import IMAGE_MIMES, Display, Output
+from carrel.paths import Workspace
+from carrel.run import Run
+
+INLINE_BYTES = 1 << 20  # base64 characters of an image that are also kept in the store
+SUFFIXES = {
+    "image/png": "png",
+    "image/jpeg": "jpg",
+    "image/gif": "gif",
+    "image/webp": "webp",
+    "image/svg+xml": "svg",
+}
+#: key in a display's metadata: MIME type -> path of the saved original, in the workspace
+SAVED = "carrel_saved"
+
+
+async def save_images(run: Run, workspace: Workspace) -> None:
+    """Write the images among a run's outputs to files and note where they are."""
+    outputs = run.execution.outputs
+    if not any(isinstance(o, Display) and images_of(o) for o in outputs):
+        return
+    stem = f"{run.execution.session_id}-{run.execution.index}"
+    saved = await asyncio.to_thread(_save_all, outputs, workspace, stem)
+    run.execution = replace(run.execution, outputs=saved)
+
+
+def images_of(display: Display) -> dict[str, str]:
+    """Return the image forms of a display."""
+    return {
+        mime: value
+        for mime in IMAGE_MIMES
+        if isinstance(value := display.data.get(mime), str) and value
+    }
+
+
+def image_bytes(mime: str, value: str) -> bytes:
+    """Return an image's bytes; SVG comes as text, the others as base64.
+
+    Raises:
+        ValueError: It is not what it says.
+    """
+    if mime == "image/svg+xml":
+        return value.encode("utf-8")
+    try:
+        return base64.b64decode(value, validate=False)
+    except binascii.Error as error:
+        raise ValueError(f"not a {mime}: {error}") from error
+
+
+def _save_all(outputs: tuple[Output, ...], workspace: Workspace, stem: str) -> tuple[Output, ...]:
+    number = 0
+    saved: list[Output] = []
+    for output in outputs:
+        if isinstance(output, Display) and (forms := images_of(output)):
+            number += 1
+            saved.append(_save(output, forms, workspace, f"{stem}-{number}"))
+        else:
+            saved.append(output)
+    return tuple(saved)
+
+
+def _save(display: Display, forms: dict[str, str], workspace: Workspace, stem: str) -> Display:
+    paths: dict[str, Any] = {}
+    data = dict(display.data)
+    for mime, value in forms.items():
+        try:
+            content = image_bytes(mime, value)
+            path = _write_new(workspace.outputs, stem, SUFFIXES[mime], content)
+        except (OSError, ValueError) as error:
+            paths[mime] = f"not saved: {error}"
+            continue
+        paths[mime] = path.relative_to(workspace.root).as_posix()
+        if len(value) > INLINE_BYTES:
+            del data[mime]
+    return replace(display, data=data, metadata={**display.metadata, SAVED: paths})
+
+
+def _write_new(folder: Path, stem: str, suffix: str, content: bytes) -> Path:
+    """Write a file that does not exist yet, numbering the name if it does."""
+    stem = re.sub(r"[^A-Za-z0-9_.-]", "_", stem)
+    for attempt in range(1000):
+        path = folder / (f"{stem}.{suffix}" if attempt == 0 else f"{stem}_{attempt}.{suffix}")
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
+        except FileExistsError:
+            continue
+        with os.fdopen(fd, "wb") as file:
+            file.write(content)
+        return path
+    raise OSError(f"no free name for {stem}.{suffix} in {folder}")

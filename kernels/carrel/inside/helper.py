@@ -1,0 +1,176 @@
+"""Answers about the kernel while a cell runs, on the control channel.
+
+One message type, ``carrel_request``, with an ``op`` in its content; the reply is
+``carrel_reply`` with ``status`` "ok" or "error". It runs in the control thread, so it
+needs the interpreter lock but never waits for the user's cell. Nothing here calls code
+of the user's objects: a repr is made only of exact built-in types, bounded in size.
+"""
+
+import importlib
+import importlib.metadata
+import os
+import sys
+import time
+from typing import Any
+
+REPR_CHARS = 120  # longest repr of a variable
+REPR_ITEMS = 6  # items shown of a container
+REPR_DEPTH = 3
+ARRAY_PACKAGES = frozenset(
+    {"numpy", "pandas", "polars", "torch", "jax", "jaxlib", "tensorflow", "scipy", "xarray"}
+)
+
+
+class Helper:
+    """The handler of ``carrel_request``; one per kernel."""
+
+    def __init__(self, kernel: Any) -> None:
+        self.kernel = kernel
+        self.running: tuple[str, float] | None = None  # msg_id, monotonic start
+        self._ops = {"status": self.status, "variables": self.variables}
+        self._ops |= {"adopt_environment": self.adopt_environment, "loaded": self.loaded}
+        kernel.control_handlers["carrel_request"] = self.handle
+
+    async def handle(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
+        """Answer one request."""
+        content = parent["content"]
+        try:
+            answer = self._ops[content["op"]](**content.get("args", {}))
+            reply = {"status": "ok", "answer": answer}
+        except Exception as error:  # whatever it is, the asker must hear of it
+            reply = {"status": "error", "error": f"{type(error).__name__}: {error}"}
+        self.kernel.session.send(stream, "carrel_reply", reply, parent, ident)
+
+    def status(self) -> dict[str, Any]:
+        """Say what the kernel is doing."""
+        running = self.running
+        return {
+            "pid": os.getpid(),
+            "busy": running is not None,
+            "msg_id": running[0] if running else "",
+            "running_for": time.monotonic() - running[1] if running else 0.0,
+            "execution_count": self.kernel.execution_count,
+        }
+
+    def variables(self, limit: int) -> dict[str, Any]:
+        """Describe the user's variables, in name order."""
+        shell = self.kernel.shell
+        hidden = shell.user_ns_hidden
+        names = sorted(
+            name
+            for name, value in list(shell.user_ns.items())
+            if not name.startswith("_") and (name not in hidden or hidden[name] is not value)
+        )
+        described = []
+        for name in names[:limit]:
+            try:
+                described.append(describe(name, shell.user_ns[name]))
+            except KeyError:  # deleted by the running cell meanwhile
+                continue
+        return {"variables": described, "total": len(names)}
+
+    def adopt_environment(self, prefix: str, site: str) -> dict[str, Any]:
+        """Make the virtual environment at `prefix` this kernel's own, first on the path."""
+        return adopt_environment(prefix, site)
+
+    def loaded(self, distributions: list[str], site: str) -> dict[str, Any]:
+        """Name the modules of `distributions` that this kernel has imported already."""
+        importlib.invalidate_caches()
+        found = sorted({name for item in distributions for name in loaded_modules(item, site)})
+        return {"modules": found}
+
+
+def adopt_environment(prefix: str, site: str) -> dict[str, Any]:
+    """See Helper.adopt_environment; the launcher calls it before a kernel starts."""
+    if site not in sys.path:
+        parents = [i for i, path in enumerate(sys.path) if "site-packages" in path]
+        sys.path.insert(parents[0] if parents else len(sys.path), site)
+    sys.prefix = sys.exec_prefix = prefix
+    sys.executable = os.path.join(prefix, "bin", "python")
+    os.environ["VIRTUAL_ENV"] = prefix
+    bin_dir = os.path.join(prefix, "bin")
+    paths = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    if paths[0] != bin_dir:
+        os.environ["PATH"] = os.pathsep.join([bin_dir, *paths])
+    os.environ.pop("PYTHONHOME", None)
+    importlib.invalidate_caches()
+    return {"executable": sys.executable}
+
+
+def loaded_modules(distribution: str, site: str) -> list[str]:
+    """Return top-level modules of `distribution` (installed in `site`) in sys.modules."""
+    for found in importlib.metadata.distributions(name=distribution, path=[site]):
+        tops = {str(file).split("/")[0] for file in found.files or []}
+        names = {top.removesuffix(".py") for top in tops if not top.endswith((".dist-info", ".."))}
+        return [n for n in names if getattr(sys.modules.get(n), "__file__", None)]
+    return []
+
+
+def describe(name: str, value: Any) -> dict[str, Any]:
+    """Describe one variable without running code of its class."""
+    kind = type(value)
+    entry: dict[str, Any] = {"name": name, "type": type_name(kind), "repr": safe_repr(value)}
+    if kind.__module__.split(".")[0] in ARRAY_PACKAGES and isinstance(
+        shape := getattr(value, "shape", None), tuple
+    ):
+        entry["shape"] = [int(n) for n in shape if isinstance(n, int)]
+        dtype = getattr(value, "dtype", None)
+        entry["repr"] = f"<{kind.__name__} {'x'.join(map(str, entry['shape']))}" + (
+            f" {dtype}>" if dtype is not None else ">"
+        )
+    elif kind in (str, bytes, bytearray, list, tuple, dict, set, frozenset):
+        entry["size"] = len(value)
+    return entry
+
+
+def type_name(kind: type) -> str:
+    """Return the name of a class as a reader knows it."""
+    module = type.__getattribute__(kind, "__module__")
+    name = type.__getattribute__(kind, "__qualname__")
+    return name if module in ("builtins", "__main__") else f"{module}.{name}"
+
+
+def safe_repr(value: Any, depth: int = REPR_DEPTH) -> str:
+    """Return a repr of at most REPR_CHARS characters that runs no code of the user's."""
+    text = bounded(value, depth)
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text if len(text) <= REPR_CHARS else text[: REPR_CHARS - 1] + "…"
+
+
+def bounded(value: Any, depth: int) -> str:
+    """Return the repr of exact built-in types, cut short; a type name for the rest."""
+    kind = type(value)
+    if kind in (bool, type(None), float, complex, range):
+        return repr(value)
+    if kind is int:
+        bits = value.bit_length()
+        return repr(value) if bits < 512 else f"<int of {bits} bits>"
+    if kind in (str, bytes, bytearray):
+        return repr(value[:REPR_CHARS]) + ("…" if len(value) > REPR_CHARS else "")
+    if kind in (list, tuple, set, frozenset, dict):
+        return bounded_container(value, kind, depth)
+    if isinstance(value, type):
+        return f"<class {type_name(value)}>"
+    if kind.__name__ in ("function", "builtin_function_or_method"):
+        return f"<function {value.__name__}>"
+    if kind.__name__ == "module":
+        return f"<module {value.__name__}>"
+    return f"<{type_name(kind)} object>"
+
+
+def bounded_container(value: Any, kind: type, depth: int) -> str:
+    """Return the first items of a built-in container."""
+    opening, closing = {list: "[]", tuple: "()"}.get(kind, "{}")
+    if depth == 0:
+        return f"{opening}…{closing}"
+    shown: list[str] = []
+    try:
+        for item in value:
+            if len(shown) == REPR_ITEMS:
+                shown.append("…")
+                break
+            text = bounded(item, depth - 1)
+            shown.append(f"{text}: {bounded(value[item], depth - 1)}" if kind is dict else text)
+    except (RuntimeError, KeyError):  # changed by the running cell meanwhile
+        shown.append("…")
+    return opening + ", ".join(shown) + closing

@@ -1,0 +1,181 @@
+"""The kernel application, kernel and shell: ipykernel's, with our differences.
+
+Each override says what stock does and why we don't. Interrupts reach the user's code and
+nothing else: SIGINT is ignored outside of it, so a late one can't lose a reply.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import FrameType
+from typing import Any
+
+from ipykernel.ipkernel import IPythonKernel
+from ipykernel.kernelapp import IPKernelApp
+from ipykernel.kernelbase import StdinNotImplementedError
+from ipykernel.zmqshell import ZMQInteractiveShell
+from traitlets import Dict, Type
+
+from . import streams
+from .helper import Helper
+from .touched import Touched
+
+DIGESTS = 1000  # message signatures remembered against replay; stock keeps 65,536
+NO_INPUT = (
+    "input() can't be answered in this session: nobody is at its keyboard. "
+    "Put the value into a variable and run the code again."
+)
+
+
+class Shell(ZMQInteractiveShell):  # type: ignore[misc]  # ipykernel has no types
+    """IPython's shell, which forgets what it printed and shows scripts/ on the path."""
+
+    displayhook_class = Type(streams.DisplayHook)
+    display_pub_class = Type(streams.DisplayPublisher)
+
+    def _tee(self, channel: str) -> AbstractContextManager[None]:
+        """Stock keeps every character ever printed in memory, for the history database."""
+        return nullcontext()
+
+
+class Kernel(IPythonKernel):  # type: ignore[misc]
+    """ipykernel's kernel; see the module's text."""
+
+    shell_class = Type(Shell)
+    debugger_class = Type(object)  # never made: see launcher.make_app
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.debugpy_stream = None
+        self.user_code = False
+        self.helper = Helper(self)
+        self.session.digest_history_size = DIGESTS
+        self.standard_streams = (sys.stdout, sys.stderr)
+        launch = self.parent.launch
+        self.touched = Touched(launch["workspace"], launch["touched_file"])
+
+    def pre_handler_hook(self) -> None:
+        """Stock lets SIGINT raise in the whole handler, where it can lose the reply."""
+
+    def post_handler_hook(self) -> None:
+        """See pre_handler_hook."""
+
+    def on_interrupt(self, signum: int, frame: FrameType | None) -> None:
+        """Raise KeyboardInterrupt while user code runs; ignore it otherwise."""
+        if self.user_code:
+            raise KeyboardInterrupt
+
+    async def do_execute(self, code: str, silent: bool, *args: Any, **kwargs: Any) -> Any:
+        """Run a cell, with streams and signals as they should be, and report on it."""
+        parent = self.get_parent("shell")["header"]
+        self.helper.running = (parent["msg_id"], time.monotonic())
+        sys.stdout, sys.stderr = self.standard_streams
+        signal.signal(signal.SIGINT, self.on_interrupt)
+        self.touched.begin()
+        self.user_code = streams.in_user_code = True
+        try:
+            reply = await super().do_execute(code, silent, *args, **kwargs)
+        except KeyboardInterrupt as error:  # between the cell's end and the next line
+            reply = self.interrupted(error)
+        finally:
+            self.user_code = streams.in_user_code = False
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            sys.stdout, sys.stderr = self.standard_streams
+            self.helper.running = None
+            self.shell.history_manager.outputs.clear()
+        reply["carrel"] = self.report(parent)
+        return reply
+
+    @contextmanager
+    def _cancel_on_sigint(self, future: Any) -> Iterator[None]:
+        """Cancel an awaiting cell on SIGINT.
+
+        Stock schedules the cancellation without waking the event loop, so that
+        ``await asyncio.sleep(30)`` can't be interrupted (ipython/ipykernel#881).
+        """
+        loop = self.io_loop.asyncio_loop
+
+        def cancel(signum: int, frame: FrameType | None) -> None:
+            loop.call_soon_threadsafe(future.cancel)
+
+        before = signal.signal(signal.SIGINT, cancel)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def interrupted(self, error: KeyboardInterrupt) -> dict[str, Any]:
+        """Return the reply of a cell that was interrupted as it ended."""
+        return {
+            "status": "error",
+            "ename": "KeyboardInterrupt",
+            "evalue": str(error),
+            "traceback": [],
+            "execution_count": self.shell.execution_count - 1,
+            "user_expressions": {},
+            "payload": [],
+        }
+
+    def report(self, parent: dict[str, Any]) -> dict[str, Any]:
+        """Return what the server wants to know of an execution besides its outputs."""
+        files, total = self.touched.end()
+        report: dict[str, Any] = {"files": files, "files_total": total}
+        for stream in self.standard_streams:
+            stream.flush()
+        budget = streams.budgets.of(parent)
+        if budget.overflowed:
+            report["overflow"] = budget.summary()
+        return report
+
+    def raw_input(self, prompt: str = "") -> str:
+        """Stock's refusal names a frontend; ours says what to do."""
+        if not self._allow_stdin:
+            raise StdinNotImplementedError(NO_INPUT)
+        return str(super().raw_input(prompt))
+
+    def getpass(self, prompt: str = "", stream: Any = None) -> str:
+        """See raw_input."""
+        if not self._allow_stdin:
+            raise StdinNotImplementedError(NO_INPUT)
+        return str(super().getpass(prompt, stream))
+
+
+class KernelApp(IPKernelApp):  # type: ignore[misc]
+    """The application: no parent poller, no heartbeat thread, no port for forks."""
+
+    kernel_class = Type(Kernel)
+    launch = Dict()
+
+    def init_poller(self) -> None:
+        """Stock polls the parent's pid each second; the launcher asked Linux instead."""
+
+    def init_heartbeat(self) -> None:
+        """The heartbeat proves only that the process exists; the server has its pidfd."""
+
+    def write_connection_file(self, **kwargs: Any) -> None:
+        """The server wrote the whole file already."""
+
+    def log_connection_info(self) -> None:
+        """Stock prints how to connect to a terminal that isn't there."""
+
+    def init_iopub(self, context: Any) -> None:
+        """Bind IOPub as stock does, with our publisher thread."""
+        from ipykernel import kernelapp
+
+        kernelapp.IOPubThread = streams.Publisher
+        super().init_iopub(context)
+
+    def init_io(self) -> None:
+        """Make our streams sys.stdout and sys.stderr."""
+        self.outstream_class = f"{streams.__name__}.Stream"
+        super().init_io()
+
+    def init_path(self) -> None:
+        """Put the workspace and its scripts folder on the path, as a script would have it."""
+        super().init_path()
+        scripts = os.path.join(self.launch["workspace"], "scripts")
+        if scripts not in sys.path:
+            sys.path.append(scripts)

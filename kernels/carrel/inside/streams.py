@@ -1,0 +1,184 @@
+"""The kernel's stdout and stderr, displays and results, within an output budget.
+
+Subclasses of ipykernel's own stream and display classes: what they publish is unchanged
+until the budget of the execution is used up (see budget.py). Also here: a flush that
+waits only when something is there to flush (stock ipykernel spends 41 % of a short
+execution waiting for empty streams, measured in reference/kernels.md section 11), a file
+descriptor reader that decodes UTF-8 across reads, and writes of forked children that
+come back through the parent's descriptor instead of a TCP port.
+"""
+
+import codecs
+import json
+import os
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+from ipykernel.displayhook import ZMQShellDisplayHook
+from ipykernel.iostream import IOPubThread, OutStream
+from ipykernel.zmqshell import ZMQDisplayPublisher
+
+from .budget import Budget, Budgets, encodable
+
+READ_SIZE = 1 << 16  # bytes read at once from what wrote to the descriptor
+OVERFLOW = "carrel_overflow"  # IOPub message type: from here on, look in the spill file
+TEXT_LIMIT = 1 << 20  # characters of one non-plain text form (HTML, JSON, SVG, ...)
+
+budgets: Budgets  # set once by the launcher, before any stream exists
+in_user_code = False  # a flush asked for by a cell waits; ipykernel's own need not
+
+
+class Stream(OutStream):  # type: ignore[misc]  # ipykernel has no types
+    """stdout or stderr of the kernel."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._pending: deque[tuple[dict[str, Any], str | None]] = deque()
+        self._in_flight = False
+        super().__init__(*args, **kwargs)
+
+    def write(self, string: str) -> int | None:
+        """Queue `string` for publication under the execution that is current here."""
+        if not isinstance(string, str):
+            msg = f"write() argument must be str, not {type(string)}"  # type: ignore[unreachable]
+            raise TypeError(msg)
+        if self.pub_thread is None:
+            msg = "I/O operation on closed file"
+            raise ValueError(msg)
+        text = encodable(string)
+        if not self._is_master_process():
+            write_all(self._original_stdstream_fd, text.encode("utf-8"))
+            return len(string)
+        parent = self.parent_header
+        budget = budgets.of(parent)
+        self._pending.append((parent, budget.take(self.name, text)))
+        if budget.overflowed and budget.claim_announcement():
+            self._pending.append((parent, None))
+        self._schedule_flush()
+        return len(string)
+
+    def flush(self) -> None:
+        """Publish what was written; wait for it if a cell asked."""
+        if not self._pending and not self._in_flight:
+            return
+        if in_user_code or not self.pub_thread:
+            super().flush()
+        else:
+            # Everything on IOPub goes through the same thread in order, so what follows
+            # (the reply's idle, a result) can't overtake it.
+            self.pub_thread.schedule(self._flush)
+
+    def _flush(self) -> None:
+        self._in_flight = True
+        try:
+            super()._flush()
+        finally:
+            self._in_flight = False
+
+    def _flush_buffers(self) -> Iterator[tuple[dict[str, Any], str]]:
+        # Never replaced, only emptied: a writer in another thread may hold it right now.
+        pending = self._pending
+        while pending:
+            parent, text = pending.popleft()
+            if text is None:
+                announce(self.session, self.pub_thread, budgets.of(parent), parent)
+                continue
+            parts = [text]
+            while pending and pending[0][0] is parent and (more := pending[0][1]) is not None:
+                parts.append(more)
+                pending.popleft()
+            yield parent, "".join(parts)
+            budgets.of(parent).flush()
+
+    def _watch_pipe_fd(self) -> None:
+        """Publish what subprocesses and C code write to the descriptor."""
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        while self._should_watch and self._fid is not None:
+            data = os.read(self._fid, READ_SIZE)
+            if not data:
+                return
+            text = decoder.decode(data)
+            if text and self._should_watch:
+                self.write(text)
+
+
+def announce(session: Any, socket: Any, budget: Budget, parent: dict[str, Any]) -> None:
+    """Say, at its place in the output, that the rest is in the spill file."""
+    session.send(socket, OVERFLOW, {"file": os.path.basename(budget.path)}, parent=parent)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write `data` to `fd` to the end."""
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+class Publisher(IOPubThread):  # type: ignore[misc]
+    """The thread that owns IOPub; without the TCP port that stock opens for forks."""
+
+    def __init__(self, socket: Any, pipe: bool = False, session: Any = False) -> None:
+        super().__init__(socket, pipe=False, session=session)
+
+    def _really_send(self, msg: Any, *args: Any, **kwargs: Any) -> None:
+        if os.getpid() == self._master_pid:
+            super()._really_send(msg, *args, **kwargs)
+        elif text := display_text(msg):
+            write_all(1, (text + "\n").encode("utf-8"))  # 1 is the watched descriptor
+
+
+def display_text(frames: list[bytes]) -> str:
+    """Return the plain text of a display message that a forked child sends."""
+    content = json.loads(frames[-1])
+    data = content.get("data") if isinstance(content, dict) else None
+    text = data.get("text/plain", "") if isinstance(data, dict) else ""
+    return text if isinstance(text, str) else ""
+
+
+def cap_bundle(data: dict[str, Any], budget: Budget) -> dict[str, Any]:
+    """Return the forms of `data` that fit; empty when even the text went to the file."""
+    if not budget.take_display():
+        budget.spill_display(encodable(str(data.get("text/plain", "[display without text]"))))
+        return {}
+    kept: dict[str, Any] = {}
+    left_out: list[str] = []
+    for mime, value in data.items():
+        if mime == "text/plain":
+            continue
+        size = len(value) if isinstance(value, (str, bytes)) else len(json.dumps(value, default=str))
+        textual = not mime.startswith("image/") or mime == "image/svg+xml"
+        if (textual and size > TEXT_LIMIT) or not budget.take_rich(size):
+            left_out.append(f"[{mime} of {size} bytes left out: over the limit]")
+        else:
+            kept[mime] = encodable(value) if isinstance(value, str) else value
+    text = data.get("text/plain")
+    if isinstance(text, str):
+        kept["text/plain"] = budget.take("display", encodable(text))
+    if left_out:
+        kept["text/plain"] = "\n".join([str(kept.get("text/plain", "")), *left_out]).strip()
+    return kept
+
+
+class DisplayHook(ZMQShellDisplayHook):  # type: ignore[misc]
+    """The result of a cell's last expression, within the budget."""
+
+    def write_format_data(self, format_dict: Any, md_dict: Any = None) -> None:
+        """Put the capped forms into the message."""
+        budget = budgets.of(self.parent_header)
+        super().write_format_data(cap_bundle(dict(format_dict), budget), md_dict or {})
+        if budget.claim_announcement():
+            announce(self.session, self.pub_socket, budget, self.parent_header)
+
+
+class DisplayPublisher(ZMQDisplayPublisher):  # type: ignore[misc]
+    """``display(...)`` and everything that uses it, within the budget."""
+
+    def publish(self, data: Any, metadata: Any = None, **kwargs: Any) -> None:
+        """Publish the capped forms; nothing at all when they went to the spill file."""
+        self._flush_streams()
+        budget = budgets.of(self.parent_header)
+        kept = cap_bundle(dict(data), budget)
+        if kept:
+            super().publish(kept, metadata, **kwargs)
+        if budget.claim_announcement():
+            announce(self.session, self.pub_socket, budget, self.parent_header)
+

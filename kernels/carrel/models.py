@@ -1,0 +1,298 @@
+"""The words of carrel as data: sessions, executions, and what they can be.
+
+All frozen: a change is a new value. Times are aware UTC datetimes, durations seconds.
+"""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from carrel.outputs import Output
+
+
+def now() -> datetime:
+    """Return the current time in UTC."""
+    return datetime.now(UTC)
+
+
+class SessionStatus(StrEnum):
+    """Where a session is in its life."""
+
+    #: can run code
+    ACTIVE = "active"
+    #: held at a safe point
+    PAUSED = "paused"
+    #: checkpointed, its kernel stopped
+    SUSPENDED = "suspended"
+    #: ended well
+    COMPLETED = "completed"
+    #: ended badly, may be resumed
+    FAILED = "failed"
+    #: ended on request
+    CANCELLED = "cancelled"
+
+
+class KernelState(StrEnum):
+    """What the kernel of a session is doing; computed, never stored."""
+
+    #: it starts with the first execution
+    NOT_STARTED = "not_started"
+    #: its process exists, it does not answer yet
+    STARTING = "starting"
+    #: it waits for code
+    IDLE = "idle"
+    #: it runs code
+    BUSY = "busy"
+    #: its process is gone
+    DEAD = "dead"
+
+
+class ExecutionStatus(StrEnum):
+    """How far an execution is, or how it ended."""
+
+    #: written down, not sent
+    QUEUED = "queued"
+    #: sent to the kernel
+    RUNNING = "running"
+    #: asks for input
+    WAITING_INPUT = "waiting_input"
+    #: ended without an exception
+    COMPLETED = "completed"
+    #: the user's code raised
+    FAILED = "failed"
+    #: stopped on request
+    INTERRUPTED = "interrupted"
+    #: stopped because it took longer than its timeout
+    TIMED_OUT = "timed_out"
+    #: never ran
+    CANCELLED = "cancelled"
+    #: the kernel went while it ran
+    DIED = "died"
+    #: its outcome can't be known
+    LOST = "lost"
+
+    @property
+    def is_final(self) -> bool:
+        """Say whether an execution with this status can still change."""
+        return self not in _OPEN_STATUSES
+
+
+_OPEN_STATUSES = frozenset(
+    {ExecutionStatus.QUEUED, ExecutionStatus.RUNNING, ExecutionStatus.WAITING_INPUT}
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SessionSpec:
+    """What somebody asks of a new session."""
+
+    #: the id it shall have; empty: one is made
+    id: str = ""
+    #: one line for people and agents
+    description: str = ""
+    #: words to find it by
+    tags: tuple[str, ...] = ()
+    #: free key-value pairs
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SessionRecord:
+    """What is kept of a session, with or without a kernel."""
+
+    #: unique among the sessions that exist
+    id: str
+    #: one line for people and agents
+    description: str = ""
+    #: words to find it by
+    tags: tuple[str, ...] = ()
+    #: free key-value pairs
+    metadata: dict[str, Any] = field(default_factory=dict)
+    #: where it is in its life
+    status: SessionStatus = SessionStatus.ACTIVE
+    #: when it was created
+    created_at: datetime = field(default_factory=now)
+    #: when an execution last began or ended
+    last_activity_at: datetime = field(default_factory=now)
+    #: how many kernels it has had; each restart adds one
+    generation: int = 0
+    #: how many executions it has had, over all its kernels
+    execution_count: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExecutionError:
+    """Why an execution did not complete."""
+
+    #: class of the exception, or the kind of end ("KernelDied", "Timeout", ...)
+    type: str
+    #: what it said
+    message: str
+    #: frames as plain text, without ANSI escapes; may be empty
+    traceback: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Execution:
+    """One run of code in a session."""
+
+    #: unique, also the msg_id of its execute_request
+    id: str
+    #: the session it belongs to
+    session_id: str
+    #: its number in the session, from 1
+    index: int
+    #: which kernel of the session ran it
+    generation: int
+    #: what was run
+    code: str
+    #: how far it is, or how it ended
+    status: ExecutionStatus = ExecutionStatus.QUEUED
+    #: seconds it may run before it is interrupted; None: no limit
+    timeout: float | None = None
+    #: when it was asked for
+    created_at: datetime = field(default_factory=now)
+    #: when it was sent to the kernel
+    started_at: datetime | None = None
+    #: when its outcome was known
+    ended_at: datetime | None = None
+    #: seconds between the two, by a monotonic clock
+    duration: float = 0.0
+    #: why it did not complete
+    error: ExecutionError | None = None
+    #: workspace files that it created or changed, relative paths
+    new_files: tuple[str, ...] = ()
+    #: what it emitted
+    outputs: tuple[Output, ...] = ()
+    #: whether all it emitted is known to have arrived
+    outputs_complete: bool = True
+    #: what happened to it besides (an interrupt without effect, ...)
+    note: str = ""
+
+
+class InterruptStep(StrEnum):
+    """What ended an execution that was interrupted."""
+
+    #: nothing was running
+    NOTHING_RUNNING = "nothing_running"
+    #: it was still in the queue
+    DEQUEUED = "dequeued"
+    #: the first SIGINT
+    SIGINT = "sigint"
+    #: the second SIGINT
+    SIGINT_AGAIN = "sigint_again"
+    #: the kernel was killed and started again
+    RESTARTED = "restarted"
+    #: nothing did; it still runs
+    NO_EFFECT = "no_effect"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InterruptReport:
+    """What an interrupt did, after a probe."""
+
+    #: the step of the ladder that worked
+    step: InterruptStep
+    #: the execution it was meant for; empty: none
+    execution_id: str = ""
+    #: whether the kernel answered afterwards
+    responsive: bool = True
+    #: where the code is stuck, when nothing worked
+    stack: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Variable:
+    """One variable of a session's namespace."""
+
+    #: its name
+    name: str
+    #: its class
+    type: str
+    #: a short, bounded description; never made by code of the user's
+    repr: str
+    #: number of items or characters of a built-in container; None: has none
+    size: int | None = None
+    #: shape of an array or a table; empty: has none
+    shape: tuple[int, ...] = ()
+
+
+class Activity(StrEnum):
+    """What a kernel is doing, as seen from outside and by asking it."""
+
+    #: no kernel yet
+    NOT_STARTED = "not_started"
+    #: started, does not answer yet
+    STARTING = "starting"
+    #: waits for code
+    IDLE = "idle"
+    #: runs Python code
+    BUSY = "busy"
+    #: does not answer, uses CPU: native code, or many busy threads
+    BUSY_NATIVE = "busy_native"
+    #: does not answer, uses no CPU: a native call that waits and holds the interpreter
+    BLOCKED = "blocked"
+    #: halted by SIGSTOP
+    STOPPED = "stopped"
+    #: process gone
+    DEAD = "dead"
+
+
+class HealthStatus(StrEnum):
+    """One word on a kernel."""
+
+    #: alive and not stuck, busy or not
+    HEALTHY = "healthy"
+    #: no process runs: not started, or halted by a signal
+    STOPPED = "stopped"
+    #: alive, does not answer and gets nowhere
+    UNRESPONSIVE = "unresponsive"
+    #: process gone
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Health:
+    """What can be said of a session's kernel now."""
+
+    #: the session
+    session_id: str
+    #: one word
+    status: HealthStatus
+    #: what it is doing
+    activity: Activity
+    #: what that means and what helps
+    advice: str = ""
+    #: whether the kernel itself answered within the probe's deadline
+    responsive: bool = False
+    #: seconds the answer took; the deadline if there was none
+    response_time: float = 0.0
+    #: process id of the kernel; 0: none
+    pid: int = 0
+    #: number of this kernel in its session
+    generation: int = 0
+    #: bytes of memory of the kernel and its children (PSS where Linux tells, else RSS)
+    memory_usage: int = 0
+    #: the most of it that was seen
+    peak_memory: int = 0
+    #: CPU use of the process tree over the probe, percent of one core
+    cpu_percent: float = 0.0
+    #: threads of the process tree
+    num_threads: int = 0
+    #: processes of the tree
+    num_processes: int = 0
+    #: seconds since this kernel was started
+    uptime: float = 0.0
+    #: seconds since an execution last began or ended
+    idle_seconds: float = 0.0
+    #: executions of the session so far
+    execution_count: int = 0
+    #: the execution that runs; empty: none
+    execution_id: str = ""
+    #: seconds it has run
+    running_for: float = 0.0
+    #: why the kernel is dead
+    cause: str = ""
+    #: stacks of a kernel that is blocked
+    stack: str = ""

@@ -1,0 +1,168 @@
+"""Where things are: the state directory, the runtime directory, the workspace.
+
+The state directory holds what outlives a server (database, environments, spill files);
+the runtime directory what does not (sockets, connection files), under a path short enough
+for Unix sockets. Both are 0700 and ours, or we refuse. The workspace is the user's.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import stat
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from carrel.errors import StateDirHeldError, StoreError
+
+SOCKET_PATH_LIMIT = 100  # bytes; Linux allows 107, macOS 103, zmq adds "-1"
+NUMBERED_STATE_DIRS = 64  # how many servers of one user may run with a state of their own
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """The folder that all sessions share, on purpose; every kernel's cwd."""
+
+    #: the folder itself
+    root: Path
+
+    @property
+    def scripts(self) -> Path:
+        """Saved scripts; importable in every session."""
+        return self.root / "scripts"
+
+    @property
+    def outputs(self) -> Path:
+        """Images and files that sessions produce."""
+        return self.root / "outputs"
+
+    @property
+    def uploads(self) -> Path:
+        """Files that people bring."""
+        return self.root / "uploads"
+
+    def create(self) -> None:
+        """Make the folder and its three parts where they are missing."""
+        for folder in (self.root, self.scripts, self.outputs, self.uploads):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                msg = f"can't create the workspace folder {folder}: {error.strerror or error}"
+                raise StoreError(msg) from error
+
+
+def private_directory(path: Path) -> Path:
+    """Make `path` a directory that only we can enter.
+
+    Raises:
+        StoreError: It is a symlink, another user's, or can't be made.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = path.lstat()
+    except OSError as error:
+        msg = f"can't use {path}: {error.strerror or error}. Name another directory."
+        raise StoreError(msg) from error
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+        raise StoreError(f"{path} is not a directory of ours. Name another one.")
+    if status.st_mode & 0o077:
+        path.chmod(0o700)
+    return path
+
+
+class StateDirectory:
+    """A state directory and the lock that makes it ours while we live."""
+
+    def __init__(self, path: Path, lock: IO[str]) -> None:
+        self.path = path
+        self._lock = lock
+        digest = hashlib.blake2s(os.fsencode(path.resolve()), digest_size=5).hexdigest()
+        self.runtime = private_directory(runtime_base() / digest)
+
+    @property
+    def database(self) -> Path:
+        """The SQLite file."""
+        return self.path / "carrel.sqlite"
+
+    def session(self, session_id: str) -> Path:
+        """Return the private directory of one session (not made yet)."""
+        # Ids differ by case only at will, file systems may not tell; so does the digest.
+        digest = hashlib.blake2s(session_id.encode(), digest_size=5).hexdigest()
+        return self.path / "sessions" / f"{session_id[:40]}-{digest}"
+
+    def release(self) -> None:
+        """Give the lock back. The kernel of the OS does it too if we are killed."""
+        with suppress(OSError):
+            self.runtime.rmdir()
+        self._lock.close()
+
+
+def claim_state_directory(path: Path, *, explicit: bool) -> StateDirectory:
+    """Take a state directory for this server.
+
+    Args:
+        path: The directory.
+        explicit: Whether somebody named it. If not, and it is held by a live server, the
+            next free numbered one beside it is taken.
+
+    Raises:
+        StateDirHeldError: It is held and was named; the message names the holder.
+        StoreError: It can't be used.
+    """
+    candidates = [path]
+    if not explicit:
+        candidates += [path.with_name(f"{path.name}-{n}") for n in range(2, NUMBERED_STATE_DIRS)]
+    for candidate in candidates:
+        private_directory(candidate)
+        lock = lock_file(candidate)
+        if lock is not None:
+            return StateDirectory(candidate, lock)
+    msg = (
+        f"the state directory {path} is in use by {holder_of(path)}. "
+        "Stop that server, or name another directory with --state-dir."
+    )
+    raise StateDirHeldError(msg)
+
+
+def lock_file(directory: Path) -> IO[str] | None:
+    """Return the held lock of `directory`, or None if another process holds it."""
+    try:
+        file = (directory / "lock").open("a+", encoding="utf-8")
+    except OSError as error:
+        msg = f"can't write in {directory}: {error.strerror or error}. Name another directory."
+        raise StoreError(msg) from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    file.truncate(0)
+    json.dump({"pid": os.getpid(), "host": os.uname().nodename, "since": time.time()}, file)
+    file.flush()
+    return file
+
+
+def holder_of(directory: Path) -> str:
+    """Say who holds the lock of `directory`, as far as it tells."""
+    try:
+        holder = json.loads((directory / "lock").read_text(encoding="utf-8"))
+        return f"process {holder['pid']} on {holder['host']}"
+    except (OSError, ValueError, KeyError):
+        return "another process"
+
+
+def runtime_base() -> Path:
+    """Return the short private directory for sockets."""
+    candidates = [Path("/tmp") / f"carrel-{os.getuid()}"]  # noqa: S108  # checked to be ours
+    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+        candidates.insert(0, Path(runtime) / "carrel")
+    for candidate in candidates:
+        # digest, kernel name and socket name come on top
+        if len(os.fsencode(candidate)) + 40 <= SOCKET_PATH_LIMIT and (
+            candidate.parent.is_dir() and os.access(candidate.parent, os.W_OK)
+        ):
+            return private_directory(candidate)
+    raise StoreError("no short writable directory for sockets: set XDG_RUNTIME_DIR to one")

@@ -1,0 +1,87 @@
+"""Run programs to their end: no shell, bounded output, nothing left behind."""
+
+import asyncio
+import os
+import signal
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+OUTPUT_BYTES = 20_000  # of each of stdout and stderr that is kept
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completed:
+    """A program that has ended."""
+
+    #: its exit code; negative: minus the signal that killed it
+    returncode: int
+    #: what it wrote, decoded
+    stdout: str
+    #: what it wrote to stderr, decoded
+    stderr: str
+
+
+async def run_program(
+    argv: list[str],
+    *,
+    timeout: float,
+    env: dict[str, str] | None = None,
+    cwd: Path | None = None,
+) -> Completed:
+    """Run a program to its end, in a process group of its own, without a shell.
+
+    Its output is kept up to a limit (beginning and end). On timeout and on cancellation the
+    whole group is killed before this returns; a timeout is returncode -9 and says so.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *argv,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=env,
+        cwd=cwd,
+        start_new_session=True,
+    )
+    assert process.stdout is not None and process.stderr is not None
+    out, err = Kept(), Kept()
+    note = ""
+    try:
+        async with asyncio.timeout(timeout):
+            await asyncio.gather(out.read(process.stdout), err.read(process.stderr))
+            await process.wait()
+    except TimeoutError:
+        note = f"\n[killed: it took longer than {timeout:g} s]"
+    finally:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+    code = process.returncode if process.returncode is not None else -9
+    return Completed(returncode=code, stdout=out.text, stderr=err.text + note)
+
+
+class Kept:
+    """The beginning and the end of a stream of bytes, with an exact count between."""
+
+    def __init__(self, limit: int = OUTPUT_BYTES) -> None:
+        self._half = limit // 2
+        self._head = bytearray()
+        self._tail = bytearray()
+        self._size = 0
+
+    async def read(self, stream: asyncio.StreamReader) -> None:
+        """Read `stream` to its end."""
+        while data := await stream.read(1 << 16):
+            self._size += len(data)
+            room = self._half - len(self._head)
+            self._head += data[:room]
+            self._tail += data[max(room, 0) :]
+            del self._tail[: -self._half]
+
+    @property
+    def text(self) -> str:
+        """What was kept, with a notice of what was not."""
+        omitted = self._size - len(self._head) - len(self._tail)
+        head = self._head.decode("utf-8", "replace")
+        tail = self._tail.decode("utf-8", "replace")
+        return f"{head}\n[... {omitted} bytes left out ...]\n{tail}" if omitted else head + tail

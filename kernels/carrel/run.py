@@ -1,0 +1,131 @@
+"""One execution while it lives: what has been heard of it, and who waits for it."""
+
+import asyncio
+import time
+from dataclasses import replace
+from typing import Any
+
+from carrel.engines.process import Exit
+from carrel.engines.wire import Message
+from carrel.models import Execution, ExecutionError, ExecutionStatus, now
+from carrel.outputs import OutputFold, plain
+
+NO_REPLY = "the kernel went idle without a reply"
+
+
+class Run:
+    """An execution from its intent to its outcome; `done` is set when it is written down."""
+
+    def __init__(self, execution: Execution) -> None:
+        self.execution = execution
+        self.fold = OutputFold()
+        #: the shell reply has come, or can't come any more
+        self.ended = asyncio.Event()
+        #: the kernel has said that it published everything
+        self.idle = asyncio.Event()
+        #: the outcome is in the store
+        self.done = asyncio.Event()
+        #: what an error reply means because somebody asked for it
+        self.stop_as: ExecutionStatus | None = None
+        self._reply: Message | None = None
+        self._started = time.monotonic()
+
+    @property
+    def id(self) -> str:
+        """The execution's id."""
+        return self.execution.id
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it was sent."""
+        return time.monotonic() - self._started
+
+    def begin(self) -> None:
+        """Mark it as sent."""
+        self._started = time.monotonic()
+        self.execution = replace(
+            self.execution, status=ExecutionStatus.RUNNING, started_at=now()
+        )
+
+    def hear(self, channel: str, message: Message) -> None:
+        """Take a message that answers this execution's request; never blocks."""
+        if channel == "iopub":
+            if message["msg_type"] == "status":
+                if message["content"].get("execution_state") == "idle":
+                    self.idle.set()
+            else:
+                self.fold.add(message)
+        elif channel == "shell" and self._reply is None:
+            self._reply = message["content"]
+            self.ended.set()
+
+    async def wait(self, seconds: float | None) -> bool:
+        """Wait up to `seconds` (None: without limit) for the outcome; say whether it is there."""
+        if not self.done.is_set() and (seconds is None or seconds > 0):
+            try:
+                async with asyncio.timeout(seconds):
+                    await self.done.wait()
+            except TimeoutError:
+                pass
+        return self.done.is_set()
+
+    def snapshot(self) -> Execution:
+        """Return the execution with what it has emitted so far."""
+        if self.execution.status is not ExecutionStatus.RUNNING:
+            return replace(self.execution, outputs=self.fold.outputs)
+        return replace(self.execution, outputs=self.fold.outputs, duration=self.elapsed)
+
+    def conclude(self, ended: Exit | None, cause: str = "") -> None:
+        """Decide the outcome from the reply, or from the kernel's end.
+
+        Args:
+            ended: How the kernel ended, if it did.
+            cause: What is known of why, in words.
+        """
+        if self._reply is not None:
+            status, error = self._outcome(self._reply)
+            report = self._reply.get("carrel") or {}
+            if "overflow" in report:
+                self.fold.settle(report["overflow"])
+            files = tuple(report.get("files", ()))
+        elif ended is not None:
+            status = ExecutionStatus.DIED
+            error = ExecutionError(type="KernelDied", message=cause or str(ended))
+            files = ()
+        else:
+            status = ExecutionStatus.LOST
+            error = ExecutionError(type="ReplyLost", message=NO_REPLY)
+            files = ()
+        self.execution = replace(
+            self.execution,
+            status=status,
+            error=error,
+            new_files=files,
+            ended_at=now(),
+            duration=self.elapsed,
+            outputs=self.fold.outputs,
+            outputs_complete=self.idle.is_set(),
+        )
+
+    def cancel(self, why: str) -> None:
+        """Conclude an execution that never ran."""
+        self.execution = replace(
+            self.execution,
+            status=ExecutionStatus.CANCELLED,
+            error=ExecutionError(type="Cancelled", message=why),
+            ended_at=now(),
+        )
+
+    def _outcome(self, reply: dict[str, Any]) -> tuple[ExecutionStatus, ExecutionError | None]:
+        status = reply.get("status")
+        if status == "ok":
+            return ExecutionStatus.COMPLETED, None
+        if status == "aborted":
+            error = ExecutionError(type="Cancelled", message="the kernel did not run it")
+            return ExecutionStatus.CANCELLED, error
+        error = ExecutionError(
+            type=str(reply.get("ename", "Error")),
+            message=plain(str(reply.get("evalue", ""))),
+            traceback=plain("\n".join(reply.get("traceback", ()))),
+        )
+        return self.stop_as or ExecutionStatus.FAILED, error

@@ -1,0 +1,439 @@
+"""One live session: its record, its kernel, and the queue of its executions.
+
+Executions run one at a time, in the order they were asked for, in a task of the service,
+not of the request: whoever stops waiting changes nothing. Each is written down before it
+is sent and its outcome before anybody hears of it.
+"""
+
+import asyncio
+import logging
+import signal
+from collections import OrderedDict, deque
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from carrel.engines.local import LocalEngine, LocalKernel
+from carrel.engines.process import Exit
+from carrel.engines.spawn import Launch
+from carrel.engines.wire import Message, new_id
+from carrel.environments import SessionEnvironment
+from carrel.errors import ConflictError, KernelDeadError, KernelSilentError
+from carrel.images import save_images
+from carrel.models import (
+    Execution,
+    ExecutionStatus,
+    InterruptReport,
+    InterruptStep,
+    KernelState,
+    SessionRecord,
+    SessionStatus,
+    Variable,
+    now,
+)
+from carrel.paths import Workspace
+from carrel.run import Run
+from carrel.store import Store
+
+log = logging.getLogger(__name__)
+
+INTERRUPT_GRACES = (1.0, 2.0)  # seconds given to the first and the second SIGINT
+IDLE_GRACE = 2.0  # seconds after the reply for the rest of the output
+PROBE_DEADLINE = 1.0  # seconds a kernel has to answer after an interrupt
+REQUEST_DEADLINE = 2.0  # seconds a kernel has for a question of ours
+REMEMBERED_RUNS = 8  # finished executions that late output is still added to
+LATE_WRITE_DELAY = 0.5  # seconds in which late output is gathered before it is stored
+STACK_CHARS = 4000  # longest stack that is reported
+STACK_DEADLINE = 0.3  # seconds the fault handler has to write the stacks
+
+
+class Spawner(Protocol):
+    """Starts a task that the service owns."""
+
+    def __call__(self, work: Coroutine[Any, Any, None], *, name: str) -> object:
+        """Start it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Services:
+    """What a session uses of the service that it belongs to."""
+
+    #: starts kernels
+    engine: LocalEngine
+    #: keeps records
+    store: Store
+    #: starts tasks
+    spawn: Spawner
+    #: the shared folder
+    workspace: Workspace
+    #: makes the launch of a session's kernel
+    launch: Callable[["Session"], Launch]
+
+
+class Session:
+    """A session that this server holds, with or without a kernel."""
+
+    def __init__(
+        self, record: SessionRecord, directory: Path, environment: SessionEnvironment,
+        services: Services,
+    ) -> None:
+        self.record = record
+        self.directory = directory
+        self.environment = environment
+        self.kernel: LocalKernel | None = None
+        self.kernel_started_at = now()
+        #: why the kernel is dead; empty while it is not
+        self.death = ""
+        #: most memory seen of this kernel's process tree, bytes
+        self.peak_memory = 0
+        self._services = services
+        self._kernel_lock = asyncio.Lock()
+        self._starting = False
+        self._current: Run | None = None
+        self._queue: deque[Run] = deque()
+        self._driving = False
+        self._recent: OrderedDict[str, Run] = OrderedDict()
+        self._late: set[str] = set()
+
+    @property
+    def id(self) -> str:
+        """The session's id."""
+        return self.record.id
+
+    @property
+    def current(self) -> Run | None:
+        """The execution that runs."""
+        return self._current
+
+    @property
+    def kernel_state(self) -> KernelState:
+        """What the kernel is doing, from our own books."""
+        if self._starting:
+            return KernelState.STARTING
+        if self.kernel is None:
+            return KernelState.DEAD if self.death else KernelState.NOT_STARTED
+        if self.kernel.process.exit is not None:
+            return KernelState.DEAD
+        return KernelState.BUSY if self._current else KernelState.IDLE
+
+    def find(self, execution_id: str) -> Run | None:
+        """Return an execution that is queued, running or just finished."""
+        if self._current is not None and self._current.id == execution_id:
+            return self._current
+        for run in self._queue:
+            if run.id == execution_id:
+                return run
+        return self._recent.get(execution_id)
+
+    async def ensure_kernel(self) -> LocalKernel:
+        """Return the kernel, starting the first one.
+
+        Raises:
+            KernelDeadError: It died; only a restart brings a new one.
+            KernelStartError: It could not be started.
+        """
+        if self.kernel is not None and self.kernel.process.exit is None:
+            return self.kernel
+        async with self._kernel_lock:
+            self._check_alive()
+            return self.kernel or await self._start_kernel()
+
+    async def submit(self, code: str, timeout: float | None) -> Run:
+        """Write an execution down and queue it; returns before it has run.
+
+        Args:
+            code: What to run.
+            timeout: Seconds it may run before it is interrupted; None: no limit.
+
+        Raises:
+            ConflictError: The session is not active.
+            KernelDeadError: The kernel died and was not restarted.
+        """
+        if self.record.status is not SessionStatus.ACTIVE:
+            msg = f"session '{self.id}' is {self.record.status}; only an active one runs code"
+            raise ConflictError(msg)
+        await self.ensure_kernel()
+        run = Run(
+            Execution(
+                id=new_id(),
+                session_id=self.id,
+                index=self.record.execution_count + 1,
+                generation=self.record.generation,
+                code=code,
+                timeout=timeout,
+            )
+        )
+        self.record = replace(
+            self.record, execution_count=run.execution.index, last_activity_at=now()
+        )
+        first = not self._driving
+        self._driving = True
+        if first:
+            run.begin()
+        self._queue.append(run)
+        try:
+            await self._services.store.add_execution(run.execution)
+        except Exception:
+            self._queue.remove(run)
+            raise
+        finally:
+            if first:
+                self._services.spawn(self._drive(), name=f"session {self.id}")
+        return run
+
+    async def interrupt(self, run: Run | None = None, *, force: bool = False) -> InterruptReport:
+        """Stop an execution: SIGINT, SIGINT again, and with `force` kill and restart.
+
+        Args:
+            run: The execution; None: the one that runs.
+            force: Whether the kernel, with its variables, may be given up.
+
+        Returns:
+            The step that worked, found by waiting for the execution and asking the kernel.
+        """
+        run = run or self._current
+        if run is None or run.done.is_set():
+            return InterruptReport(step=InterruptStep.NOTHING_RUNNING)
+        if run in self._queue:
+            self._queue.remove(run)
+            run.cancel("it was interrupted before it ran")
+            await self._write_down(run)
+            return InterruptReport(step=InterruptStep.DEQUEUED, execution_id=run.id)
+        run.stop_as = run.stop_as or ExecutionStatus.INTERRUPTED
+        step = await self._signal_until_ended(run)
+        if step is not InterruptStep.NO_EFFECT:
+            await run.done.wait()
+            return InterruptReport(
+                step=step, execution_id=run.id, responsive=await self._answers()
+            )
+        stack = await self.stack()
+        if force:
+            await self.restart("it did not react to two interrupts and force was given")
+            return InterruptReport(
+                step=InterruptStep.RESTARTED, execution_id=run.id, stack=stack
+            )
+        return InterruptReport(
+            step=step, execution_id=run.id, responsive=await self._answers(), stack=stack
+        )
+
+    async def restart(self, why: str = "the kernel was restarted") -> None:
+        """Replace the kernel by a new one, from whatever state; variables are gone.
+
+        The execution that runs ends as died, queued ones as cancelled.
+        """
+        async with self._kernel_lock:
+            await self._stop_kernel(why, grace=0)
+            self.death = ""
+            await self._start_kernel()
+
+    async def stop(self, *, grace: float, why: str) -> None:
+        """End the kernel and all executions; the session can't be used afterwards."""
+        async with self._kernel_lock:
+            await self._stop_kernel(why, grace=grace)
+
+    async def variables(self, limit: int) -> tuple[list[Variable], int]:
+        """Return up to `limit` variables of the namespace and how many there are.
+
+        Raises:
+            KernelSilentError: The kernel is in native code and can't answer now.
+        """
+        kernel = await self.ensure_kernel()
+        answer = await kernel.request("variables", deadline=REQUEST_DEADLINE, limit=limit)
+        found = [
+            Variable(**{**item, "shape": tuple(item.get("shape", ()))})
+            for item in answer["variables"]
+        ]
+        return found, answer["total"]
+
+    async def adopt_environment(self, distributions: list[str]) -> list[str]:
+        """Make the running kernel see its environment; name modules it had loaded before.
+
+        Args:
+            distributions: What was just installed, by name.
+        """
+        if self.kernel is None or self.kernel.process.exit is not None:
+            return []
+        paths = self.environment.paths
+        request = self.kernel.request
+        site = str(paths.site)
+        loaded = await request(
+            "loaded", deadline=REQUEST_DEADLINE, distributions=distributions, site=site
+        )
+        await request(
+            "adopt_environment", deadline=REQUEST_DEADLINE, prefix=str(paths.prefix), site=site
+        )
+        return [str(name) for name in loaded["modules"]]
+
+    async def stack(self) -> str:
+        """Return the stacks of all threads of the kernel, also while it is in native code."""
+        path = self.directory / "stacks.txt"
+        if self.kernel is None or not path.exists():
+            return ""
+        before = path.stat().st_size
+        self.kernel.process.send_signal_to_kernel(signal.SIGUSR1)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STACK_DEADLINE):
+                while path.stat().st_size == before:  # noqa: ASYNC110  # another process writes
+                    await asyncio.sleep(0.01)
+        with path.open(encoding="utf-8", errors="replace") as file:
+            file.seek(before)
+            return file.read(STACK_CHARS).strip()
+
+    def _check_alive(self) -> None:
+        if self.kernel is not None and self.kernel.process.exit is not None or self.death:
+            msg = (
+                f"the kernel of session '{self.id}' is dead ({self.death}) and its variables "
+                "are gone. Call restart_kernel to get a new one."
+            )
+            raise KernelDeadError(msg)
+
+    async def _start_kernel(self) -> LocalKernel:
+        self._starting = True
+        try:
+            kernel = await self._services.engine.start(self._services.launch(self))
+        finally:
+            self._starting = False
+        self.kernel = kernel
+        self.kernel_started_at = now()
+        self.peak_memory = 0
+        self.record = replace(self.record, generation=self.record.generation + 1)
+        kernel.channels.on_orphan(self._hear_late)
+        kernel.process.on_exit(self._on_exit)
+        await self._services.store.update_session(self.record, "kernel.started")
+        return kernel
+
+    async def _stop_kernel(self, why: str, *, grace: float) -> None:
+        kernel, run = self.kernel, self._current
+        for waiting in list(self._queue):
+            self._queue.remove(waiting)
+            waiting.cancel(f"{why} before it ran")
+            await self._write_down(waiting)
+        if kernel is None:
+            return
+        self.death = self.death or why
+        if run is not None:
+            await kernel.process.kill()
+            await run.done.wait()
+        await kernel.shutdown(grace=grace)
+        self.kernel = None
+
+    def _on_exit(self, ended: Exit) -> None:
+        self.death = self.death or f"it ended by itself: {ended}"
+        if self._current is not None:
+            self._current.ended.set()
+
+    async def _drive(self) -> None:
+        """Run what is queued, one after the other, until nothing is."""
+        try:
+            while self._queue:
+                run = self._queue.popleft()
+                self._current = run
+                try:
+                    await self._execute(run)
+                except Exception:  # one execution's fault must not end the session's queue
+                    log.exception("execution %s of session %s failed in carrel", run.id, self.id)
+                    run.conclude(None)
+                    run.done.set()
+                finally:
+                    self._current = None
+        finally:
+            self._driving = False
+
+    async def _execute(self, run: Run) -> None:
+        kernel = self.kernel
+        if kernel is None or kernel.process.exit is not None:
+            run.cancel(f"the kernel died before it ran ({self.death})")
+            await self._write_down(run)
+            return
+        if run.execution.status is ExecutionStatus.QUEUED:
+            run.begin()
+            run.execution = replace(run.execution, generation=self.record.generation)
+            await self._services.store.start_execution(run.execution)
+        content: Message = {
+            "code": run.execution.code,
+            "silent": False,
+            "store_history": True,
+            "user_expressions": {},
+            "allow_stdin": False,
+            "stop_on_error": False,
+        }
+        kernel.channels.request("shell", "execute_request", content, run.hear, run.id)
+        await self._await_end(run)
+        await self._await_output(run, kernel)
+        kernel.channels.forget(run.id)
+        run.conclude(kernel.process.exit, self.death)
+        await save_images(run, self._services.workspace)
+        await self._write_down(run)
+
+    async def _await_end(self, run: Run) -> None:
+        try:
+            async with asyncio.timeout(run.execution.timeout):
+                await run.ended.wait()
+        except TimeoutError:
+            run.stop_as = ExecutionStatus.TIMED_OUT
+            if await self._signal_until_ended(run) is InterruptStep.NO_EFFECT:
+                note = (
+                    f"its timeout of {run.execution.timeout:g} s is over, but two interrupts had "
+                    "no effect: it is in native code or ignores them. "
+                    "interrupt_execution with force=true kills the kernel."
+                )
+                run.execution = replace(run.execution, note=note)
+                await run.ended.wait()
+
+    async def _await_output(self, run: Run, kernel: LocalKernel) -> None:
+        """Wait for the rest of the output: until idle, or a dead kernel's last words."""
+        if kernel.process.exit is not None:
+            await kernel.drain()
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(IDLE_GRACE):
+                await run.idle.wait()
+
+    async def _write_down(self, run: Run) -> None:
+        """Store the outcome, then tell whoever waits."""
+        self._recent[run.id] = run
+        while len(self._recent) > REMEMBERED_RUNS:
+            self._recent.popitem(last=False)
+        self.record = replace(self.record, last_activity_at=now())
+        try:
+            await self._services.store.finish_execution(run.execution)
+        finally:
+            run.done.set()
+
+    async def _signal_until_ended(self, run: Run) -> InterruptStep:
+        steps = (InterruptStep.SIGINT, InterruptStep.SIGINT_AGAIN)
+        for step, grace in zip(steps, INTERRUPT_GRACES, strict=True):
+            if self.kernel is not None:
+                self.kernel.interrupt()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(grace):
+                    await run.ended.wait()
+                return step
+        return InterruptStep.NO_EFFECT
+
+    async def _answers(self) -> bool:
+        if self.kernel is None:
+            return False
+        try:
+            await self.kernel.request("status", deadline=PROBE_DEADLINE)
+        except KernelSilentError:
+            return False
+        return True
+
+    def _hear_late(self, message: Message) -> None:
+        """Add what a thread printed after its cell ended to that cell's execution."""
+        run = self._recent.get(message["parent_id"])
+        if run is None or message["msg_type"] == "status":
+            return
+        run.fold.add(message)
+        run.execution = replace(run.execution, outputs=run.fold.outputs)
+        if run.id not in self._late:
+            self._late.add(run.id)
+            self._services.spawn(self._store_late(run), name=f"late output {run.id}")
+
+    async def _store_late(self, run: Run) -> None:
+        await asyncio.sleep(LATE_WRITE_DELAY)
+        self._late.discard(run.id)
+        await self._services.store.finish_execution(run.execution)

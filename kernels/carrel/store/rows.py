@@ -1,0 +1,105 @@
+"""Rows of the database as models, and back."""
+
+import json
+import sqlite3
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from carrel.models import (
+    Execution,
+    ExecutionError,
+    ExecutionStatus,
+    SessionRecord,
+    SessionStatus,
+)
+from carrel.outputs import Output
+
+Row = dict[str, Any]
+
+
+def seconds(at: datetime | None) -> float | None:
+    """Return a time as seconds since the epoch."""
+    return None if at is None else at.timestamp()
+
+
+def moment(at: float | None) -> datetime | None:
+    """Return seconds since the epoch as a time."""
+    return None if at is None else datetime.fromtimestamp(at, UTC)
+
+
+def session_row(record: SessionRecord) -> Row:
+    """Return the row of a session."""
+    return {
+        "id": record.id,
+        "description": record.description,
+        "tags": json.dumps(record.tags),
+        "metadata": json.dumps(record.metadata),
+        "status": record.status.value,
+        "created_at": seconds(record.created_at),
+        "last_activity_at": seconds(record.last_activity_at),
+        "generation": record.generation,
+        "execution_count": record.execution_count,
+    }
+
+
+def session_record(row: sqlite3.Row) -> SessionRecord:
+    """Return the session in a row."""
+    created, active = moment(row["created_at"]), moment(row["last_activity_at"])
+    assert created is not None and active is not None
+    return SessionRecord(
+        id=row["id"],
+        description=row["description"],
+        tags=tuple(json.loads(row["tags"])),
+        metadata=json.loads(row["metadata"]),
+        status=SessionStatus(row["status"]),
+        created_at=created,
+        last_activity_at=active,
+        generation=row["generation"],
+        execution_count=row["execution_count"],
+    )
+
+
+def execution_row(execution: Execution) -> Row:
+    """Return the row of an execution, without its outputs."""
+    return {
+        "id": execution.id,
+        "session_id": execution.session_id,
+        "index": execution.index,
+        "generation": execution.generation,
+        "code": execution.code,
+        "status": execution.status.value,
+        "timeout": execution.timeout,
+        "created_at": seconds(execution.created_at),
+        "started_at": seconds(execution.started_at),
+        "ended_at": seconds(execution.ended_at),
+        "duration": execution.duration,
+        "error": json.dumps(asdict(execution.error)) if execution.error else None,
+        "new_files": json.dumps(execution.new_files),
+        "outputs_complete": int(execution.outputs_complete),
+        "note": execution.note,
+    }
+
+
+def execution(row: sqlite3.Row, outputs: tuple[Output, ...]) -> Execution:
+    """Return the execution in a row, with its outputs."""
+    created = moment(row["created_at"])
+    assert created is not None
+    return Execution(
+        id=row["id"],
+        session_id=row["session_id"],
+        index=row["index"],
+        generation=row["generation"],
+        code=row["code"],
+        status=ExecutionStatus(row["status"]),
+        timeout=row["timeout"],
+        created_at=created,
+        started_at=moment(row["started_at"]),
+        ended_at=moment(row["ended_at"]),
+        duration=row["duration"],
+        error=ExecutionError(**json.loads(row["error"])) if row["error"] else None,
+        new_files=tuple(json.loads(row["new_files"])),
+        outputs=outputs,
+        outputs_complete=bool(row["outputs_complete"]),
+        note=row["note"],
+    )
