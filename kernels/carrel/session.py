@@ -103,6 +103,11 @@ class Session:
         return self.record.id
 
     @property
+    def spill_dir(self) -> Path:
+        """Where output is that was too much to be sent."""
+        return self.directory / "spill"
+
+    @property
     def current(self) -> Run | None:
         """The execution that runs."""
         return self._current

@@ -41,6 +41,7 @@ from carrel.models import (
     ExecutionStatus,
     Health,
     InterruptReport,
+    InterruptStep,
     SessionRecord,
     SessionSpec,
     SessionStatus,
@@ -354,9 +355,19 @@ class Sessions:
         live = self.live_run(execution_id)
         if live is None:
             await self.execution(execution_id)
-            return InterruptReport(step=_nothing(), execution_id=execution_id)
+            return InterruptReport(
+                step=InterruptStep.NOTHING_RUNNING, execution_id=execution_id
+            )
         session, run = live
         return await session.interrupt(run, force=force)
+
+    def interrupt_soon(self, session: Session, run: Run) -> None:
+        """Interrupt a run without waiting: whoever asked is gone."""
+
+        async def interrupt() -> None:
+            await session.interrupt(run)
+
+        self._spawn(interrupt(), name=f"interrupt {run.id}")
 
     async def install(
         self, session: Session, packages: Sequence[str], *, timeout: float
@@ -464,12 +475,6 @@ class Sessions:
         for failure in await asyncio.gather(*stops, return_exceptions=True):
             if isinstance(failure, BaseException):
                 log.error("a kernel could not be stopped", exc_info=failure)
-
-
-def _nothing() -> Any:
-    from carrel.models import InterruptStep
-
-    return InterruptStep.NOTHING_RUNNING
 
 
 def _orphaned(execution: Execution) -> Execution:

@@ -1,0 +1,47 @@
+"""Put the server together: tools, resources, and a lifespan that owns the sessions."""
+
+import importlib.metadata
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from mcp.server import MCPServer
+from mcp.server.caching import CacheHint
+
+import carrel_mcp.tools  # noqa: F401  # declares the tools
+from carrel import Sessions
+from carrel_mcp.context import App, declared_tools
+from carrel_mcp.resources import add_resources
+from carrel_mcp.settings import Settings
+
+LIST_TTL = 60_000  # milliseconds a client may keep our lists; they never change in one server
+
+INSTRUCTIONS = """\
+carrel runs Python in isolated, lasting Jupyter kernels, one per session id.
+Use 'default', or create_session for each line of work; pass session_id to every tool, or
+switch_session once. Variables last from call to call; files are shared under outputs/.
+Long code answers status 'running' with an execution_id: go on with get_execution.
+Keep large data in variables and files, print summaries. When a kernel is dead the answer
+says why; restart_kernel gives a new one, without variables."""
+
+
+def build_app(settings: Settings) -> MCPServer[App]:
+    """Return the server; its sessions live from the start of its lifespan to the end."""
+
+    @asynccontextmanager
+    async def lifespan(server: MCPServer[App]) -> AsyncIterator[App]:
+        async with Sessions(settings.config()) as sessions:
+            yield App(sessions, settings)
+
+    server: MCPServer[App] = MCPServer(
+        "carrel",
+        title="carrel",
+        description="Isolated Jupyter kernels, one per session id",
+        instructions=INSTRUCTIONS,
+        version=importlib.metadata.version("carrel"),
+        tools=declared_tools(settings.toolsets, read_only=settings.read_only),
+        lifespan=lifespan,
+        log_level=settings.log_level,
+        cache_hints={"tools/list": CacheHint(ttl_ms=LIST_TTL, scope="public")},
+    )
+    add_resources(server, settings)
+    return server

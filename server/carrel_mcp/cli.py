@@ -1,0 +1,162 @@
+"""The command `carrel`: serve, doctor, client-config, settings.
+
+What is slow to import (the MCP SDK, the library) is imported by the command that needs it.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+
+from carrel.errors import CarrelError
+from carrel_mcp.settings import Settings
+
+
+def flags(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command one flag per setting."""
+    for name, field in reversed(Settings.model_fields.items()):
+        flag = f"--{name.replace('_', '-')}"
+        default = field.get_default()
+        shown = ",".join(default) if isinstance(default, list) else default
+        text = field.description or ""
+        if default not in (None, "", False) and "efault" not in text:
+            text += f" Default: {shown}."
+        choices = [str(choice) for choice in get_args(field.annotation)]
+        if field.annotation is bool:
+            option = click.option(flag, is_flag=True, default=None, help=text)
+        elif choices and all(isinstance(choice, str) for choice in get_args(field.annotation)):
+            option = click.option(flag, type=click.Choice(choices), default=None, help=text)
+        else:
+            option = click.option(flag, default=None, help=text, metavar="VALUE")
+        command = option(command)
+    return click.option(
+        "--config", type=click.Path(path_type=Path), help="Read this carrel.toml instead."
+    )(command)
+
+
+def load(config: Path | None, given: dict[str, Any]) -> Settings:
+    """Return the settings, or end with a message."""
+    try:
+        return Settings.load({k: v for k, v in given.items() if v is not None}, config)
+    except CarrelError as error:
+        raise click.ClickException(str(error)) from error
+
+
+@click.group()
+@click.version_option(package_name="carrel")
+def main() -> None:
+    """Isolated Jupyter kernels, one per session id, for agents over MCP."""
+
+
+@main.command()
+@flags
+def serve(config: Path | None, **given: Any) -> None:
+    """Serve MCP: over stdio, or with --http over streamable HTTP on this machine."""
+    settings = load(config, given)
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=settings.log_level,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    if settings.log_level != "DEBUG":  # each request is no news
+        logging.getLogger("mcp").setLevel(logging.WARNING)
+    from carrel_mcp.app import build_app
+
+    try:
+        server = build_app(settings)
+        if settings.http:
+            from carrel_mcp import http
+
+            http.run(server, settings, settings.config().state_dir.expanduser().absolute())
+        else:
+            from carrel_mcp import stdio
+
+            stdio.run(server)
+    except BaseExceptionGroup as group:
+        known = group.subgroup(CarrelError)
+        if known is None:
+            raise
+        raise click.ClickException(str(first_of(known))) from group
+    except CarrelError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def first_of(group: BaseExceptionGroup[CarrelError]) -> CarrelError:
+    """Return an error of a group, however deep."""
+    first = group.exceptions[0]
+    return first_of(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+@main.command()
+@flags
+def doctor(config: Path | None, **given: Any) -> None:
+    """Say what works on this machine, and the cure for what does not."""
+    from carrel_mcp.doctor import examine
+
+    failed = 0
+    for finding in examine(load(config, given)):
+        mark = "ok  " if finding.ok else ("FAIL" if finding.needed else "-   ")
+        click.echo(f"{mark} {finding.name:<11} {finding.found}")
+        if not finding.ok:
+            click.echo(f"     {'':<11} cure: {finding.cure}")
+            failed += finding.needed
+    if failed:
+        raise SystemExit(1)
+
+
+@main.command("settings")
+@flags
+def show_settings(config: Path | None, **given: Any) -> None:
+    """Print all settings with their values in force."""
+    settings = load(config, given)
+    for name, field in Settings.model_fields.items():
+        value = getattr(settings, name)
+        click.echo(f"{name} = {json.dumps(value, default=str)}")
+        click.echo(f"    {field.description}")
+
+
+@main.command("client-config")
+@click.option(
+    "--client",
+    "client_name",
+    required=True,
+    type=click.Choice(["claude-desktop", "claude-code", "cursor", "vscode"]),
+    help="Whose configuration.",
+)
+@click.option(
+    "--workspace",
+    type=click.Path(path_type=Path),
+    default=Path("~/carrel"),
+    help="Folder that all sessions share. Default: ~/carrel.",
+)
+@click.option("--path", type=click.Path(path_type=Path), help="Another file than the usual one.")
+@click.option("--write", is_flag=True, help="Merge it into the file; the old one is kept beside.")
+def client_config(client_name: str, workspace: Path, path: Path | None, write: bool) -> None:
+    """Show or write the JSON that makes a client start carrel."""
+    from dataclasses import replace
+
+    from carrel_mcp import clients
+
+    client = clients.known_clients()[client_name]
+    if path is not None:
+        client = replace(client, path=path)
+    try:
+        config = clients.merged(client, workspace)
+        if not write:
+            only = {client.key: {clients.NAME: config[client.key][clients.NAME]}}
+            click.echo(json.dumps(only, indent=2))
+            click.echo(f"This belongs into {client.path}; --write puts it there.", err=True)
+            return
+        backup = clients.write(client, config)
+    except (CarrelError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    kept = f" (the old file is {backup})" if backup else ""
+    click.echo(f"Wrote {client.path}{kept}. Restart {client_name} to use it.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""What a tool is given: the service, the settings, and how tools are declared."""
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.tools import Tool
+from mcp.types import CallToolResult, ToolAnnotations
+
+from carrel import Sessions
+from carrel_mcp.errors import reporting_errors
+from carrel_mcp.settings import Settings
+
+ToolFunction: TypeAlias = Callable[..., Awaitable[CallToolResult]]
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """What lives as long as the server."""
+
+    #: the service
+    sessions: Sessions
+    #: how it was set up
+    settings: Settings
+
+
+Ctx: TypeAlias = Context[App, Any]
+
+
+def app_of(ctx: Ctx) -> App:
+    """Return what lives as long as the server."""
+    return ctx.request_context.lifespan_context
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Declaration:
+    """What is published of a tool besides its schema."""
+
+    #: what a person sees
+    title: str
+    #: the set it belongs to
+    toolset: str
+    #: it changes nothing
+    read_only: bool = False
+    #: it may destroy something
+    destructive: bool = False
+    #: calling it twice is like calling it once
+    idempotent: bool = False
+    #: it reaches beyond this machine's sessions
+    open_world: bool = False
+
+
+_declared: list[tuple[ToolFunction, Declaration]] = []
+
+
+def tool(declaration: Declaration) -> Callable[[ToolFunction], ToolFunction]:
+    """Declare the decorated coroutine function as a tool; its docstring is the description."""
+
+    def declare(function: ToolFunction) -> ToolFunction:
+        reporting = reporting_errors(function)
+        _declared.append((reporting, declaration))
+        return reporting
+
+    return declare
+
+
+def declared_tools(toolsets: Iterable[str], *, read_only: bool) -> list[Tool]:
+    """Return the tools of `toolsets`, in the order of their declaration."""
+    wanted = set(toolsets)
+    return [
+        make_tool(function, declaration)
+        for function, declaration in _declared
+        if declaration.toolset in wanted and (declaration.read_only or not read_only)
+    ]
+
+
+def make_tool(function: ToolFunction, declaration: Declaration) -> Tool:
+    """Return a declared function as the SDK's tool."""
+    return Tool.from_function(
+        function,
+        title=declaration.title,
+        description=inspect.cleandoc(function.__doc__ or ""),
+        annotations=ToolAnnotations(
+            title=declaration.title,
+            read_only_hint=declaration.read_only,
+            destructive_hint=declaration.destructive,
+            idempotent_hint=declaration.idempotent,
+            open_world_hint=declaration.open_world,
+        ),
+    )

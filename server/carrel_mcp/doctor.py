@@ -1,0 +1,156 @@
+"""What works on this machine, and for what does not: what that means and the cure."""
+
+import asyncio
+import ctypes
+import importlib.metadata
+import os
+import platform
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from carrel import Config, Sessions, SessionSpec
+from carrel.environments import uv_binary
+from carrel.errors import CarrelError
+from carrel_mcp.settings import Settings
+
+LANDLOCK_CREATE_RULESET = 444  # syscall number, the same on all Linux architectures we know
+LANDLOCK_VERSION_FLAG = 1
+PROGRAM_DEADLINE = 10  # seconds a program has to tell its version
+CELL_DEADLINE = 60  # seconds for the first kernel and its first cell
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report."""
+
+    #: what was looked at
+    name: str
+    #: whether it is as it should be
+    ok: bool
+    #: what was found
+    found: str
+    #: what to do if it is not ok
+    cure: str = ""
+    #: whether carrel can't run without it
+    needed: bool = True
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Look at everything, one after the other."""
+    checks: list[Callable[[Settings], Finding]] = [
+        _python, _ipykernel, _kernel, _uv, _sqlite, _fork, _landlock, _bubblewrap, _workspace,
+    ]
+    for check in checks:
+        yield check(settings)
+
+
+def _python(settings: Settings) -> Finding:
+    found = f"{platform.python_version()} at {sys.executable}"
+    return Finding("python", sys.version_info >= (3, 11), found, "install Python 3.11 or newer")
+
+
+def _ipykernel(settings: Settings) -> Finding:
+    python = settings.python
+    if python is None:
+        try:
+            return Finding("ipykernel", True, importlib.metadata.version("ipykernel"))
+        except importlib.metadata.PackageNotFoundError:
+            return Finding("ipykernel", False, "missing", "reinstall carrel, it depends on it")
+    code = "import importlib.metadata as m; print(m.version('ipykernel'))"
+    version = _output([str(python), "-c", code])
+    cure = f"{python} -m pip install ipykernel"
+    return Finding("ipykernel", bool(version), version or f"missing in {python}", cure)
+
+
+def _kernel(settings: Settings) -> Finding:
+    """Start a kernel and run a cell in it."""
+
+    async def try_it() -> str:
+        with tempfile.TemporaryDirectory(prefix="carrel-doctor-") as scratch:
+            config = Config(
+                state_dir=Path(scratch) / "state",
+                state_dir_named=True,
+                workspace=Path(scratch) / "workspace",
+                python=settings.config().python,
+            )
+            async with Sessions(config) as sessions:
+                started = time.perf_counter()
+                session = await sessions.create(SessionSpec(id="doctor"))
+                run = await sessions.run(session, "print(6 * 7)")
+                await run.wait(CELL_DEADLINE)
+                return f"first cell {run.snapshot().status} {time.perf_counter() - started:.2f} s"
+
+    try:
+        found = asyncio.run(try_it())
+    except CarrelError as error:
+        return Finding("kernel", False, str(error), "see what the kernel said above")
+    cure = "run `carrel serve --log-level DEBUG` and look"
+    return Finding("kernel", "completed" in found, f"{found} after its start began", cure)
+
+
+def _uv(settings: Settings) -> Finding:
+    cure = "reinstall carrel, it depends on it; without it nothing can be installed"
+    try:
+        path = uv_binary()
+    except (CarrelError, ImportError):
+        return Finding("uv", False, "missing", cure)
+    return Finding("uv", True, f"{_output([str(path), '--version'])} at {path}", cure)
+
+
+def _sqlite(settings: Settings) -> Finding:
+    version = sqlite3.sqlite_version_info
+    cure = "use a Python with SQLite 3.37 or newer (STRICT tables)"
+    return Finding("sqlite", version >= (3, 37), sqlite3.sqlite_version, cure)
+
+
+def _fork(settings: Settings) -> Finding:
+    ok = hasattr(os, "fork") and sys.platform == "linux"
+    found = "available" if ok else f"not used on {sys.platform}"
+    return Finding("fork", ok, found, "kernels start as fresh processes here", needed=False)
+
+
+def _landlock(settings: Settings) -> Finding:
+    version = -1
+    if sys.platform == "linux":
+        call = ctypes.CDLL(None, use_errno=True).syscall
+        version = call(LANDLOCK_CREATE_RULESET, None, 0, LANDLOCK_VERSION_FLAG)
+    cure = "run Linux 5.13 or newer with Landlock in its LSM list"
+    found = f"ABI {version}" if version > 0 else "not available"
+    return Finding("landlock", version > 0, found, cure, needed=False)
+
+
+def _bubblewrap(settings: Settings) -> Finding:
+    path = shutil.which("bwrap")
+    cure = "install the package bubblewrap"
+    if path is None:
+        return Finding("bubblewrap", False, "not installed", cure, needed=False)
+    argv = [path, "--ro-bind", "/", "/", "--unshare-all", "true"]
+    works = _output([*argv]) is not None
+    found = _output([path, "--version"]) or path
+    cure = "allow unprivileged user namespaces"
+    return Finding("bubblewrap", works, found if works else "does not run here", cure, needed=False)
+
+
+def _workspace(settings: Settings) -> Finding:
+    path = settings.workspace.expanduser().absolute()
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    ok = os.access(there, os.W_OK)
+    return Finding("workspace", ok, f"{path}", f"make {there} writable or name another --workspace")
+
+
+def _output(argv: list[str]) -> str | None:
+    """Return what a program prints; None if it fails."""
+    try:
+        done = subprocess.run(
+            argv, capture_output=True, text=True, timeout=PROGRAM_DEADLINE, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,102 @@
+"""MCP over streamable HTTP on loopback, behind a bearer token, with a bounded end."""
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import anyio
+import uvicorn
+from mcp.server import MCPServer
+
+from carrel.paths import private_directory
+from carrel_mcp.auth import RequireToken, new_token, read_token
+from carrel_mcp.context import App
+from carrel_mcp.settings import Settings, SettingsError
+
+log = logging.getLogger(__name__)
+
+CALL_GRACE = 1.0  # seconds running calls have to end when the server does
+PATH = "/mcp"
+
+
+async def serve_http(server: MCPServer[App], settings: Settings, token_dir: Path) -> None:
+    """Serve until a signal asks us to end.
+
+    Args:
+        server: What to serve.
+        settings: With `http` set.
+        token_dir: Where a token is written if none was given.
+
+    Raises:
+        SettingsError: The port is taken, or the token file can't be used.
+    """
+    host, port = settings.endpoint
+    listener = listen(host, port)
+    bound = listener.getsockname()[1]
+    token = make_token(settings, token_dir, bound)
+    shown = f"[{host}]" if ":" in host else host
+    print(f"carrel serves http://{shown}:{bound}{PATH}", file=sys.stderr)  # noqa: T201
+    app = server.streamable_http_app(streamable_http_path=PATH, host=host)
+    config = uvicorn.Config(
+        RequireToken(app, token),
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=max(int(CALL_GRACE), 1),
+        lifespan="on",
+        ws="none",
+    )
+    runner = Runner(config)
+    async with anyio.create_task_group() as tasks:
+
+        async def end_on_signal() -> None:
+            with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as got:
+                async for _ in got:
+                    # The second one does not wait for running calls.
+                    runner.force_exit = runner.should_exit
+                    runner.should_exit = True
+
+        tasks.start_soon(end_on_signal)
+        await runner.serve(sockets=[listener])
+        tasks.cancel_scope.cancel()
+
+
+class Runner(uvicorn.Server):
+    """uvicorn without its own signal handlers, which raise the signal again at the end."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals to serve_http."""
+        yield
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a bound socket, so that a taken port is told before anything starts."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise SettingsError(f"can't listen on {host}:{port}: {error.strerror}") from error
+    return listener
+
+
+def make_token(settings: Settings, token_dir: Path, port: int) -> str:
+    """Return the token that clients must send, and say on stderr where it is."""
+    if settings.token_file is not None:
+        return read_token(settings.token_file.expanduser())
+    path = private_directory(token_dir) / f"token-{port}"
+    token = new_token(path)
+    print(f"token: {token} (also in {path})", file=sys.stderr)  # noqa: T201
+    return token
+
+
+def run(server: MCPServer[App], settings: Settings, token_dir: Path) -> None:
+    """Serve HTTP in a fresh event loop."""
+    asyncio.run(serve_http(server, settings, token_dir))

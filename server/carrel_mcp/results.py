@@ -1,0 +1,240 @@
+"""What tools return, as schemas.
+
+The root of each is ``type: object`` + ``allOf: [typed]``: `fastmcp.Client` then gives
+``.data`` as a plain dict, which the workflows of our users are written against, and every
+other client still gets the types (verified in reference/mcp.md section 2).
+"""
+
+from typing import Any
+
+from mcp.types import CallToolResult, ContentBlock, TextContent
+from pydantic import BaseModel, Field, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+
+class ToolResult(BaseModel):
+    """Base of what a tool returns."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Wrap the model's own schema; see the module's text."""
+        schema = handler(core_schema)
+        root = handler.resolve_ref_schema(schema)
+        body = dict(root)
+        root.clear()
+        root.update(type="object", title=body.get("title", cls.__name__))
+        if "description" in body:
+            root["description"] = body.pop("description")
+        root["allOf"] = [body]
+        return schema
+
+    def answer(self, text: str, *blocks: ContentBlock) -> CallToolResult:
+        """Return the tool's result with `text` for the model."""
+        return CallToolResult(
+            content=[TextContent(type="text", text=text), *blocks],
+            structured_content=self.model_dump(mode="json"),
+        )
+
+
+class SessionInfo(BaseModel):
+    """One session."""
+
+    description: str = Field(description="What it is for")
+    status: str = Field(description="Lifecycle: active, paused, suspended, completed, ...")
+    kernel: str = Field(description="not_started, starting, idle, busy or dead")
+    tags: list[str] = Field(description="Words it can be found by")
+    metadata: dict[str, Any] = Field(description="Free key-value pairs")
+    created_at: str = Field(description="ISO 8601, UTC")
+    last_activity_at: str = Field(description="ISO 8601, UTC")
+    uptime: float = Field(description="Seconds since its kernel started; 0 without one")
+    execution_count: int = Field(description="Executions so far")
+    generation: int = Field(description="Number of its kernel; each restart adds one")
+    current: bool = Field(description="Whether it is the caller's default session")
+
+
+class CreatedSession(ToolResult):
+    """A session that is ready."""
+
+    session_id: str = Field(description="Pass it to the other tools")
+    status: str = Field(description="created, or existing with if_exists='reuse'")
+    session: SessionInfo = Field(description="The session")
+    workspace: str = Field(description="Folder shared by all sessions; the kernel's cwd")
+
+
+class SessionList(ToolResult):
+    """The sessions that match."""
+
+    sessions: dict[str, SessionInfo] = Field(description="Session id -> what it is")
+    active_session: str = Field(description="The caller's default session")
+    total_sessions: int = Field(description="Sessions there are, whether they match or not")
+    max_sessions: int = Field(description="Sessions there may be")
+
+
+class SwitchedSession(ToolResult):
+    """The caller's new default session."""
+
+    previous_session: str = Field(description="What it was before")
+    current_session: str = Field(description="What it is now")
+    session_id: str = Field(description="The same as current_session")
+
+
+class DeletedSession(ToolResult):
+    """A session that is gone."""
+
+    session_id: str = Field(description="Its id, free again")
+    status: str = Field(description="deleted")
+    active_session: str = Field(description="The caller's default session now")
+
+
+class ErrorInfo(BaseModel):
+    """Why an execution did not complete."""
+
+    type: str = Field(description="Exception class, or the kind of end")
+    message: str = Field(description="What it said")
+    traceback: str = Field(description="Plain text, possibly cut; empty if there is none")
+
+
+class SavedFile(BaseModel):
+    """An image that was shown and is kept in the workspace."""
+
+    path: str = Field(description="Relative to the workspace")
+    mime_type: str = Field(description="What it is")
+
+
+class RunResult(ToolResult):
+    """An execution, as far as it is."""
+
+    session_id: str = Field(description="Where it runs")
+    execution_id: str = Field(description="For get_execution and interrupt_execution")
+    status: str = Field(
+        description="queued, running, completed, failed (the code raised), interrupted, timed_out, "
+        "cancelled (never ran), died (the kernel went) or lost"
+    )
+    stdout: str = Field(description="What was printed, within the budget")
+    stderr: str = Field(description="The same of stderr")
+    results: list[str] = Field(description="Plain text of results and displays")
+    outputs: list[SavedFile] = Field(description="Images, saved in the workspace")
+    error: ErrorInfo | None = Field(description="Why it did not complete; null if it did")
+    new_files: list[str] = Field(description="Workspace files it created or changed")
+    execution_time: float = Field(description="Seconds, so far or in all")
+    execution_index: int = Field(description="Its number in the session")
+    generation: int = Field(description="Number of the kernel that ran it")
+    truncated: bool = Field(description="Whether text was left out of this answer")
+    total_chars: int = Field(description="Characters of its whole text output")
+    note: str = Field(description="What else is to be known; often empty")
+
+
+class ExecutionPage(RunResult):
+    """An execution with a page of its whole text output."""
+
+    text: str = Field(description="The page; empty if no offset was asked for")
+    offset: int = Field(description="Where the page begins, in characters")
+    next_offset: int = Field(description="Where the next page begins; -1: this was the last")
+
+
+class Interrupted(ToolResult):
+    """What an interrupt did."""
+
+    session_id: str = Field(description="Where")
+    execution_id: str = Field(description="What was interrupted; empty: nothing ran")
+    interrupted: bool = Field(description="Whether it ended")
+    step: str = Field(
+        description="nothing_running, dequeued, sigint, sigint_again, restarted or no_effect"
+    )
+    responsive: bool = Field(description="Whether the kernel answered afterwards")
+    stack: str = Field(description="Where the code is stuck, if nothing worked")
+
+
+class Restarted(ToolResult):
+    """A session with a new kernel."""
+
+    session_id: str = Field(description="The session")
+    restarted: bool = Field(description="true")
+    generation: int = Field(description="Number of the new kernel")
+    variables_kept: bool = Field(description="false: the namespace is empty")
+
+
+class Installed(ToolResult):
+    """What an installation did."""
+
+    session_id: str = Field(description="Only this session sees the packages")
+    returncode: int = Field(description="0: everything asked for is there")
+    stdout: str = Field(description="What uv wrote")
+    stderr: str = Field(description="What uv wrote to stderr")
+    installed: list[str] = Field(description="name==version of what is new")
+    restart_required: bool = Field(description="Whether a loaded module has another version")
+    loaded_modules: list[str] = Field(description="Which modules those are")
+
+
+class SavedScript(ToolResult):
+    """A script in the workspace."""
+
+    script: str = Field(description="Its path, relative to the workspace")
+    module: str = Field(description="Name to import it by; empty if it is none")
+
+
+class ScriptRun(ToolResult):
+    """A script that ran."""
+
+    session_id: str = Field(description="Whose environment it used")
+    script: str = Field(description="Its path, relative to the workspace")
+    returncode: int = Field(description="Its exit code; negative: minus the signal that ended it")
+    stdout: str = Field(description="What it printed; cut in the middle if it is long")
+    stderr: str = Field(description="The same of stderr")
+
+
+class VariableInfo(BaseModel):
+    """One variable."""
+
+    type: str = Field(description="Its class")
+    repr: str = Field(description="A short description")
+    size: int = Field(description="Items or characters; -1: it has none")
+    shape: list[int] = Field(description="Shape of an array or a table; empty: it has none")
+
+
+class VariableList(ToolResult):
+    """The variables of a session."""
+
+    session_id: str = Field(description="The session")
+    variables: dict[str, VariableInfo] = Field(description="Name -> what it is")
+    total: int = Field(description="How many there are")
+
+
+class KernelHealth(ToolResult):
+    """How a kernel is."""
+
+    session_id: str = Field(description="The session")
+    status: str = Field(description="healthy (busy or not), stopped, unresponsive or dead")
+    activity: str = Field(
+        description="not_started, starting, idle, busy, busy_native, blocked, stopped or dead"
+    )
+    advice: str = Field(description="What that means and what helps")
+    pid: int = Field(description="Process id; 0: none")
+    generation: int = Field(description="Number of this kernel in its session")
+    memory_usage: int = Field(description="Bytes, with child processes")
+    peak_memory: int = Field(description="The most that was seen, bytes")
+    cpu_percent: float = Field(description="Of one core, over the last 0.1 s")
+    num_threads: int = Field(description="Threads, with child processes")
+    num_processes: int = Field(description="The kernel and its children")
+    uptime: float = Field(description="Seconds since the kernel started")
+    idle_seconds: float = Field(description="Seconds since a cell last began or ended")
+    execution_count: int = Field(description="Executions so far")
+    execution_id: str = Field(description="What runs now; empty: nothing")
+    running_for: float = Field(description="Seconds it has run")
+    cause: str = Field(description="Why the kernel is dead; empty: it is not")
+    stack: str = Field(description="Stacks of a blocked kernel")
+
+
+class Responsiveness(ToolResult):
+    """Whether a kernel answers."""
+
+    session_id: str = Field(description="The session")
+    responsive: bool = Field(description="Whether it answered; a busy one does")
+    response_time: float = Field(description="Seconds it took")
+    verdict: str = Field(
+        description="not_started, starting, idle, busy, busy_native, blocked, stopped or dead"
+    )
+    advice: str = Field(description="What that means and what helps")

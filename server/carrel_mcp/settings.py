@@ -1,0 +1,205 @@
+"""What can be set: defaults < carrel.toml < CARREL_* variables < flags of `carrel serve`.
+
+One class, from which the flags and the reference page are made. Unknown keys are errors,
+wherever they come from.
+"""
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import platformdirs
+from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from carrel import Config, OutputLimits
+from carrel.errors import CarrelError
+
+PREFIX = "CARREL_"
+ENDPOINT = re.compile(r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9_.-]+):(\d{1,5})$")
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
+TOOLSETS = ("core",)
+
+
+class SettingsError(CarrelError):
+    """A setting can't be used."""
+
+    code = "bad_setting"
+
+
+def _words(value: Any) -> Any:
+    return [word for word in re.split(r"[,\s]+", value) if word] if isinstance(value, str) else value
+
+
+Words = Annotated[list[str], NoDecode, BeforeValidator(_words)]
+
+
+class Settings(BaseSettings):
+    """All settings of a server."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+    workspace: Path = Field(
+        default=Path("~/carrel"),
+        description="Folder that all sessions share; every kernel's working directory.",
+    )
+    state_dir: Path | None = Field(
+        default=None,
+        description="Where records, environments and logs are kept. Default: the user's state "
+        "directory, or a numbered one beside it if another server holds that.",
+    )
+    http: str = Field(
+        default="",
+        description="Serve streamable HTTP on HOST:PORT of this machine instead of stdio.",
+    )
+    token_file: Path | None = Field(
+        default=None,
+        description="File with the bearer token that HTTP clients must send. Default: a new token "
+        "in STATE_DIR/token-PORT at each start.",
+    )
+    python: Path | None = Field(
+        default=None,
+        description="Interpreter of the kernels; it needs ipykernel. Default: the server's own.",
+    )
+    max_sessions: int = Field(
+        default=100, ge=1, le=10_000, description="Sessions that may exist at once."
+    )
+    execution_timeout: float = Field(
+        default=0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds a cell may run when its call gives no timeout; 0: no limit.",
+    )
+    wait: float = Field(
+        default=30,
+        ge=0,
+        le=3600,
+        allow_inf_nan=False,
+        description="Seconds a call waits for its cell before it answers 'running'.",
+    )
+    on_cancel: Literal["interrupt", "detach"] = Field(
+        default="interrupt",
+        description="What a client's cancel does to the cell that its call waits for.",
+    )
+    text_budget: int = Field(
+        default=8_000,
+        ge=500,
+        le=40_000,
+        description="Characters of output in one answer; the rest is read by pages.",
+    )
+    spill_limit: int = Field(
+        default=64 << 20,
+        ge=1 << 20,
+        description="Bytes of one cell's output that are kept to be read by pages.",
+    )
+    toolsets: Words = Field(
+        default=["core"], description=f"Tools to offer: all, or some of {', '.join(TOOLSETS)}."
+    )
+    read_only: bool = Field(default=False, description="Offer only tools that change nothing.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="What is logged on stderr."
+    )
+
+    @field_validator("http")
+    @classmethod
+    def _check_endpoint(cls, value: str) -> str:
+        if not value:
+            return value
+        match = ENDPOINT.match(value)
+        if match is None or int(match[2]) > 65535:
+            raise ValueError("write HOST:PORT, like 127.0.0.1:8000 (port 0: any free one)")
+        if match[1] not in LOOPBACK:
+            raise ValueError(f"only {', '.join(sorted(LOOPBACK))} can be served, not {match[1]}")
+        return value
+
+    @field_validator("toolsets")
+    @classmethod
+    def _check_toolsets(cls, value: list[str]) -> list[str]:
+        unknown = [name for name in value if name not in (*TOOLSETS, "all")]
+        if unknown or not value:
+            raise ValueError(f"unknown toolset {unknown}; there are {', '.join(TOOLSETS)} and all")
+        return list(TOOLSETS) if "all" in value else value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then variables; the file is read by `load`, which names it in errors."""
+        return (init_settings, env_settings)
+
+    @classmethod
+    def load(cls, flags: dict[str, Any] | None = None, config: Path | None = None) -> Self:
+        """Put the sources together.
+
+        Args:
+            flags: What the command line gave.
+            config: A file instead of the user's carrel.toml.
+
+        Raises:
+            SettingsError: A key is unknown or a value can't be used; the message names it.
+        """
+        known = set(cls.model_fields)
+        for name in os.environ:
+            key = name.removeprefix(PREFIX).lower()
+            if name.startswith(PREFIX) and key not in known:
+                raise SettingsError(f"unknown variable {name}; `carrel settings` lists all")
+        path = config or platformdirs.user_config_path("carrel") / "carrel.toml"
+        from_file = read_file(path, required=config is not None)
+        for key in from_file:
+            if key not in known:
+                raise SettingsError(f"unknown key {key!r} in {path}; `carrel settings` lists all")
+            # A variable beats the file, and pydantic takes what is given here first.
+        in_env = {name.removeprefix(PREFIX).lower() for name in os.environ if name[:7] == PREFIX}
+        merged = {k: v for k, v in from_file.items() if k not in in_env} | (flags or {})
+        try:
+            return cls(**merged)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            msg = f"{where}: {first['msg']} (given: {str(first['input'])[:80]!r})"
+            raise SettingsError(msg) from error
+
+    @property
+    def endpoint(self) -> tuple[str, int]:
+        """Host and port to serve HTTP on."""
+        host, _, port = self.http.rpartition(":")
+        return host.strip("[]"), int(port)
+
+    def config(self) -> Config:
+        """Return what the library needs to know."""
+        given: dict[str, Any] = {}
+        if self.state_dir is not None:
+            given |= {"state_dir": self.state_dir, "state_dir_named": True}
+        if self.python is not None:
+            given["python"] = self.python
+        return Config(
+            workspace=self.workspace,
+            max_sessions=self.max_sessions,
+            execution_timeout=self.execution_timeout or None,
+            output=OutputLimits(spill_bytes=self.spill_limit),
+            **given,
+        )
+
+
+def read_file(path: Path, *, required: bool) -> dict[str, Any]:
+    """Return the content of a TOML file; nothing if it need not exist and does not."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if required:
+            raise SettingsError(f"there is no {path}") from None
+        return {}
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"can't read {path}: {error}") from error

@@ -1,0 +1,193 @@
+"""Code: run it, read what it did, interrupt it, start over."""
+
+from typing import Annotated
+
+import anyio
+from mcp.types import CallToolResult
+from pydantic import Field
+
+from carrel import Session
+from carrel.errors import InvalidArgumentError
+from carrel.models import InterruptReport, InterruptStep
+from carrel.run import Run
+from carrel_mcp.callers import caller_of, may_only_have_dropped
+from carrel_mcp.context import Ctx, Declaration, app_of, tool
+from carrel_mcp.render import page, render
+from carrel_mcp.results import ExecutionPage, Interrupted, Restarted, RunResult
+from carrel_mcp.tools.parameters import SessionId, Timeout, Wait
+
+PROGRESS_INTERVAL = 3.0  # seconds between progress notifications
+PROGRESS_CHARS = 200  # of the newest output line in one
+PAGE_CHARS = 40_000  # longest page
+
+
+async def wait_for(ctx: Ctx, session: Session, run: Run, seconds: float) -> None:
+    """Wait for a run, telling the client each few seconds that it goes on.
+
+    If the client cancels its call, the execution is interrupted in the background (setting
+    `on_cancel`); a connection that may only have dropped leaves it alone.
+    """
+    try:
+        with anyio.move_on_after(seconds):
+            while not await run.wait(PROGRESS_INTERVAL if seconds > PROGRESS_INTERVAL else None):
+                line = run.fold.last_line()[:PROGRESS_CHARS] or "no output yet"
+                await ctx.report_progress(run.elapsed, message=line)
+    except anyio.get_cancelled_exc_class():
+        app = app_of(ctx)
+        if app.settings.on_cancel == "interrupt" and not may_only_have_dropped(ctx):
+            app.sessions.interrupt_soon(session, run)
+        raise
+
+
+@tool(Declaration(title="Run Python code", toolset="core", destructive=True, open_world=True))
+async def run_python_code(
+    ctx: Ctx,
+    code: Annotated[str, Field(description="Python; IPython magics, !commands and await work")],
+    session_id: SessionId = None,
+    timeout: Timeout = None,
+    wait: Wait = None,
+) -> Annotated[CallToolResult, RunResult]:
+    """Run Python code in a session; variables and imports stay for the next call.
+
+    Returns what it printed, the value of the last expression, images, and the error if it
+    raised (status 'failed'). Long code answers 'running' with an execution_id after `wait`
+    seconds and goes on: read it with get_execution. Calls to one session queue up, sessions
+    run in parallel. Save files under outputs/. input() does not work.
+    """
+    app = app_of(ctx)
+    session = app.sessions.find(caller_of(ctx), session_id)
+    run = await app.sessions.run(session, code, timeout=timeout)
+    await wait_for(ctx, session, run, app.settings.wait if wait is None else wait)
+    rendered = await render(
+        run.snapshot(),
+        session.spill_dir,
+        app.sessions.workspace.root,
+        app.settings.text_budget,
+    )
+    return rendered.result.answer(rendered.text, *rendered.blocks)
+
+
+@tool(Declaration(title="Read an execution", toolset="core", read_only=True, idempotent=True))
+async def get_execution(
+    ctx: Ctx,
+    execution_id: Annotated[str, Field(description="From run_python_code")],
+    wait: Annotated[
+        float,
+        Field(ge=0, le=3600, allow_inf_nan=False, description="Seconds to wait for its end"),
+    ] = 0,
+    offset: Annotated[
+        int | None,
+        Field(ge=0, description="Read its whole text from this character on, page by page"),
+    ] = None,
+    limit: Annotated[
+        int, Field(ge=1, le=PAGE_CHARS, description="Characters of a page")
+    ] = 8000,
+) -> Annotated[CallToolResult, ExecutionPage]:
+    """Look at an execution: its status and output so far, or a page of its whole text.
+
+    Use it after 'running', or when an answer said that characters were left out.
+    """
+    app = app_of(ctx)
+    if wait and (live := app.sessions.live_run(execution_id)):
+        await wait_for(ctx, live[0], live[1], wait)
+    execution = await app.sessions.execution(execution_id)
+    spill_dir = app.sessions.get(execution.session_id).spill_dir
+    budget = app.settings.text_budget
+    if offset is not None:
+        answer, text = await page(execution, spill_dir, budget, offset, limit)
+        return answer.answer(text)
+    rendered = await render(execution, spill_dir, app.sessions.workspace.root, budget)
+    result = ExecutionPage(**rendered.result.model_dump(), text="", offset=0, next_offset=-1)
+    return result.answer(rendered.text, *rendered.blocks)
+
+
+@tool(Declaration(title="Interrupt an execution", toolset="core", destructive=True))
+async def interrupt_execution(
+    ctx: Ctx,
+    session_id: SessionId = None,
+    execution_id: Annotated[
+        str, Field(description="Only this execution; default: the one that runs")
+    ] = "",
+    force: Annotated[
+        bool, Field(description="If nothing else works: kill the kernel and start a new one")
+    ] = False,
+) -> Annotated[CallToolResult, Interrupted]:
+    """Stop what runs in a session, as Ctrl-C does; variables stay.
+
+    Tries twice and says which step worked. Code stuck in native calls may not react: the
+    answer then shows where it is, and force=true kills the kernel (variables are lost).
+    """
+    sessions = app_of(ctx).sessions
+    if execution_id:
+        execution = await sessions.execution(execution_id)
+        if session_id is not None and session_id != execution.session_id:
+            msg = f"execution {execution_id} belongs to session '{execution.session_id}'"
+            raise InvalidArgumentError(msg)
+        session = sessions.get(execution.session_id)
+        report = await sessions.interrupt(execution_id, force=force)
+    else:
+        session = sessions.find(caller_of(ctx), session_id)
+        report = await session.interrupt(force=force)
+    ended = report.step not in (InterruptStep.NOTHING_RUNNING, InterruptStep.NO_EFFECT)
+    result = Interrupted(
+        session_id=session.id,
+        execution_id=report.execution_id,
+        interrupted=ended,
+        step=report.step.value,
+        responsive=report.responsive,
+        stack=report.stack,
+    )
+    return result.answer(describe(session, report))
+
+
+def describe(session: Session, report: InterruptReport) -> str:
+    """Say what an interrupt did."""
+    match report.step:
+        case InterruptStep.NOTHING_RUNNING:
+            return f"Nothing runs in session '{session.id}'."
+        case InterruptStep.DEQUEUED:
+            return f"Execution {report.execution_id} was still queued; it will not run."
+        case InterruptStep.RESTARTED:
+            return (
+                "Two interrupts had no effect, so the kernel was killed and a new one started "
+                f"(generation {session.record.generation}). All variables are gone.\n{report.stack}"
+            )
+        case InterruptStep.NO_EFFECT:
+            return (
+                f"Two interrupts had no effect on execution {report.execution_id}: it is in native "
+                "code or ignores them. It ends when that code lets it; force=true kills the "
+                f"kernel. It is here:\n{report.stack}"
+            )
+        case _:
+            state = "answers" if report.responsive else "does not answer yet"
+            return f"Execution {report.execution_id} was interrupted; the kernel {state}."
+
+
+@tool(Declaration(title="Restart a kernel", toolset="core", destructive=True))
+async def restart_kernel(
+    ctx: Ctx,
+    session_id: SessionId = None,
+    preserve_state: Annotated[bool, Field(description="Not possible yet; leave it false")] = False,
+) -> Annotated[CallToolResult, Restarted]:
+    """Give a session a new kernel, from whatever state: busy, stuck or dead.
+
+    All its variables are gone; its packages, files and history stay.
+    """
+    if preserve_state:
+        msg = (
+            "preserve_state is not possible yet. Save what you need to files under outputs/ "
+            "and call restart_kernel without it."
+        )
+        raise InvalidArgumentError(msg)
+    session = app_of(ctx).sessions.find(caller_of(ctx), session_id)
+    await session.restart("the kernel was restarted by restart_kernel")
+    result = Restarted(
+        session_id=session.id,
+        restarted=True,
+        generation=session.record.generation,
+        variables_kept=False,
+    )
+    return result.answer(
+        f"Session '{session.id}' has a new kernel (generation {result.generation}). "
+        "All its variables are gone."
+    )

@@ -1,0 +1,138 @@
+"""Sessions: create, list, switch, delete."""
+
+from typing import Annotated, Any, Literal
+
+from mcp.types import CallToolResult
+from pydantic import Field
+
+from carrel import Session, SessionSpec, SessionStatus
+from carrel.models import now
+from carrel_mcp.callers import caller_of
+from carrel_mcp.context import App, Ctx, Declaration, app_of, tool
+from carrel_mcp.results import (
+    CreatedSession,
+    DeletedSession,
+    SessionInfo,
+    SessionList,
+    SwitchedSession,
+)
+
+
+def info(app: App, caller: str, session: Session) -> SessionInfo:
+    """Return a session as the tools show it."""
+    record = session.record
+    alive = session.kernel is not None and session.kernel.process.exit is None
+    return SessionInfo(
+        description=record.description,
+        status=record.status.value,
+        kernel=session.kernel_state.value,
+        tags=list(record.tags),
+        metadata=record.metadata,
+        created_at=record.created_at.isoformat(timespec="milliseconds"),
+        last_activity_at=record.last_activity_at.isoformat(timespec="milliseconds"),
+        uptime=round((now() - session.kernel_started_at).total_seconds(), 3) if alive else 0.0,
+        execution_count=record.execution_count,
+        generation=record.generation,
+        current=app.sessions.current_id(caller) == session.id,
+    )
+
+
+@tool(Declaration(title="Create a session", toolset="core"))
+async def create_session(
+    ctx: Ctx,
+    session_id: Annotated[
+        str,
+        Field(description="Letters, digits, '_', '-', '.', at most 64; default: one is made"),
+    ] = "",
+    description: Annotated[str, Field(description="What it is for, one line")] = "",
+    tags: Annotated[list[str] | None, Field(description="Words to find it by")] = None,
+    metadata: Annotated[dict[str, Any] | None, Field(description="Free key-value pairs")] = None,
+    if_exists: Annotated[
+        Literal["error", "reuse"], Field(description="What to do if the id is taken")
+    ] = "error",
+) -> Annotated[CallToolResult, CreatedSession]:
+    """Create an isolated Python session: its own kernel process, variables and packages.
+
+    Use one session per line of work, and pass its session_id to the other tools (or
+    switch_session once). Returns when the kernel is ready. Sessions stay until
+    delete_session; their records outlive a server restart, variables do not. Files are
+    shared: all sessions run in the same workspace folder.
+    """
+    app = app_of(ctx)
+    spec = SessionSpec(
+        id=session_id, description=description, tags=tuple(tags or ()), metadata=metadata or {}
+    )
+    existed = session_id in {session.id for session in app.sessions.list()}
+    session = await app.sessions.create(spec, reuse=if_exists == "reuse")
+    status = "existing" if existed else "created"
+    result = CreatedSession(
+        session_id=session.id,
+        status=status,
+        session=info(app, caller_of(ctx), session),
+        workspace=str(app.sessions.workspace.root),
+    )
+    return result.answer(
+        f"Session '{session.id}' {'is there' if existed else 'created'}, its kernel is ready. "
+        f"Workspace: {result.workspace}"
+    )
+
+
+@tool(Declaration(title="List sessions", toolset="core", read_only=True, idempotent=True))
+async def list_sessions(
+    ctx: Ctx,
+    status: Annotated[
+        SessionStatus | None, Field(description="Only those with this lifecycle status")
+    ] = None,
+    tags: Annotated[list[str] | None, Field(description="Only those with all these tags")] = None,
+    name: Annotated[str, Field(description="Only ids that match this glob, like 'exp_*'")] = "",
+    limit: Annotated[int, Field(ge=1, le=1000, description="At most so many")] = 100,
+) -> Annotated[CallToolResult, SessionList]:
+    """List sessions in the order of their creation, 'default' first.
+
+    For each: description, lifecycle status, what its kernel is doing, uptime, executions.
+    """
+    app, caller = app_of(ctx), caller_of(ctx)
+    found = app.sessions.list(status=status, tags=tuple(tags or ()), name=name, limit=limit)
+    result = SessionList(
+        sessions={session.id: info(app, caller, session) for session in found},
+        active_session=app.sessions.current_id(caller),
+        total_sessions=len(app.sessions.list()),
+        max_sessions=app.settings.max_sessions,
+    )
+    lines = [f"{len(found)} of {result.total_sessions} sessions (* is your default):"]
+    for session_id, item in result.sessions.items():
+        mark = "*" if item.current else "-"
+        text = f"{mark} {session_id}: {item.kernel}, {item.execution_count} executions"
+        status_word = "" if item.status == "active" else f", {item.status}"
+        lines.append(text + status_word + (f" ({item.description})" if item.description else ""))
+    return result.answer("\n".join(lines))
+
+
+@tool(Declaration(title="Switch session", toolset="core", idempotent=True))
+async def switch_session(
+    ctx: Ctx, session_id: Annotated[str, Field(description="The session to use from now on")]
+) -> Annotated[CallToolResult, SwitchedSession]:
+    """Set your default session: the one that tools use when no session_id is given.
+
+    Only your own default changes, not that of other clients. Starts its kernel if needed.
+    """
+    previous = await app_of(ctx).sessions.switch(caller_of(ctx), session_id)
+    result = SwitchedSession(
+        previous_session=previous, current_session=session_id, session_id=session_id
+    )
+    return result.answer(f"Your default session is now '{session_id}' (it was '{previous}').")
+
+
+@tool(Declaration(title="Delete a session", toolset="core", destructive=True))
+async def delete_session(
+    ctx: Ctx, session_id: Annotated[str, Field(description="The session to delete")]
+) -> Annotated[CallToolResult, DeletedSession]:
+    """Delete a session: kernel, variables, packages and history. Workspace files stay.
+
+    'default' can't be deleted. What runs in the session is killed.
+    """
+    sessions = app_of(ctx).sessions
+    await sessions.delete(session_id)
+    active = sessions.current_id(caller_of(ctx))
+    result = DeletedSession(session_id=session_id, status="deleted", active_session=active)
+    return result.answer(f"Session '{session_id}' is deleted. Your default session: '{active}'.")
