@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import ssl
 import sys
 import sysconfig
 from collections.abc import Sequence
@@ -204,7 +205,13 @@ class SessionEnvironment:
 def uv_environment() -> dict[str, str]:
     """Return the environment for uv: ours, without what would point it elsewhere."""
     env = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "PYTHONHOME")}
-    return {**env, "UV_NO_PROGRESS": "1", "NO_COLOR": "1", "UV_PYTHON_DOWNLOADS": "never"}
+    env |= {"UV_NO_PROGRESS": "1", "NO_COLOR": "1", "UV_PYTHON_DOWNLOADS": "never"}
+    known = ssl.get_default_verify_paths()
+    if known.cafile or known.capath:
+        # The machine's own certificates, as a company's proxy may need them; hosts start
+        # servers without the variables that would say so.
+        env["UV_SYSTEM_CERTS"] = "1"
+    return env
 
 
 async def parent_site_packages(python: Path) -> list[str]:

@@ -169,9 +169,7 @@ async def _ask(kernel: LocalKernel) -> tuple[dict[str, Any] | None, float]:
     return answer, loop.time() - started
 
 
-def _report(
-    session: Session, activity: Activity, probe: Probe | None, stack: str = ""
-) -> Health:
+def _report(session: Session, activity: Activity, probe: Probe | None, stack: str = "") -> Health:
     at = now()
     kernel = session.kernel
     alive = kernel is not None and kernel.process.exit is None

@@ -173,9 +173,7 @@ class OutputFold:
         found = False
         for i, output in enumerate(self._outputs):
             if isinstance(output, Display) and output.display_id == display.display_id:
-                self._outputs[i] = replace(
-                    output, data=display.data, metadata=display.metadata
-                )
+                self._outputs[i] = replace(output, data=display.data, metadata=display.metadata)
                 found = True
         if not found:  # it belongs to an earlier execution; the newest reader sees it here
             self._outputs.append(display)
@@ -201,9 +199,7 @@ def display_of(content: Mapping[str, Any]) -> Display:
 
 def error_of(content: Mapping[str, Any]) -> Error:
     """Return the error in a message's content."""
-    return Error(
-        str(content["ename"]), str(content["evalue"]), tuple(content.get("traceback", ()))
-    )
+    return Error(str(content["ename"]), str(content["evalue"]), tuple(content.get("traceback", ())))
 
 
 def plain(text: str) -> str:

@@ -43,9 +43,7 @@ class Run:
     def begin(self) -> None:
         """Mark it as sent."""
         self._started = time.monotonic()
-        self.execution = replace(
-            self.execution, status=ExecutionStatus.RUNNING, started_at=now()
-        )
+        self.execution = replace(self.execution, status=ExecutionStatus.RUNNING, started_at=now())
 
     def hear(self, channel: str, message: Message) -> None:
         """Take a message that answers this execution's request; never blocks."""
@@ -72,7 +70,7 @@ class Run:
     def snapshot(self) -> Execution:
         """Return the execution with what it has emitted so far."""
         if self.execution.status is not ExecutionStatus.RUNNING:
-            return replace(self.execution, outputs=self.fold.outputs)
+            return self.execution
         return replace(self.execution, outputs=self.fold.outputs, duration=self.elapsed)
 
     def conclude(self, ended: Exit | None, cause: str = "") -> None:

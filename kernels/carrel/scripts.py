@@ -82,5 +82,7 @@ def find_script(workspace: Workspace, path: str) -> Path:
             continue
     known = sorted(file.name for file in workspace.scripts.glob("*.py"))[:20]
     listing = ", ".join(known) if known else "none yet"
-    msg = f"no script {path[:80]!r} in the workspace. In scripts/: {listing}. save_script makes one."
+    msg = (
+        f"no script {path[:80]!r} in the workspace. In scripts/: {listing}. save_script makes one."
+    )
     raise ScriptNotFoundError(msg)

@@ -76,7 +76,10 @@ class Session:
     """A session that this server holds, with or without a kernel."""
 
     def __init__(
-        self, record: SessionRecord, directory: Path, environment: SessionEnvironment,
+        self,
+        record: SessionRecord,
+        directory: Path,
+        environment: SessionEnvironment,
         services: Services,
     ) -> None:
         self.record = record
@@ -210,15 +213,11 @@ class Session:
         step = await self._signal_until_ended(run)
         if step is not InterruptStep.NO_EFFECT:
             await run.done.wait()
-            return InterruptReport(
-                step=step, execution_id=run.id, responsive=await self._answers()
-            )
+            return InterruptReport(step=step, execution_id=run.id, responsive=await self._answers())
         stack = await self.stack()
         if force:
             await self.restart("it did not react to two interrupts and force was given")
-            return InterruptReport(
-                step=InterruptStep.RESTARTED, execution_id=run.id, stack=stack
-            )
+            return InterruptReport(step=InterruptStep.RESTARTED, execution_id=run.id, stack=stack)
         return InterruptReport(
             step=step, execution_id=run.id, responsive=await self._answers(), stack=stack
         )
@@ -287,7 +286,7 @@ class Session:
             return file.read(STACK_CHARS).strip()
 
     def _check_alive(self) -> None:
-        if self.kernel is not None and self.kernel.process.exit is not None or self.death:
+        if (self.kernel is not None and self.kernel.process.exit is not None) or self.death:
             msg = (
                 f"the kernel of session '{self.id}' is dead ({self.death}) and its variables "
                 "are gone. Call restart_kernel to get a new one."

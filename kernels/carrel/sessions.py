@@ -355,9 +355,7 @@ class Sessions:
         live = self.live_run(execution_id)
         if live is None:
             await self.execution(execution_id)
-            return InterruptReport(
-                step=InterruptStep.NOTHING_RUNNING, execution_id=execution_id
-            )
+            return InterruptReport(step=InterruptStep.NOTHING_RUNNING, execution_id=execution_id)
         session, run = live
         return await session.interrupt(run, force=force)
 
@@ -467,9 +465,7 @@ class Sessions:
 
     async def _stop_all(self) -> None:
         stops = [
-            session.stop(
-                grace=0 if session.current else STOP_GRACE, why="the server was shut down"
-            )
+            session.stop(grace=0 if session.current else STOP_GRACE, why="the server was shut down")
             for session in self._sessions.values()
         ]
         for failure in await asyncio.gather(*stops, return_exceptions=True):
@@ -484,9 +480,7 @@ def _orphaned(execution: Execution) -> Execution:
     else:
         status, why = ExecutionStatus.LOST, "the server and the kernel ended while it ran"
     error = ExecutionError(type="ServerEnded", message=why)
-    return replace(
-        execution, status=status, error=error, ended_at=now(), outputs_complete=False
-    )
+    return replace(execution, status=status, error=error, ended_at=now(), outputs_complete=False)
 
 
 def check_spec(spec: SessionSpec) -> None:

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools import Tool
 from mcp.types import CallToolResult, ToolAnnotations
+from pydantic import ValidationError
 
 from carrel import Sessions
-from carrel_mcp.errors import reporting_errors
+from carrel.errors import InvalidArgumentError
+from carrel_mcp.errors import error_result, reporting_errors
 from carrel_mcp.settings import Settings
 
 ToolFunction: TypeAlias = Callable[..., Awaitable[CallToolResult]]
@@ -76,9 +79,39 @@ def declared_tools(toolsets: Iterable[str], *, read_only: bool) -> list[Tool]:
     ]
 
 
+class CheckedTool(Tool):
+    """A tool that names the argument it can't use, and what it could be."""
+
+    async def run(
+        self, arguments: dict[str, Any], context: Any, convert_result: bool = False
+    ) -> Any:
+        """Run the tool; arguments that don't fit are answered in one line."""
+        known = self.parameters.get("properties", {})
+        unknown = sorted(set(arguments) - set(known))
+        if unknown:
+            msg = f"{self.name} has no parameter {unknown[0]!r}; it has: {', '.join(known)}"
+            return error_result(InvalidArgumentError(msg))
+        try:
+            return await super().run(arguments, context, convert_result)
+        except ToolError as error:
+            if isinstance(error.__cause__, ValidationError):
+                return error_result(InvalidArgumentError(explain(error.__cause__)))
+            raise
+
+
+def explain(error: ValidationError) -> str:
+    """Say which arguments don't fit, without a validator's jargon."""
+    parts = []
+    for item in error.errors():
+        name = ".".join(str(part) for part in item["loc"])
+        given = "" if item["type"] == "missing" else f" (given: {str(item['input'])[:80]!r})"
+        parts.append(f"{name}: {item['msg']}{given}")
+    return "; ".join(parts)
+
+
 def make_tool(function: ToolFunction, declaration: Declaration) -> Tool:
     """Return a declared function as the SDK's tool."""
-    return Tool.from_function(
+    return CheckedTool.from_function(
         function,
         title=declaration.title,
         description=inspect.cleandoc(function.__doc__ or ""),

@@ -45,7 +45,15 @@ class Finding:
 def examine(settings: Settings) -> Iterator[Finding]:
     """Look at everything, one after the other."""
     checks: list[Callable[[Settings], Finding]] = [
-        _python, _ipykernel, _kernel, _uv, _sqlite, _fork, _landlock, _bubblewrap, _workspace,
+        _python,
+        _ipykernel,
+        _kernel,
+        _uv,
+        _sqlite,
+        _fork,
+        _landlock,
+        _bubblewrap,
+        _workspace,
     ]
     for check in checks:
         yield check(settings)

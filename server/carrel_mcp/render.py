@@ -38,6 +38,7 @@ class Rendered:
 
 async def render(execution: Execution, spill_dir: Path, workspace: Path, budget: int) -> Rendered:
     """Render an execution within `budget` characters of text."""
+
     def fit() -> tuple[int, str, bool]:
         transcript = Transcript(execution.outputs, spill_dir)
         return transcript.total, *_fit(execution, transcript, budget)
@@ -45,7 +46,9 @@ async def render(execution: Execution, spill_dir: Path, workspace: Path, budget:
     # Only a spill file and images are work for a thread; most executions have neither.
     spilled = spill_of(execution.outputs) is not None
     total, body, truncated = await asyncio.to_thread(fit) if spilled else fit()
-    images = [o for o in execution.outputs if isinstance(o, Display) and (images_of(o) or _saved(o))]
+    images = [
+        o for o in execution.outputs if isinstance(o, Display) and (images_of(o) or _saved(o))
+    ]
     blocks = await asyncio.to_thread(_image_blocks, images, workspace) if images else []
     result = run_result(execution, budget, total, truncated)
     lines = [status_line(execution), *([body] if body else []), *_notices(execution, result)]
@@ -74,9 +77,7 @@ async def page(
     return answer, f"{status_line(execution)}\n{where}\n{found.text}"
 
 
-def run_result(
-    execution: Execution, budget: int, total: int, truncated: bool
-) -> RunResult:
+def run_result(execution: Execution, budget: int, total: int, truncated: bool) -> RunResult:
     """Return the structured form of an execution."""
     outputs = execution.outputs
     error = execution.error

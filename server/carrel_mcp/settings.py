@@ -35,7 +35,9 @@ class SettingsError(CarrelError):
 
 
 def _words(value: Any) -> Any:
-    return [word for word in re.split(r"[,\s]+", value) if word] if isinstance(value, str) else value
+    return (
+        [word for word in re.split(r"[,\s]+", value) if word] if isinstance(value, str) else value
+    )
 
 
 Words = Annotated[list[str], NoDecode, BeforeValidator(_words)]

@@ -99,4 +99,3 @@ def report_ready(fd: int) -> None:
     """Tell whoever started us that the sockets are bound."""
     os.write(fd, b"1")
     os.close(fd)
-

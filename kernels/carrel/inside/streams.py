@@ -144,7 +144,9 @@ def cap_bundle(data: dict[str, Any], budget: Budget) -> dict[str, Any]:
     for mime, value in data.items():
         if mime == "text/plain":
             continue
-        size = len(value) if isinstance(value, (str, bytes)) else len(json.dumps(value, default=str))
+        size = (
+            len(value) if isinstance(value, (str, bytes)) else len(json.dumps(value, default=str))
+        )
         textual = not mime.startswith("image/") or mime == "image/svg+xml"
         if (textual and size > TEXT_LIMIT) or not budget.take_rich(size):
             left_out.append(f"[{mime} of {size} bytes left out: over the limit]")
@@ -181,4 +183,3 @@ class DisplayPublisher(ZMQDisplayPublisher):  # type: ignore[misc]
             super().publish(kept, metadata, **kwargs)
         if budget.claim_announcement():
             announce(self.session, self.pub_socket, budget, self.parent_header)
-

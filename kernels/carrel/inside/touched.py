@@ -12,6 +12,7 @@ from typing import Any
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 REPORTED = 1000  # paths named at most per execution; the rest is counted
+BYTECODE = f"{os.sep}__pycache__{os.sep}"  # importing a script writes there
 RENAMES = frozenset({"os.rename", "os.link", "os.symlink"})
 
 Stamp = tuple[int, int] | None
@@ -49,7 +50,11 @@ class Touched:
         self._before = {}
         for line in self._reported_by_children():
             before.setdefault(line, None)
-        changed = sorted(path for path, old in before.items() if stamp(path) not in (None, old))
+        changed = sorted(
+            path
+            for path, old in before.items()
+            if stamp(path) not in (None, old) and BYTECODE not in path
+        )
         names = [encodable_path(os.path.relpath(path, self._root)) for path in changed]
         return names[:REPORTED], len(names)
 

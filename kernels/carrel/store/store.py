@@ -108,9 +108,7 @@ class Store:
 
     async def start_execution(self, execution: Execution) -> None:
         """Write down that a queued execution is about to be sent."""
-        await self._write(
-            lambda: self._execute("start_execution", rows.execution_row(execution))
-        )
+        await self._write(lambda: self._execute("start_execution", rows.execution_row(execution)))
 
     async def finish_execution(self, execution: Execution) -> None:
         """Write down the outcome with its outputs and its event, in one transaction."""

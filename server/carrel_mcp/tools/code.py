@@ -79,9 +79,7 @@ async def get_execution(
         int | None,
         Field(ge=0, description="Read its whole text from this character on, page by page"),
     ] = None,
-    limit: Annotated[
-        int, Field(ge=1, le=PAGE_CHARS, description="Characters of a page")
-    ] = 8000,
+    limit: Annotated[int, Field(ge=1, le=PAGE_CHARS, description="Characters of a page")] = 8000,
 ) -> Annotated[CallToolResult, ExecutionPage]:
     """Look at an execution: its status and output so far, or a page of its whole text.
 

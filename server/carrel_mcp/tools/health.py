@@ -98,4 +98,6 @@ async def check_kernel_responsiveness(
         advice=found.advice,
     )
     answered = f"answered in {1000 * found.response_time:.0f} ms" if found.responsive else "silent"
-    return result.answer(f"Session '{found.session_id}': {found.activity}, {answered}. {found.advice}")
+    return result.answer(
+        f"Session '{found.session_id}': {found.activity}, {answered}. {found.advice}"
+    )

@@ -42,7 +42,9 @@ async def install_dependencies(
     )
     if done.returncode != 0:
         return result.answer(f"Nothing was installed (uv: {done.returncode}).\n{done.stderr}")
-    text = f"Installed into '{session.id}': {', '.join(done.installed) or 'nothing new was needed'}."
+    text = (
+        f"Installed into '{session.id}': {', '.join(done.installed) or 'nothing new was needed'}."
+    )
     if report.stale_modules:
         text += (
             f" Loaded before in another version: {', '.join(report.stale_modules)}. "
