@@ -219,7 +219,10 @@ async def parent_site_packages(python: Path) -> list[str]:
     if python == Path(sys.executable):
         paths = sysconfig.get_paths()
         return sorted({paths["purelib"], paths["platlib"]})
-    code = "import json,sysconfig as s; p=s.get_paths(); print(json.dumps([p['purelib'],p['platlib']]))"
+    code = (
+        "import json, sysconfig; p = sysconfig.get_paths(); "
+        "print(json.dumps([p['purelib'], p['platlib']]))"
+    )
     answer = await run_program([str(python), "-I", "-c", code], timeout=SETUP_DEADLINE)
     if answer.returncode != 0:
         raise InstallError(f"{python} does not run: {answer.stderr}")

@@ -117,7 +117,11 @@ class Run:
     def _outcome(self, reply: dict[str, Any]) -> tuple[ExecutionStatus, ExecutionError | None]:
         status = reply.get("status")
         if status == "ok":
-            return ExecutionStatus.COMPLETED, None
+            if self.stop_as is None:
+                return ExecutionStatus.COMPLETED, None
+            # It caught the interrupt and ended in its own way (as `!command` does).
+            error = ExecutionError(type="KeyboardInterrupt", message="it ended when interrupted")
+            return self.stop_as, error
         if status == "aborted":
             error = ExecutionError(type="Cancelled", message="the kernel did not run it")
             return ExecutionStatus.CANCELLED, error

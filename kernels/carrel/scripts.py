@@ -86,3 +86,8 @@ def find_script(workspace: Workspace, path: str) -> Path:
         f"no script {path[:80]!r} in the workspace. In scripts/: {listing}. save_script makes one."
     )
     raise ScriptNotFoundError(msg)
+
+
+def script_name(workspace: Workspace, path: str) -> str:
+    """Return the path of a script relative to the workspace; see find_script."""
+    return find_script(workspace, path).relative_to(workspace.root.resolve()).as_posix()

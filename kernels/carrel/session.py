@@ -214,6 +214,8 @@ class Session:
         if step is not InterruptStep.NO_EFFECT:
             await run.done.wait()
             return InterruptReport(step=step, execution_id=run.id, responsive=await self._answers())
+        if run.stop_as is ExecutionStatus.INTERRUPTED:
+            run.stop_as = None  # should it end later, it was not this that ended it
         stack = await self.stack()
         if force:
             await self.restart("it did not react to two interrupts and force was given")

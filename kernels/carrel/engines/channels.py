@@ -139,7 +139,7 @@ class Channels:
     def _open(
         self, context: zmq.Context[Any], channel: str, kind: int, connection: Connection
     ) -> zmq.Socket[Any]:
-        socket = context.socket(kind)
+        socket: zmq.Socket[Any] = context.socket(kind)
         socket.linger = 0
         if kind == zmq.SUB:
             socket.rcvhwm = 0

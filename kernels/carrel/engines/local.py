@@ -56,13 +56,15 @@ class LocalKernel:
 
     async def shutdown(self, *, grace: float = SHUTDOWN_GRACE) -> None:
         """End the kernel: ask, give it `grace` seconds, kill what is left of its tree."""
+        # Looked up while the kernel lives: afterwards they are somebody else's children.
+        family = self.process.descendants()
         if self.process.exit is None and grace > 0:
             with suppress(KernelSilentError):
                 await self.channels.ask(
                     "control", "shutdown_request", {"restart": False}, deadline=grace
                 )
                 await self.process.wait(grace)
-        await self.process.kill()
+        await self.process.kill(family)
         self.release()
 
     async def drain(self) -> None:

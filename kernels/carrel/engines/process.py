@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -75,9 +75,13 @@ class KernelProcess:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
-    async def kill(self) -> Exit:
-        """Kill it and all its descendants, and wait until it is gone."""
-        descendants = self.descendants()
+    async def kill(self, family: Sequence[psutil.Process] = ()) -> Exit:
+        """Kill it and all its descendants, and wait until it is gone.
+
+        Args:
+            family: Descendants that were found before, should it be dead by now.
+        """
+        descendants = [*family, *self.descendants()]
         if self._ended.done():
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)

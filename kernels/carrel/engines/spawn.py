@@ -151,7 +151,12 @@ async def _read_ready(fd: int, deadline: float) -> bytes | None:
     """Return what the launcher wrote: one byte, or nothing if it ended; None: too late."""
     loop = asyncio.get_running_loop()
     readable: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(fd, lambda: readable.done() or readable.set_result(None))
+
+    def on_readable() -> None:
+        if not readable.done():
+            readable.set_result(None)
+
+    loop.add_reader(fd, on_readable)
     try:
         async with asyncio.timeout(deadline):
             await readable

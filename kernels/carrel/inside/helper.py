@@ -11,6 +11,7 @@ import importlib.metadata
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 REPR_CHARS = 120  # longest repr of a variable
@@ -27,8 +28,12 @@ class Helper:
     def __init__(self, kernel: Any) -> None:
         self.kernel = kernel
         self.running: tuple[str, float] | None = None  # msg_id, monotonic start
-        self._ops = {"status": self.status, "variables": self.variables}
-        self._ops |= {"adopt_environment": self.adopt_environment, "loaded": self.loaded}
+        self._ops: dict[str, Callable[..., dict[str, Any]]] = {
+            "status": self.status,
+            "variables": self.variables,
+            "adopt_environment": self.adopt_environment,
+            "loaded": self.loaded,
+        }
         kernel.control_handlers["carrel_request"] = self.handle
 
     async def handle(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
@@ -132,7 +137,7 @@ def type_name(kind: type) -> str:
 
 def safe_repr(value: Any, depth: int = REPR_DEPTH) -> str:
     """Return a repr of at most REPR_CHARS characters that runs no code of the user's."""
-    text = bounded(value, depth)
+    text: str = bounded(value, depth)
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return text if len(text) <= REPR_CHARS else text[: REPR_CHARS - 1] + "…"
 
@@ -160,7 +165,7 @@ def bounded(value: Any, depth: int) -> str:
 
 def bounded_container(value: Any, kind: type, depth: int) -> str:
     """Return the first items of a built-in container."""
-    opening, closing = {list: "[]", tuple: "()"}.get(kind, "{}")
+    opening, closing = "[]" if kind is list else "()" if kind is tuple else "{}"
     if depth == 0:
         return f"{opening}…{closing}"
     shown: list[str] = []

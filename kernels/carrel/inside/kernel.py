@@ -4,6 +4,11 @@ Each override says what stock does and why we don't. Interrupts reach the user's
 nothing else: SIGINT is ignored outside of it, so a late one can't lose a reply.
 """
 
+# ipykernel's annotations are partial and differ between its versions 6 and 7.
+# pyright: reportIncompatibleMethodOverride=false, reportPrivateImportUsage=false
+# pyright: reportOptionalMemberAccess=false, reportAttributeAccessIssue=false
+# pyright: reportArgumentType=false, reportIncompatibleVariableOverride=false, reportIndexIssue=false
+
 import os
 import signal
 import sys
@@ -75,13 +80,13 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
         sys.stdout, sys.stderr = self.standard_streams
         signal.signal(signal.SIGINT, self.on_interrupt)
         self.touched.begin()
-        self.user_code = streams.in_user_code = True
+        self.user_code = streams.shared.in_user_code = True
         try:
             reply = await super().do_execute(code, silent, *args, **kwargs)
         except KeyboardInterrupt as error:  # between the cell's end and the next line
             reply = self.interrupted(error)
         finally:
-            self.user_code = streams.in_user_code = False
+            self.user_code = streams.shared.in_user_code = False
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             sys.stdout, sys.stderr = self.standard_streams
             self.helper.running = None
@@ -125,7 +130,7 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
         report: dict[str, Any] = {"files": files, "files_total": total}
         for stream in self.standard_streams:
             stream.flush()
-        budget = streams.budgets.of(parent)
+        budget = streams.shared.budgets.of(parent)
         if budget.overflowed:
             report["overflow"] = budget.summary()
         return report
@@ -136,11 +141,11 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
             raise StdinNotImplementedError(NO_INPUT)
         return str(super().raw_input(prompt))
 
-    def getpass(self, prompt: str = "", stream: Any = None) -> str:
+    def getpass(self, prompt: str = "", stream: Any = None, **kwargs: Any) -> str:
         """See raw_input."""
         if not self._allow_stdin:
             raise StdinNotImplementedError(NO_INPUT)
-        return str(super().getpass(prompt, stream))
+        return str(super().getpass(prompt, stream, **kwargs))
 
 
 class KernelApp(IPKernelApp):  # type: ignore[misc]

@@ -34,7 +34,7 @@ def main(launch_file: str) -> None:
     sys.argv = [""]
     os.chdir(launch["cwd"])
     enable_stack_dumps(launch["stack_file"])
-    streams.budgets = Budgets(Limits(launch["output"]))
+    streams.shared.budgets = Budgets(Limits(launch["output"]))
     if environment := launch.get("environment"):
         from .helper import adopt_environment
 

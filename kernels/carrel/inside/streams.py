@@ -8,9 +8,14 @@ descriptor reader that decodes UTF-8 across reads, and writes of forked children
 come back through the parent's descriptor instead of a TCP port.
 """
 
+# ipykernel's annotations are partial and differ between its versions 6 and 7.
+# pyright: reportIncompatibleMethodOverride=false, reportAttributeAccessIssue=false
+# pyright: reportArgumentType=false, reportIncompatibleVariableOverride=false
+
 import codecs
 import json
 import os
+import threading
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -25,8 +30,17 @@ READ_SIZE = 1 << 16  # bytes read at once from what wrote to the descriptor
 OVERFLOW = "carrel_overflow"  # IOPub message type: from here on, look in the spill file
 TEXT_LIMIT = 1 << 20  # characters of one non-plain text form (HTML, JSON, SVG, ...)
 
-budgets: Budgets  # set once by the launcher, before any stream exists
-in_user_code = False  # a flush asked for by a cell waits; ipykernel's own need not
+
+class Kernelwide:
+    """What all streams of this kernel share."""
+
+    #: set by the launcher before any stream exists
+    budgets: Budgets
+    #: a flush asked for by a cell waits; ipykernel's own need not
+    in_user_code = False
+
+
+shared = Kernelwide()
 
 
 class Stream(OutStream):  # type: ignore[misc]  # ipykernel has no types
@@ -35,12 +49,13 @@ class Stream(OutStream):  # type: ignore[misc]  # ipykernel has no types
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._pending: deque[tuple[dict[str, Any], str | None]] = deque()
         self._in_flight = False
-        super().__init__(*args, **kwargs)
+        # "force": stock does without the descriptor when it finds itself in a test.
+        super().__init__(*args, **{**kwargs, "watchfd": "force"})
 
     def write(self, string: str) -> int | None:
         """Queue `string` for publication under the execution that is current here."""
         if not isinstance(string, str):
-            msg = f"write() argument must be str, not {type(string)}"  # type: ignore[unreachable]
+            msg = f"write() argument must be str, not {type(string)}"
             raise TypeError(msg)
         if self.pub_thread is None:
             msg = "I/O operation on closed file"
@@ -50,7 +65,7 @@ class Stream(OutStream):  # type: ignore[misc]  # ipykernel has no types
             write_all(self._original_stdstream_fd, text.encode("utf-8"))
             return len(string)
         parent = self.parent_header
-        budget = budgets.of(parent)
+        budget = shared.budgets.of(parent)
         self._pending.append((parent, budget.take(self.name, text)))
         if budget.overflowed and budget.claim_announcement():
             self._pending.append((parent, None))
@@ -61,12 +76,18 @@ class Stream(OutStream):  # type: ignore[misc]  # ipykernel has no types
         """Publish what was written; wait for it if a cell asked."""
         if not self._pending and not self._in_flight:
             return
-        if in_user_code or not self.pub_thread:
-            super().flush()
-        else:
-            # Everything on IOPub goes through the same thread in order, so what follows
-            # (the reply's idle, a result) can't overtake it.
-            self.pub_thread.schedule(self._flush)
+        publisher = self.pub_thread
+        if publisher is None or not publisher.thread.is_alive():
+            self._flush()
+            return
+        # Everything on IOPub goes through the same thread in order, so what follows
+        # (the reply's idle, a result) can't overtake this.
+        publisher.schedule(self._flush)
+        if shared.in_user_code and threading.current_thread() is not publisher.thread:
+            sent = threading.Event()
+            # _flush schedules its sends; only what is scheduled after them comes after them.
+            publisher.schedule(lambda: publisher.schedule(sent.set))
+            sent.wait(self.flush_timeout)
 
     def _flush(self) -> None:
         self._in_flight = True
@@ -81,14 +102,14 @@ class Stream(OutStream):  # type: ignore[misc]  # ipykernel has no types
         while pending:
             parent, text = pending.popleft()
             if text is None:
-                announce(self.session, self.pub_thread, budgets.of(parent), parent)
+                announce(self.session, self.pub_thread, shared.budgets.of(parent), parent)
                 continue
             parts = [text]
             while pending and pending[0][0] is parent and (more := pending[0][1]) is not None:
                 parts.append(more)
                 pending.popleft()
             yield parent, "".join(parts)
-            budgets.of(parent).flush()
+            shared.budgets.of(parent).flush()
 
     def _watch_pipe_fd(self) -> None:
         """Publish what subprocesses and C code write to the descriptor."""
@@ -165,7 +186,7 @@ class DisplayHook(ZMQShellDisplayHook):  # type: ignore[misc]
 
     def write_format_data(self, format_dict: Any, md_dict: Any = None) -> None:
         """Put the capped forms into the message."""
-        budget = budgets.of(self.parent_header)
+        budget = shared.budgets.of(self.parent_header)
         super().write_format_data(cap_bundle(dict(format_dict), budget), md_dict or {})
         if budget.claim_announcement():
             announce(self.session, self.pub_socket, budget, self.parent_header)
@@ -177,7 +198,7 @@ class DisplayPublisher(ZMQDisplayPublisher):  # type: ignore[misc]
     def publish(self, data: Any, metadata: Any = None, **kwargs: Any) -> None:
         """Publish the capped forms; nothing at all when they went to the spill file."""
         self._flush_streams()
-        budget = budgets.of(self.parent_header)
+        budget = shared.budgets.of(self.parent_header)
         kept = cap_bundle(dict(data), budget)
         if kept:
             super().publish(kept, metadata, **kwargs)

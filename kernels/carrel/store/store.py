@@ -23,13 +23,13 @@ T = TypeVar("T")
 
 
 def _load_queries() -> dict[str, str]:
-    text = resources.files(__package__).joinpath("queries.sql").read_text(encoding="utf-8")
+    text = resources.files("carrel.store").joinpath("queries.sql").read_text(encoding="utf-8")
     parts = text.split("-- name: ")[1:]
     return {part.split("\n", 1)[0].strip(): part.split("\n", 1)[1].strip() for part in parts}
 
 
 def _load_migrations() -> list[str]:
-    folder = resources.files(__package__).joinpath("migrations")
+    folder = resources.files("carrel.store").joinpath("migrations")
     files = sorted(
         (file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda f: f.name
     )

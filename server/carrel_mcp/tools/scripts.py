@@ -1,6 +1,5 @@
 """Scripts in the workspace."""
 
-from pathlib import Path
 from typing import Annotated
 
 from mcp.types import CallToolResult
@@ -45,9 +44,8 @@ async def run_script(
     """
     sessions = app_of(ctx).sessions
     session = sessions.find(caller_of(ctx), session_id)
-    script = library.find_script(sessions.workspace, path)
+    shown = library.script_name(sessions.workspace, path)
     done = await sessions.run_script(session, path, args or [], timeout=timeout)
-    shown = script.relative_to(Path(sessions.workspace.root).resolve()).as_posix()
     result = ScriptRun(
         session_id=session.id,
         script=shown,

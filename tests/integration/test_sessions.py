@@ -1,0 +1,213 @@
+"""The service: what it keeps, what it refuses, what it leaves behind."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from carrel import Config, ExecutionStatus, KernelState, Sessions, SessionSpec
+from carrel.errors import (
+    ConflictError,
+    ExecutionNotFoundError,
+    InvalidArgumentError,
+    KernelStartError,
+    LimitExceededError,
+    SessionExistsError,
+    SessionNotFoundError,
+    StateDirHeldError,
+)
+
+HANG = 60  # seconds after which a test is stuck
+
+
+@pytest.mark.parametrize(
+    "session_id", ["x" * 65, "x" * 10_000, "../x", "a b", "a\0b", "\U0001f600", ".x", "-x", "a/b"]
+)
+async def test_an_id_that_can_not_be_used_is_refused(sessions: Sessions, session_id: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="session id"):
+        await sessions.create(SessionSpec(id=session_id))
+    assert [s.id for s in sessions.list()] == ["default"]
+
+
+async def test_a_taken_id_is_refused_unless_it_may_be_reused(sessions: Sessions) -> None:
+    first = await sessions.create(SessionSpec(id="a", description="first"))
+    with pytest.raises(SessionExistsError):
+        await sessions.create(SessionSpec(id="a", description="second"))
+    assert await sessions.create(SessionSpec(id="a"), reuse=True) is first
+    assert first.record.description == "first"
+
+
+async def test_of_two_creations_at_once_one_wins(sessions: Sessions) -> None:
+    results = await asyncio.gather(
+        *(sessions.create(SessionSpec(id="a")) for _ in range(5)), return_exceptions=True
+    )
+    assert sum(not isinstance(result, BaseException) for result in results) == 1
+    assert all(isinstance(r, SessionExistsError) for r in results if isinstance(r, Exception))
+
+
+async def test_the_limit_leaves_the_others_alone(config: Config) -> None:
+    async with Sessions(replace(config, max_sessions=2)) as sessions:
+        kept = await sessions.create(SessionSpec(id="a"))
+        with pytest.raises(LimitExceededError, match="delete_session"):
+            await sessions.create(SessionSpec(id="b"))
+        run = await sessions.run(kept, "1")
+        assert await run.wait(HANG)
+
+
+async def test_the_default_session_is_there_and_stays(sessions: Sessions) -> None:
+    assert sessions.get("default").kernel_state is KernelState.NOT_STARTED
+    with pytest.raises(ConflictError):
+        await sessions.delete("default")
+    assert sessions.current_id("anybody") == "default"
+
+
+async def test_each_caller_has_a_default_of_its_own(sessions: Sessions) -> None:
+    await sessions.create(SessionSpec(id="a"))
+    assert await sessions.switch("one", "a") == "default"
+    assert sessions.current_id("one") == "a"
+    assert sessions.current_id("two") == "default"
+    await sessions.delete("a")
+    assert sessions.current_id("one") == "default"
+
+
+async def test_a_deleted_session_leaves_nothing(sessions: Sessions) -> None:
+    session = await sessions.create(SessionSpec(id="a"))
+    assert session.kernel is not None
+    pid = session.kernel.process.pid
+    code = (
+        "import subprocess; p = subprocess.Popen(['sleep', '600'], start_new_session=True); p.pid"
+    )
+    run = await sessions.run(session, code)
+    assert await run.wait(HANG)
+    child = int(run.snapshot().outputs[0].text)  # type: ignore[union-attr]
+    await sessions.delete("a")
+    assert not psutil.pid_exists(pid)
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+    assert not session.directory.exists()
+    with pytest.raises(SessionNotFoundError):
+        sessions.get("a")
+    with pytest.raises(ExecutionNotFoundError):
+        await sessions.execution(run.id)
+
+
+async def test_sessions_are_listed_in_order_and_filtered(sessions: Sessions) -> None:
+    for name in ("zeta", "alpha", "exp_1"):
+        await sessions.create(SessionSpec(id=name, tags=("t", name)))
+    assert [s.id for s in sessions.list()] == ["default", "zeta", "alpha", "exp_1"]
+    assert [s.id for s in sessions.list(name="exp_*")] == ["exp_1"]
+    assert [s.id for s in sessions.list(tags=("t", "alpha"))] == ["alpha"]
+    assert [s.id for s in sessions.list(limit=2)] == ["default", "zeta"]
+
+
+async def test_records_outlive_the_service(config: Config) -> None:
+    async with Sessions(config) as sessions:
+        session = await sessions.create(SessionSpec(id="a", description="d", tags=("t",)))
+        run = await sessions.run(session, "print('kept')")
+        assert await run.wait(HANG)
+    async with Sessions(config) as sessions:
+        session = sessions.get("a")
+        assert session.record.description == "d"
+        assert session.kernel_state is KernelState.NOT_STARTED
+        assert (await sessions.execution(run.id)).outputs == run.snapshot().outputs
+        again = await sessions.run(session, "1")
+        assert await again.wait(HANG)
+        assert session.record.generation == 2
+        assert again.execution.index == 2
+
+
+async def test_what_a_killed_server_left_running_is_lost_and_said_so(
+    config: Config, tmp_path: Path
+) -> None:
+    program = (
+        "import asyncio, os, sys\nfrom pathlib import Path\n"
+        "from carrel import Config, Sessions, SessionSpec\n"
+        "async def main():\n"
+        "    config = Config(state_dir=Path(sys.argv[1]), state_dir_named=True,\n"
+        "                    workspace=Path(sys.argv[2]))\n"
+        "    async with Sessions(config) as sessions:\n"
+        "        session = await sessions.create(SessionSpec(id='a'))\n"
+        "        run = await sessions.run(session, 'while True: pass')\n"
+        "        queued = await sessions.run(session, '1')\n"
+        "        print(run.id, queued.id, session.kernel.process.pid, flush=True)\n"
+        "        os.kill(os.getpid(), 9)\n"
+        "asyncio.run(main())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(config.state_dir), str(config.workspace)],
+        capture_output=True,
+        text=True,
+        timeout=HANG,
+        check=False,
+    )
+    running, queued, pid = done.stdout.split()
+    psutil.wait_procs([p for p in [_process(int(pid))] if p], timeout=HANG)
+    async with Sessions(config) as sessions:
+        assert (await sessions.execution(running)).status is ExecutionStatus.LOST
+        assert (await sessions.execution(queued)).status is ExecutionStatus.CANCELLED
+        assert _process(int(pid)) is None
+
+
+async def test_a_state_directory_has_one_owner(config: Config) -> None:
+    async with Sessions(config) as first:
+        with pytest.raises(StateDirHeldError, match=f"process {os.getpid()}"):
+            await Sessions(config).__aenter__()
+        async with Sessions(replace(config, state_dir_named=False)) as second:
+            assert second.state_dir == first.state_dir.with_name("state-2")
+    async with Sessions(config):
+        pass
+
+
+async def test_a_python_that_does_not_exist_is_named(config: Config) -> None:
+    async with Sessions(replace(config, python=Path("/nonexistent/python"))) as sessions:
+        with pytest.raises(KernelStartError, match="/nonexistent/python"):
+            await sessions.create(SessionSpec(id="a"))
+        assert [s.id for s in sessions.list()] == ["default"]
+
+
+async def test_a_kernel_that_can_not_start_is_quoted(config: Config, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True)
+    async with Sessions(replace(config, python=bare / "bin" / "python")) as sessions:
+        with pytest.raises(KernelStartError, match="ipykernel"):
+            await sessions.create(SessionSpec(id="a"))
+        assert not psutil.Process().children()
+
+
+async def test_code_that_is_no_text_or_too_much_is_refused(sessions: Sessions) -> None:
+    session = sessions.get("default")
+    with pytest.raises(InvalidArgumentError, match="surrogate"):
+        await sessions.run(session, "'\ud800'")
+    with pytest.raises(InvalidArgumentError, match="limit"):
+        await sessions.run(session, "#" * (10 << 20))
+    assert session.record.execution_count == 0
+
+
+async def test_fifty_sessions_leave_no_descriptor_thread_or_process(sessions: Sessions) -> None:
+    async def cycle(number: int) -> None:
+        session = await sessions.create(SessionSpec(id=f"c{number}"))
+        run = await sessions.run(session, "1")
+        assert await run.wait(HANG)
+        await sessions.delete(session.id)
+
+    me = psutil.Process()
+    # The event loop's own thread pool grows to its size first.
+    await asyncio.gather(*(asyncio.to_thread(time.sleep, 0.05) for _ in range(64)))
+    await cycle(0)
+    before = (me.num_fds(), me.num_threads(), len(me.children(recursive=True)))
+    for number in range(1, 51, 2):
+        await asyncio.gather(cycle(number), cycle(number + 1))
+    assert (me.num_fds(), me.num_threads(), len(me.children(recursive=True))) == before
+
+
+def _process(pid: int) -> psutil.Process | None:
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process
+    except psutil.NoSuchProcess:
+        return None
