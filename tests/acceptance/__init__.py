@@ -1,0 +1,1 @@
+"""Acceptance: every promise, kept by a real server to real clients."""

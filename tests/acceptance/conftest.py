@@ -1,0 +1,33 @@
+"""Places, servers and clients of the acceptance tests."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from .harness import Agent, HttpServer, Place, http_server, stdio_agent
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    """A directory for servers, which must leave no process behind when a test is over."""
+    place = Place(tmp_path)
+    yield place
+    left = place.survivors(2)
+    for process in left:
+        process.kill()
+    assert not left, left
+
+
+@pytest.fixture
+async def agent(place: Place) -> AsyncIterator[Agent]:
+    """The official client, connected over stdio to a server of its own."""
+    async with stdio_agent(place) as agent:
+        yield agent
+
+
+@pytest.fixture
+def served(place: Place) -> Iterator[HttpServer]:
+    """A server over HTTP."""
+    with http_server(place) as server:
+        yield server

@@ -1,0 +1,415 @@
+"""How the tests start `carrel serve` and talk to it: real servers, real clients, real pipes."""
+
+import json
+import os
+import queue
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, NoReturn, Self
+
+import httpx2
+import psutil
+import pytest
+from mcp import Client, StdioServerParameters
+from mcp.client import stdio as sdk_stdio
+from mcp.client.streamable_http import streamable_http_client
+
+REPOSITORY = Path(__file__).parents[2]
+SCRATCH = REPOSITORY / ".scratch"
+CARREL = Path(sys.executable).with_name("carrel")
+MARK = "ACCEPTANCE_PLACE"  # variable by which the processes of one test are found
+LEGACY = "2025-11-25"
+MODERN = "2026-07-28"
+ANSWER_DEADLINE = 60.0  # seconds after which a raw answer counts as missing
+REQUIRE_ALL = os.environ.get("CARREL_REQUIRE_ALL") == "1" or os.environ.get("CI") == "true"
+
+
+def unavailable(why: str) -> NoReturn:
+    """Skip the test because the machine lacks something; where all is required, fail."""
+    if REQUIRE_ALL:
+        pytest.fail(why)
+    pytest.skip(f"NOT TESTED: {why}")
+
+
+def needed(path: Path, name: str) -> Path:
+    """Return a path that scripts/clients makes, or skip."""
+    if not path.exists():
+        unavailable(f"there is no {name}: run scripts/clients")
+    return path
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the servers of one test keep everything."""
+
+    #: the test's own directory
+    root: Path
+
+    @property
+    def workspace(self) -> Path:
+        """What --workspace is given."""
+        return self.root / "workspace"
+
+    @property
+    def outputs(self) -> Path:
+        """Where sessions put their files."""
+        return self.workspace / "outputs"
+
+    @property
+    def state(self) -> Path:
+        """What --state-dir is given."""
+        return self.root / "state"
+
+    @property
+    def log(self) -> Path:
+        """What the servers wrote to stderr."""
+        return self.root / "server.log"
+
+    def arguments(self, *flags: str) -> list[str]:
+        """Return the arguments of `carrel` that serve here."""
+        folders = ["--state-dir", str(self.state), "--workspace", str(self.workspace)]
+        return ["serve", *folders, *flags]
+
+    def environment(self) -> dict[str, str]:
+        """Return variables for a server: ours, without settings of the machine's user."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("CARREL_")}
+        return kept | {"XDG_CONFIG_HOME": str(self.root / "config"), MARK: str(self.root)}
+
+    def processes(self) -> list[psutil.Process]:
+        """Return the servers of this place and all that descends from them."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.environ().get(MARK) == str(self.root):
+                    found.append(process)
+        return found
+
+    def server(self) -> psutil.Process:
+        """Return the one server that runs here."""
+        running = [process for process in self.processes() if "serve" in process.cmdline()]
+        assert len(running) == 1, running
+        return running[0]
+
+    def survivors(self, seconds: float) -> list[psutil.Process]:
+        """Return what still runs here when `seconds` are over; nothing as soon as nothing does."""
+        deadline = time.monotonic() + seconds
+        while (left := self.processes()) and time.monotonic() < deadline:
+            psutil.wait_procs(left, timeout=0.05)
+        return left
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A tool's answer, as far as tests look at it."""
+
+    #: the structured part
+    data: dict[str, Any]
+    #: the text blocks
+    text: str
+    #: whether it is a tool error
+    is_error: bool
+    #: all blocks
+    content: list[Any]
+
+
+class ToolFailedError(AssertionError):
+    """A tool call that should work was refused."""
+
+
+class Agent:
+    """An `mcp.Client`, with the words that tests use; `call_tool` answers as fastmcp's does."""
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    async def call(self, tool: str, **arguments: Any) -> Answer:
+        """Call a tool and return its answer, error or not."""
+        result = await self.client.call_tool(tool, arguments)
+        text = "\n".join(block.text for block in result.content if block.type == "text")
+        return Answer(result.structured_content or {}, text, result.is_error, [*result.content])
+
+    async def call_tool(self, name: str, arguments: dict[str, Any] | None = None) -> Answer:
+        """Call a tool that must work."""
+        answer = await self.call(name, **(arguments or {}))
+        if answer.is_error:
+            raise ToolFailedError(f"{name}: {answer.text}")
+        return answer
+
+    async def ask(self, tool: str, **arguments: Any) -> dict[str, Any]:
+        """Call a tool that must work and return what it says."""
+        return (await self.call_tool(tool, arguments)).data
+
+    async def refused(self, tool: str, **arguments: Any) -> str:
+        """Call a tool that must refuse and return why it does."""
+        answer = await self.call(tool, **arguments)
+        assert answer.is_error, f"{tool} accepted {str(arguments)[:200]}: {answer.text[:500]}"
+        return answer.text
+
+    async def run(self, code: str, session_id: str | None = None, **more: Any) -> dict[str, Any]:
+        """Run code and return the execution."""
+        named = {} if session_id is None else {"session_id": session_id}
+        return await self.ask("run_python_code", code=code, **named, **more)
+
+    async def value(self, expression: str, session_id: str | None = None) -> str:
+        """Return the repr of an expression in a session."""
+        done = await self.run(expression, session_id)
+        assert done["status"] == "completed", done
+        results: list[str] = done["results"]
+        assert len(results) == 1, done
+        return results[0]
+
+
+@asynccontextmanager
+async def stdio_agent(place: Place, *flags: str, mode: str = "auto") -> AsyncIterator[Agent]:
+    """Start a server over stdio and connect the official client to it."""
+    server = StdioServerParameters(
+        command=str(CARREL), args=place.arguments(*flags), env=place.environment(), cwd=place.root
+    )
+    with place.log.open("a") as log:
+        transport = sdk_stdio.stdio_client(server, errlog=log)
+        async with Client(transport, mode=mode) as client:
+            yield Agent(client)
+
+
+@asynccontextmanager
+async def http_agent(server: "HttpServer", mode: str = "auto") -> AsyncIterator[Agent]:
+    """Connect the official client to a server over HTTP."""
+    async with httpx2.AsyncClient(headers=server.headers, timeout=httpx2.Timeout(120)) as http:
+        transport = streamable_http_client(server.url, http_client=http)
+        async with Client(transport, mode=mode) as client:
+            yield Agent(client)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpServer:
+    """A running `carrel serve --http`."""
+
+    #: where clients connect
+    url: str
+    #: what they must send
+    token: str
+    #: the server
+    process: subprocess.Popen[str]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers of an authorised client."""
+        return {"Authorization": f"Bearer {self.token}"}
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port."""
+        host, port = self.url.removeprefix("http://").removesuffix("/mcp").rsplit(":", 1)
+        return host, int(port)
+
+
+@contextmanager
+def http_server(place: Place, *flags: str) -> Iterator[HttpServer]:
+    """Start `carrel serve --http` on a free port; end it with SIGTERM."""
+    process = subprocess.Popen(
+        [str(CARREL), *place.arguments("--http", "127.0.0.1:0", *flags)],
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=place.environment(),
+        cwd=place.root,
+    )
+    said = Lines(process.stderr, place.log)
+    try:
+        token = said.matching(r"^token: (\S+)")
+        url = said.matching(r"^carrel serves (http://\S+)")
+        server = HttpServer(url, token, process)
+        assert until(lambda: accepts_connections(server.address), 10), "nobody listens"
+        yield server
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
+        finally:
+            said.close()
+
+
+class Lines:
+    """The lines of a pipe as they come, also written to a log."""
+
+    def __init__(self, pipe: IO[str] | None, log: Path | None = None) -> None:
+        assert pipe is not None
+        self._pipe = pipe
+        self._log = log
+        self._queue: queue.Queue[str | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        for line in self._pipe:
+            if self._log is not None:
+                with self._log.open("a") as log:
+                    log.write(line)
+            self._queue.put(line)
+        self._queue.put(None)
+
+    def next(self, seconds: float) -> str | None:
+        """Return the next line; None at the end of the pipe.
+
+        Raises:
+            TimeoutError: None came in time.
+        """
+        try:
+            line = self._queue.get(timeout=seconds)
+        except queue.Empty:
+            raise TimeoutError(f"no line within {seconds} s") from None
+        if line is None:
+            self._queue.put(None)
+        return line
+
+    def matching(self, pattern: str, seconds: float = 30) -> str:
+        """Return the first group of the first line that matches."""
+        seen = []
+        deadline = time.monotonic() + seconds
+        while (line := self.next(max(deadline - time.monotonic(), 0))) is not None:
+            seen.append(line)
+            if match := re.search(pattern, line):
+                return match[1]
+        raise AssertionError(f"the process ended without saying {pattern!r}: {''.join(seen)}")
+
+    def close(self) -> None:
+        """Wait for the end of the pipe and give it back."""
+        self._thread.join(10)
+        self._pipe.close()
+
+
+def until(condition: Callable[[], bool], seconds: float) -> bool:
+    """Wait for something that happens outside of us; say whether it did in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def accepts_connections(address: tuple[str, int]) -> bool:
+    """Say whether somebody listens at `address`."""
+    with suppress(OSError), socket.create_connection(address, timeout=1):
+        return True
+    return False
+
+
+@dataclass
+class RawServer:
+    """A server over stdio, spoken to in lines of JSON-RPC (2025-11-25)."""
+
+    #: where it keeps everything
+    place: Place
+    #: more flags
+    flags: tuple[str, ...] = ()
+    #: whether it leads a session of its own, as the official client starts it
+    session_leader: bool = False
+    #: messages that answered no request of ours
+    others: list[dict[str, Any]] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        self._log = self.place.log.open("a")
+        self.process = subprocess.Popen(
+            [str(CARREL), *self.place.arguments(*self.flags)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env=self.place.environment(),
+            cwd=self.place.root,
+            start_new_session=self.session_leader,
+            encoding="utf-8",
+        )
+        self._lines = Lines(self.process.stdout)
+        self._id = 0
+        hello = {
+            "protocolVersion": LEGACY,
+            "capabilities": {},
+            "clientInfo": {"name": "raw", "version": "0"},
+        }
+        self.request("initialize", hello)
+        self.send({"jsonrpc": "2.0", "method": "notifications/initialized"})
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self.process.poll() is None:
+            self.close_stdin()
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self.close_stdin()
+        self._lines.close()
+        self._log.close()
+
+    def close_stdin(self) -> None:
+        """Let the server read the end of its stdin."""
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
+
+    def send_line(self, line: str) -> None:
+        """Write one line, whatever it is."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Write one message."""
+        self.send_line(json.dumps(message))
+
+    def start(self, method: str, params: dict[str, Any]) -> int:
+        """Send a request and return its id."""
+        self._id += 1
+        self.send({"jsonrpc": "2.0", "id": self._id, "method": method, "params": params})
+        return self._id
+
+    def answer(self, request_id: int | str | None) -> dict[str, Any]:
+        """Return the message that answers a request."""
+        deadline = time.monotonic() + ANSWER_DEADLINE
+        while True:
+            line = self._lines.next(max(deadline - time.monotonic(), 0))
+            assert line is not None, f"the server ended; see {self.place.log}"
+            message: dict[str, Any] = json.loads(line)  # anything else on stdout is a defect
+            assert message["jsonrpc"] == "2.0"
+            if "method" not in message and message.get("id") == request_id:
+                return message
+            self.others.append(message)
+
+    def request(self, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        """Send a request and return its result."""
+        message = self.answer(self.start(method, params))
+        assert "result" in message, message
+        result: dict[str, Any] = message["result"]
+        return result
+
+    def start_tool(self, name: str, **arguments: Any) -> int:
+        """Call a tool without waiting for its answer; return the request's id."""
+        return self.start("tools/call", {"name": name, "arguments": arguments})
+
+    def tool(self, name: str, **arguments: Any) -> dict[str, Any]:
+        """Call a tool that must work and return what it says."""
+        result = self.request("tools/call", {"name": name, "arguments": arguments})
+        assert not result.get("isError"), result
+        said: dict[str, Any] = result["structuredContent"]
+        return said
