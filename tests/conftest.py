@@ -1,8 +1,10 @@
 """What tests share: a service in a scratch directory, and real clients of a real server."""
 
+import os
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -17,11 +19,22 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+#: how the kernels of the tests start; scripts/test runs them once with each
+KERNEL_START: Literal["fork", "spawn"] = (
+    "spawn" if os.environ.get("CARREL_TEST_START") == "spawn" else "fork"
+)
+
+
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
     """Settings of a service that touches nothing outside of `tmp_path`."""
     return Config(
-        state_dir=tmp_path / "state", state_dir_named=True, workspace=tmp_path / "workspace"
+        state_dir=tmp_path / "state",
+        state_dir_named=True,
+        workspace=tmp_path / "workspace",
+        kernel_start=KERNEL_START,
+        warm=1,
+        preloads=(),
     )
 
 

@@ -9,7 +9,7 @@ The library under the MCP server, and usable without it::
         print(run.snapshot().status, run.snapshot().outputs)
 """
 
-from carrel.engines.spawn import OutputLimits
+from carrel.engines.launch import OutputLimits
 from carrel.errors import CarrelError
 from carrel.models import (
     Execution,

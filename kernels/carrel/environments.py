@@ -21,7 +21,7 @@ from pathlib import Path
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from carrel.engines.spawn import Environment
+from carrel.engines.launch import Environment
 from carrel.errors import InstallError, InvalidArgumentError
 from carrel.programs import Completed, run_program
 

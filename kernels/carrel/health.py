@@ -185,6 +185,7 @@ def _report(session: Session, activity: Activity, probe: Probe | None, stack: st
         response_time=probe.seconds if probe else 0.0,
         pid=kernel.process.pid if kernel is not None and alive else 0,
         generation=session.record.generation,
+        start=kernel.process.start if kernel is not None else "",
         memory_usage=tree.memory,
         peak_memory=session.peak_memory,
         cpu_percent=100 * probe.cpu_used / probe.watched if probe and probe.watched else 0.0,

@@ -119,6 +119,8 @@ class SessionRecord:
     generation: int = 0
     #: how many executions it has had, over all its kernels
     execution_count: int = 0
+    #: name of its private directory in the state directory
+    directory: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -272,6 +274,8 @@ class Health:
     pid: int = 0
     #: number of this kernel in its session
     generation: int = 0
+    #: how it was started: "fork" or "spawn"; empty: there is none
+    start: str = ""
     #: bytes of memory of the kernel and its children (PSS where Linux tells, else RSS)
     memory_usage: int = 0
     #: the most of it that was seen

@@ -87,11 +87,10 @@ class StateDirectory:
         """The SQLite file."""
         return self.path / "carrel.sqlite"
 
-    def session(self, session_id: str) -> Path:
-        """Return the private directory of one session (not made yet)."""
-        # Ids differ by case only at will, file systems may not tell; so does the digest.
-        digest = hashlib.blake2s(session_id.encode(), digest_size=5).hexdigest()
-        return self.path / "sessions" / f"{session_id[:40]}-{digest}"
+    @property
+    def sessions(self) -> Path:
+        """Holds the private directories of sessions."""
+        return self.path / "sessions"
 
     def release(self) -> None:
         """Give the lock back. The kernel of the OS does it too if we are killed."""

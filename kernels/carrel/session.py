@@ -9,15 +9,14 @@ import asyncio
 import logging
 import signal
 from collections import OrderedDict, deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from carrel.engines.local import LocalEngine, LocalKernel
+from carrel.engines.local import LocalKernel
 from carrel.engines.process import Exit
-from carrel.engines.spawn import Launch
 from carrel.engines.wire import Message, new_id
 from carrel.environments import SessionEnvironment
 from carrel.errors import ConflictError, KernelDeadError, KernelSilentError
@@ -60,16 +59,14 @@ class Spawner(Protocol):
 class Services:
     """What a session uses of the service that it belongs to."""
 
-    #: starts kernels
-    engine: LocalEngine
     #: keeps records
     store: Store
     #: starts tasks
     spawn: Spawner
     #: the shared folder
     workspace: Workspace
-    #: makes the launch of a session's kernel
-    launch: Callable[["Session"], Launch]
+    #: starts a kernel for a session
+    start_kernel: Callable[["Session"], Awaitable[LocalKernel]]
 
 
 class Session:
@@ -89,6 +86,9 @@ class Session:
         self.kernel_started_at = now()
         #: why the kernel is dead; empty while it is not
         self.death = ""
+        #: whether its kernels must be fresh processes: it asked for that, or has a package
+        #: in another version than the fork server
+        self.needs_fresh_kernel = False
         #: most memory seen of this kernel's process tree, bytes
         self.peak_memory = 0
         self._services = services
@@ -147,6 +147,10 @@ class Session:
         async with self._kernel_lock:
             self._check_alive()
             return self.kernel or await self._start_kernel()
+
+    async def adopt_kernel(self, kernel: LocalKernel) -> None:
+        """Take a kernel that was started for whoever comes first."""
+        await self._own(kernel)
 
     async def submit(self, code: str, timeout: float | None) -> Run:
         """Write an execution down and queue it; returns before it has run.
@@ -270,7 +274,10 @@ class Session:
         await request(
             "adopt_environment", deadline=REQUEST_DEADLINE, prefix=str(paths.prefix), site=site
         )
-        return [str(name) for name in loaded["modules"]]
+        stale = [str(name) for name in loaded["modules"]]
+        # What the fork server imported, a fork has again; a fresh process does not.
+        self.needs_fresh_kernel = self.needs_fresh_kernel or bool(stale)
+        return stale
 
     async def stack(self) -> str:
         """Return the stacks of all threads of the kernel, also while it is in native code."""
@@ -298,9 +305,13 @@ class Session:
     async def _start_kernel(self) -> LocalKernel:
         self._starting = True
         try:
-            kernel = await self._services.engine.start(self._services.launch(self))
+            kernel = await self._services.start_kernel(self)
         finally:
             self._starting = False
+        await self._own(kernel)
+        return kernel
+
+    async def _own(self, kernel: LocalKernel) -> None:
         self.kernel = kernel
         self.kernel_started_at = now()
         self.peak_memory = 0
@@ -308,7 +319,6 @@ class Session:
         kernel.channels.on_orphan(self._hear_late)
         kernel.process.on_exit(self._on_exit)
         await self._services.store.update_session(self.record, "kernel.started")
-        return kernel
 
     async def _stop_kernel(self, why: str, *, grace: float) -> None:
         kernel, run = self.kernel, self._current

@@ -18,13 +18,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import platformdirs
 
 from carrel import health, scripts
-from carrel.engines.local import LocalEngine
-from carrel.engines.spawn import Launch, OutputLimits
+from carrel.engines.forkserver import Profile, Started
+from carrel.engines.launch import Launch, OutputLimits
+from carrel.engines.local import LocalEngine, LocalKernel
+from carrel.engines.pool import WarmPool
 from carrel.environments import Installation, SessionEnvironment, parse_requirements
 from carrel.errors import (
     ConflictError,
@@ -56,6 +58,7 @@ from carrel.store import Store
 log = logging.getLogger(__name__)
 
 DEFAULT = "default"
+AUTO_PRELOADS = ("numpy", "pandas", "matplotlib.pyplot")  # where the interpreter has them
 ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
 DESCRIPTION_CHARS = 1000
 TAGS = 50  # tags of one session
@@ -82,6 +85,14 @@ class Config:
     max_sessions: int = 100
     #: seconds an execution may run when its call does not say; None: no limit
     execution_timeout: float | None = None
+    #: "fork" or "spawn" forces how kernels are started; "auto" takes what works
+    kernel_start: Literal["auto", "fork", "spawn"] = "auto"
+    #: kernels that are kept ready
+    warm: int = 2
+    #: modules that forked kernels have imported; None: AUTO_PRELOADS
+    preloads: tuple[str, ...] | None = None
+    #: seconds that kernels wait for a new server when theirs was killed
+    orphan_timeout: float = 5.0
     #: how much of an execution's output leaves its kernel
     output: OutputLimits = field(default_factory=OutputLimits)
 
@@ -108,6 +119,8 @@ class Sessions:
         self._state: StateDirectory
         self._store: Store
         self._engine: LocalEngine
+        self._pool: WarmPool
+        self._filling: asyncio.Task[None]
         self._services: Services
         self._tasks: asyncio.TaskGroup
 
@@ -121,17 +134,26 @@ class Sessions:
         except BaseException:
             self._state.release()
             raise
-        self._engine = LocalEngine(self._state.runtime)
+        forced = self.config.kernel_start == "fork"
+        self._engine = LocalEngine(self._state.runtime, self._profile(), forced=forced)
+        self._pool = WarmPool(self._engine, self.config.warm, self._new_launch)
         self._tasks = asyncio.TaskGroup()
         await self._tasks.__aenter__()
         self._services = Services(
-            engine=self._engine,
             store=self._store,
             spawn=self._spawn,
             workspace=self.workspace,
-            launch=self._launch,
+            start_kernel=self._start_kernel,
         )
-        await self._load()
+        try:
+            if forced:  # what was asked for and can't be had is an error now, not later
+                await self._engine.ensure_fork_server(self._new_launch())
+            await self._load()
+        except BaseException:
+            await self._tasks.__aexit__(None, None, None)
+            await self._release()
+            raise
+        self._filling = self._spawn(self._pool.run(), name="warm pool")
         return self
 
     async def __aexit__(
@@ -148,20 +170,36 @@ class Sessions:
             if not stopping.done():
                 await stopping
             await self._tasks.__aexit__(None, None, None)
-            self._engine.close()
-            await self._store.aclose()
-            self._state.release()
+            await self._release()
+
+    async def _release(self) -> None:
+        await self._engine.aclose()
+        await self._store.aclose()
+        self._state.release()
+
+    @property
+    def fork_server(self) -> Started | None:
+        """What the fork server said when it started; None: not yet, or never."""
+        return self._engine.started
+
+    async def wait_until_warm(self) -> None:
+        """Wait until the fork server and the warm kernels are there, or can't be had."""
+        await self._pool.settled.wait()
 
     @property
     def state_dir(self) -> Path:
         """The state directory that was taken."""
         return self._state.path
 
-    async def create(self, spec: SessionSpec, *, reuse: bool = False) -> Session:
+    async def create(
+        self, spec: SessionSpec, *, reuse: bool = False, fresh: bool = False
+    ) -> Session:
         """Create a session; returns when its kernel has answered.
 
         Args:
             spec: What it shall be.
+            fresh: Give it a fresh process, with a hash seed and an address layout of its own,
+                instead of a fork.
             reuse: Return the session of that id if there is one, with its kernel running.
 
         Raises:
@@ -190,10 +228,17 @@ class Sessions:
                 tags=spec.tags,
                 metadata=spec.metadata,
             )
-            await self._store.add_session(record)
+            warm = None if fresh else self._pool.take()
+            if warm is not None:
+                record = replace(record, directory=warm.launch.directory.name)
             session = self._adopt(record)
+            session.needs_fresh_kernel = fresh
             try:
-                await session.ensure_kernel()
+                await self._store.add_session(session.record)
+                if warm is not None:
+                    await session.adopt_kernel(warm.kernel)
+                else:
+                    await session.ensure_kernel()
             except BaseException:
                 await asyncio.shield(self._forget(session, grace=0))
                 raise
@@ -415,19 +460,47 @@ class Sessions:
     def _spawn(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
         return self._tasks.create_task(work, name=name)
 
+    def _profile(self) -> Profile | None:
+        """Return what the fork server is started with; None: kernels are spawned."""
+        if self.config.kernel_start == "spawn" or sys.platform != "linux":
+            return None
+        preloads = self.config.preloads
+        return Profile(
+            python=self.config.python,
+            preloads=AUTO_PRELOADS if preloads is None else preloads,
+            optional=preloads is None,
+            env=kernel_environment(self._state.path),
+            directory=self._state.runtime,
+            log_file=self._state.path / "forkserver.log",
+            orphan_timeout=self.config.orphan_timeout,
+        )
+
+    async def _start_kernel(self, session: Session) -> LocalKernel:
+        self._pool.begin_start()
+        try:
+            return await self._engine.start(self._launch(session), fresh=session.needs_fresh_kernel)
+        finally:
+            self._pool.end_start()
+
     def _launch(self, session: Session) -> Launch:
+        launch = self._new_launch(session.directory)
         environment = session.environment
+        return replace(launch, environment=environment.paths if environment.exists else None)
+
+    def _new_launch(self, directory: Path | None = None) -> Launch:
+        directory = directory or self._state.sessions / secrets.token_hex(8)
         return Launch(
             python=self.config.python,
             workspace=self.workspace.root,
-            directory=session.directory,
-            env=kernel_environment(session.directory),
-            environment=environment.paths if environment.exists else None,
+            directory=directory,
+            env=kernel_environment(directory),
             output=self.config.output,
         )
 
     def _adopt(self, record: SessionRecord) -> Session:
-        directory = self._state.session(record.id)
+        if not record.directory:
+            record = replace(record, directory=secrets.token_hex(8))
+        directory = self._state.sessions / record.directory
         environment = SessionEnvironment(directory / "env", self.config.python)
         return Session(record, directory, environment, self._services)
 
@@ -460,10 +533,13 @@ class Sessions:
             await self._store.finish_execution(_orphaned(execution))
         if DEFAULT not in self._sessions:
             record = SessionRecord(id=DEFAULT, description="The session that is always there")
-            await self._store.add_session(record)
-            self._sessions[DEFAULT] = self._adopt(record)
+            session = self._adopt(record)
+            await self._store.add_session(session.record)
+            self._sessions[DEFAULT] = session
 
     async def _stop_all(self) -> None:
+        self._filling.cancel()
+        await asyncio.wait([self._filling])
         stops = [
             session.stop(grace=0 if session.current else STOP_GRACE, why="the server was shut down")
             for session in self._sessions.values()
@@ -471,6 +547,7 @@ class Sessions:
         for failure in await asyncio.gather(*stops, return_exceptions=True):
             if isinstance(failure, BaseException):
                 log.error("a kernel could not be stopped", exc_info=failure)
+        await self._pool.drain()
 
 
 def _orphaned(execution: Execution) -> Execution:

@@ -12,10 +12,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from carrel import Config, Sessions, SessionSpec
+from carrel.engines.forkserver import Started
 from carrel.environments import uv_binary
 from carrel.errors import CarrelError
 from carrel_mcp.settings import Settings
@@ -87,6 +88,7 @@ def _kernel(settings: Settings) -> Finding:
                 state_dir_named=True,
                 workspace=Path(scratch) / "workspace",
                 python=settings.config().python,
+                kernel_start="spawn",
             )
             async with Sessions(config) as sessions:
                 started = time.perf_counter()
@@ -119,9 +121,39 @@ def _sqlite(settings: Settings) -> Finding:
 
 
 def _fork(settings: Settings) -> Finding:
-    ok = hasattr(os, "fork") and sys.platform == "linux"
-    found = "available" if ok else f"not used on {sys.platform}"
-    return Finding("fork", ok, found, "kernels start as fresh processes here", needed=False)
+    """Start the fork server as `carrel serve` would, with its test."""
+
+    async def try_it() -> Started | None:
+        with tempfile.TemporaryDirectory(prefix="carrel-doctor-") as scratch:
+            config = replace(
+                settings.config(),
+                state_dir=Path(scratch) / "state",
+                state_dir_named=True,
+                workspace=Path(scratch) / "workspace",
+                warm=0,
+            )
+            async with Sessions(config) as sessions:
+                await sessions.wait_until_warm()
+                return sessions.fork_server
+
+    cure = "kernels start as fresh processes: slower, and each has all its memory to itself"
+    if settings.kernel_start == "spawn":
+        return Finding("fork", True, "not wanted (kernel_start is spawn)")
+    try:
+        started = asyncio.run(try_it())
+    except CarrelError as error:
+        return Finding("fork", False, str(error), cure, needed=False)
+    if started is None or not started.level:
+        return Finding("fork", False, "does not work here", cure, needed=False)
+    found = f"level {started.level}; preloaded: {', '.join(started.preloaded) or 'nothing'}"
+    refused = "; ".join(f"{name} refused: {why}" for name, why in started.refused.items())
+    return Finding(
+        "fork",
+        not refused,
+        "; ".join(filter(None, [found, refused])),
+        "leave that module out of --preload",
+        needed=False,
+    )
 
 
 def _landlock(settings: Settings) -> Finding:

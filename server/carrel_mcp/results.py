@@ -214,6 +214,7 @@ class KernelHealth(ToolResult):
     advice: str = Field(description="What that means and what helps")
     pid: int = Field(description="Process id; 0: none")
     generation: int = Field(description="Number of this kernel in its session")
+    start: str = Field(description="How it was started: fork or spawn; empty: there is none")
     memory_usage: int = Field(description="Bytes, with child processes")
     peak_memory: int = Field(description="The most that was seen, bytes")
     cpu_percent: float = Field(description="Of one core, over the last 0.1 s")

@@ -21,6 +21,7 @@ from pydantic_settings import (
 
 from carrel import Config, OutputLimits
 from carrel.errors import CarrelError
+from carrel.sessions import AUTO_PRELOADS
 
 PREFIX = "CARREL_"
 ENDPOINT = re.compile(r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9_.-]+):(\d{1,5})$")
@@ -69,6 +70,24 @@ class Settings(BaseSettings):
     python: Path | None = Field(
         default=None,
         description="Interpreter of the kernels; it needs ipykernel. Default: the server's own.",
+    )
+    kernel_start: Literal["auto", "fork", "spawn"] = Field(
+        default="auto",
+        description="How kernels start: forked from a warm process, or as fresh ones; auto takes "
+        "what a test at the start proves.",
+    )
+    warm: int = Field(default=2, ge=0, le=100, description="Kernels that are kept ready.")
+    preload: Words = Field(
+        default=["auto"],
+        description="Modules that forked kernels have imported: names, none, or auto "
+        f"({', '.join(AUTO_PRELOADS)} where the interpreter has them).",
+    )
+    orphan_timeout: float = Field(
+        default=5,
+        ge=0,
+        le=86400,
+        allow_inf_nan=False,
+        description="Seconds after which the kernels of a killed server end.",
     )
     max_sessions: int = Field(
         default=100, ge=1, le=10_000, description="Sessions that may exist at once."
@@ -129,6 +148,16 @@ class Settings(BaseSettings):
             raise ValueError(f"unknown toolset {unknown}; there are {', '.join(TOOLSETS)} and all")
         return list(TOOLSETS) if "all" in value else value
 
+    @field_validator("preload")
+    @classmethod
+    def _check_preload(cls, value: list[str]) -> list[str]:
+        for name in value:
+            if not all(part.isidentifier() for part in name.split(".")):
+                raise ValueError(f"{name!r} is no module name")
+        if len(value) > 1 and {"auto", "none"} & set(value):
+            raise ValueError("auto and none stand alone")
+        return value
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -186,8 +215,13 @@ class Settings(BaseSettings):
             given |= {"state_dir": self.state_dir, "state_dir_named": True}
         if self.python is not None:
             given["python"] = self.python
+        if self.preload != ["auto"]:
+            given["preloads"] = () if self.preload in (["none"], []) else tuple(self.preload)
         return Config(
             workspace=self.workspace,
+            kernel_start=self.kernel_start,
+            warm=self.warm,
+            orphan_timeout=self.orphan_timeout,
             max_sessions=self.max_sessions,
             execution_timeout=self.execution_timeout or None,
             output=OutputLimits(spill_bytes=self.spill_limit),

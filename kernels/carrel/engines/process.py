@@ -10,15 +10,19 @@ from dataclasses import dataclass
 
 import psutil
 
+CODE_DEADLINE = 1.0  # seconds the fork server has to tell how its child ended
+
 
 @dataclass(frozen=True, slots=True)
 class Exit:
     """How a process ended."""
 
-    #: exit code; negative: minus the signal that killed it
-    code: int
+    #: exit code; negative: minus the signal that killed it; None: nobody can tell any more
+    code: int | None
 
     def __str__(self) -> str:
+        if self.code is None:
+            return "how is not known, its parent is gone too"
         if self.code < 0:
             with suppress(ValueError):
                 return f"killed by {signal.Signals(-self.code).name}"
@@ -33,18 +37,14 @@ class KernelProcess:
     where the system has none, by a thread that waits.
     """
 
-    def __init__(self, popen: subprocess.Popen[bytes]) -> None:
-        self._popen = popen
-        self.pid = popen.pid
+    #: how it was started: "fork" or "spawn"
+    start = "spawn"
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[Exit] = self._loop.create_future()
         self._listeners: list[Callable[[Exit], None]] = []
-        self._pidfd = -1
-        if hasattr(os, "pidfd_open"):
-            self._pidfd = os.pidfd_open(popen.pid)
-            self._loop.add_reader(self._pidfd, self._reap)
-        else:
-            self._loop.run_in_executor(None, popen.wait).add_done_callback(lambda _: self._reap())
 
     @property
     def exit(self) -> Exit | None:
@@ -82,7 +82,7 @@ class KernelProcess:
             family: Descendants that were found before, should it be dead by now.
         """
         descendants = [*family, *self.descendants()]
-        if self._ended.done():
+        if self._ended.done():  # its group may have outlived it
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
         self.send_signal(signal.SIGKILL)
@@ -98,13 +98,60 @@ class KernelProcess:
         except psutil.Error:
             return []
 
-    def _reap(self) -> None:
-        code = self._popen.wait()
-        if self._pidfd >= 0:
-            self._loop.remove_reader(self._pidfd)
-            os.close(self._pidfd)
-            self._pidfd = -1
+    def _watch(self, pidfd: int, ended: Callable[[], None]) -> None:
+        """Call `ended` once, when the process of `pidfd` has; the descriptor is ours then."""
+
+        def on_readable() -> None:
+            self._loop.remove_reader(pidfd)
+            os.close(pidfd)
+            ended()
+
+        self._loop.add_reader(pidfd, on_readable)
+
+    def _set_exit(self, code: int | None) -> None:
         if not self._ended.done():
             self._ended.set_result(Exit(code))
             for listener in self._listeners:
                 listener(Exit(code))
+            self._listeners.clear()
+
+
+class SpawnedProcess(KernelProcess):
+    """A child of ours."""
+
+    def __init__(self, popen: subprocess.Popen[bytes]) -> None:
+        super().__init__(popen.pid)
+        self._popen = popen
+        if hasattr(os, "pidfd_open"):
+            self._watch(os.pidfd_open(popen.pid), self._reap)
+        else:
+            self._loop.run_in_executor(None, popen.wait).add_done_callback(lambda _: self._reap())
+
+    def _reap(self) -> None:
+        self._set_exit(self._popen.wait())
+
+
+class ForkedProcess(KernelProcess):
+    """A child of the fork server, which reaps it and tells how it ended."""
+
+    start = "fork"
+
+    def __init__(self, pid: int, pidfd: int) -> None:
+        super().__init__(pid)
+        self._gone = False
+        self._code: int | None = None
+        self._told = False
+        self._watch(pidfd, self._on_gone)
+
+    def tell_code(self, code: int | None) -> None:
+        """Take the exit code from the fork server; None: it can't be known any more."""
+        self._code, self._told = code, True
+        if self._gone or code is not None:
+            self._set_exit(code)
+
+    def _on_gone(self) -> None:
+        self._gone = True
+        if self._told:
+            self._set_exit(self._code)
+        else:
+            self._loop.call_later(CODE_DEADLINE, self._set_exit, None)

@@ -1,7 +1,7 @@
-"""Start one kernel: ``python -P .../inside/__main__.py LAUNCH_FILE``.
+"""``python -P .../inside/__main__.py kernel|forkserver FILE``: become one or the other.
 
 Makes this folder importable as ``carrel_inside`` without touching ``sys.path``, so that a
-cell's ``import helper`` never finds a file of ours, then hands over to the launcher.
+cell's ``import helper`` never finds a file of ours, then hands over.
 """
 
 import importlib
@@ -10,6 +10,7 @@ import os
 import sys
 
 PACKAGE = "carrel_inside"
+PROGRAMS = {"kernel": "launcher", "forkserver": "forkserver"}
 
 
 def mount_package() -> None:
@@ -26,4 +27,4 @@ def mount_package() -> None:
 
 if __name__ == "__main__":
     mount_package()
-    importlib.import_module(f"{PACKAGE}.launcher").main(sys.argv[1])
+    importlib.import_module(f"{PACKAGE}.{PROGRAMS[sys.argv[1]]}").main(sys.argv[2])

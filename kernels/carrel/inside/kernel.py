@@ -18,11 +18,15 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
 from typing import Any
 
+from ipykernel.compiler import XCachingCompiler
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
 from ipykernel.kernelbase import StdinNotImplementedError
 from ipykernel.zmqshell import ZMQInteractiveShell
+from IPython.core.application import BaseIPythonApplication
+from traitlets import Any as AnyTrait
 from traitlets import Dict, Type
+from traitlets.config import Config
 
 from . import streams
 from .helper import Helper
@@ -153,18 +157,52 @@ class KernelApp(IPKernelApp):  # type: ignore[misc]
 
     kernel_class = Type(Kernel)
     launch = Dict()
+    prebuilt = AnyTrait()  # the shell, made before there is a kernel
 
-    def init_poller(self) -> None:
-        """Stock polls the parent's pid each second; the launcher asked Linux instead."""
+    @classmethod
+    def prepare(cls) -> "KernelApp":
+        """Return the application, configured and with its shell; made once."""
+        made = cls.initialized()
+        app: KernelApp = cls.instance()
+        if made:
+            return app
+        app.update_config(Config(HistoryManager={"enabled": False}))
+        BaseIPythonApplication.initialize(app, [])
+        app.init_pdb()
+        app.prebuilt = Shell.instance(
+            parent=app,
+            profile_dir=app.profile_dir,
+            user_ns={},
+            kernel=None,
+            compiler_class=XCachingCompiler,
+        )
+        # The first cell is slow: it fills caches that every kernel then has.
+        app.prebuilt.run_cell("1 + 1", silent=True, store_history=False)
+        return app
+
+    def resume(self, launch: dict[str, Any]) -> None:
+        """Do the rest of stock's `initialize`, which needs the session."""
+        self.launch = launch
+        self.connection_file = launch["connection_file"]
+        self.parent_handle = 1  # truthy: no banner; 1: nobody is polled
+        self.init_blackhole()
+        self.init_connection_file()
+        self.init_sockets()
+        self.init_heartbeat()
+        self.init_io()
+        self.init_signal()
+        self.init_kernel()
+        self.prebuilt.parent = self.prebuilt.kernel = self.kernel
+        self.init_path()
+        self.init_shell()
+        self.init_gui_pylab()
+        self.init_extensions()
+        self.init_code()
+        sys.stdout.flush()
+        sys.stderr.flush()
 
     def init_heartbeat(self) -> None:
         """The heartbeat proves only that the process exists; the server has its pidfd."""
-
-    def write_connection_file(self, **kwargs: Any) -> None:
-        """The server wrote the whole file already."""
-
-    def log_connection_info(self) -> None:
-        """Stock prints how to connect to a terminal that isn't there."""
 
     def init_iopub(self, context: Any) -> None:
         """Bind IOPub as stock does, with our publisher thread."""

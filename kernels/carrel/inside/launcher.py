@@ -1,10 +1,10 @@
-"""Become one Jupyter kernel, as carrel wants it.
+"""Become one Jupyter kernel, as carrel wants it: from a fresh process or from a fork.
 
-Reads a launch file (JSON, written by carrel.engines.spawn), becomes an ipykernel over
-ipc channels and says so on the ready descriptor once its sockets are bound. It differs
-from stock ipykernel in what it leaves out (history, debugger, heartbeat, the TCP port
-for forks, inherited stdio) and in what it bounds (output, see budget.py). It imports
-carrel's code through ``carrel_inside`` only, and ipykernel.
+`prepare` does what does not depend on the session (imports, configuration, IPython's
+shell), `resume` the rest. A spawned kernel does both; the fork server prepares once and
+its children resume. It differs from stock ipykernel in what it leaves out (history,
+debugger until it is asked for, heartbeat, the TCP port for forks, inherited stdio) and in
+what it bounds (output, see budget.py).
 """
 
 import ctypes
@@ -19,35 +19,82 @@ import traceback
 from types import ModuleType
 from typing import Any
 
-from . import streams
-from .budget import Budgets, Limits
-
 LOG_BYTES = 1 << 20  # size of a kernel's own log, which is turned over once
 PR_SET_PDEATHSIG = 1
+INLINE_BACKEND = "module://matplotlib_inline.backend_inline"
 
 
 def main(launch_file: str) -> None:
-    """Run one kernel until it is told to stop."""
+    """Run one spawned kernel until it is told to stop."""
     with open(launch_file, encoding="utf-8") as file:
         launch = json.load(file)
     die_with(launch["parent_pid"])
+    run(launch, launch["ready_fd"])
+
+
+def run_forked(launch: dict[str, Any], ready_fd: int) -> None:
+    """Run a kernel in a process that was just forked from the fork server."""
+    redirect_stdio(launch["log_file"])
+    os.environ.clear()
+    os.environ.update(launch["env"])
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed()  # its global generator is the one that a fork does not reseed
+    run(launch, ready_fd)
+
+
+def run(launch: dict[str, Any], ready_fd: int) -> None:
+    """Become the kernel of `launch`, say so on `ready_fd`, and run until told to stop."""
     sys.argv = [""]
     os.chdir(launch["cwd"])
     enable_stack_dumps(launch["stack_file"])
-    streams.shared.budgets = Budgets(Limits(launch["output"]))
-    if environment := launch.get("environment"):
-        from .helper import adopt_environment
-
-        adopt_environment(environment["prefix"], environment["site"])
     try:
-        app = make_app(launch)
+        prepare(with_shell=True)
+        app = resume(launch)
     except BaseException:
         # stderr may be a stream to nobody by now; the server quotes this file.
         with open(launch["log_file"], "a", encoding="utf-8") as log:
             traceback.print_exc(file=log)
         raise
-    report_ready(launch["ready_fd"])
+    os.write(ready_fd, b"1")
+    os.close(ready_fd)
     app.start()
+
+
+def prepare(*, with_shell: bool) -> str:
+    """Do what all kernels have in common; once, and again without effect.
+
+    Args:
+        with_shell: Whether to build IPython's shell too.
+
+    Returns:
+        How far this went: "shell" or "imports".
+    """
+    without = ModuleType("ipykernel.debugger")
+    without._is_debugpy_available = False  # type: ignore[attr-defined]
+    sys.modules["ipykernel.debugger"] = without  # debugpy costs 250 ms and 30 MB
+    os.environ["MPLBACKEND"] = INLINE_BACKEND
+    from .kernel import KernelApp
+
+    if with_shell:
+        KernelApp.prepare()
+    return "shell" if with_shell else "imports"
+
+
+def resume(launch: dict[str, Any]) -> Any:
+    """Return the kernel application, its sockets bound and its kernel made."""
+    from . import streams
+    from .budget import Budgets, Limits
+    from .helper import adopt_environment
+    from .kernel import KernelApp
+
+    streams.shared.budgets = Budgets(Limits(launch["output"]))
+    if environment := launch.get("environment"):
+        adopt_environment(environment["prefix"], environment["site"])
+    app = KernelApp.prepare()
+    app.resume(launch)
+    sys.modules.pop("ipykernel.debugger", None)
+    log_to(app, launch["log_file"])
+    return app
 
 
 def die_with(parent_pid: int) -> None:
@@ -67,19 +114,12 @@ def enable_stack_dumps(path: str) -> None:
         faulthandler.register(signal.SIGUSR1, file=file, all_threads=True)
 
 
-def make_app(launch: dict[str, Any]) -> Any:
-    """Return the initialised kernel application."""
-    without = ModuleType("ipykernel.debugger")
-    without._is_debugpy_available = False  # type: ignore[attr-defined]
-    sys.modules["ipykernel.debugger"] = without  # debugpy costs 250 ms and 30 MB
-    from .kernel import KernelApp
-
-    app = KernelApp.instance()
-    app.launch = launch
-    app.initialize(["-f", launch["connection_file"], "--HistoryManager.enabled=False"])
-    del sys.modules["ipykernel.debugger"]
-    log_to(app, launch["log_file"])
-    return app
+def redirect_stdio(log_file: str) -> None:
+    """Give a forked kernel the stdio that a spawned one is started with."""
+    log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
 
 
 def log_to(app: Any, path: str) -> None:
@@ -93,9 +133,3 @@ def log_to(app: Any, path: str) -> None:
     for stream in (sys.stdout, sys.stderr):
         os.dup2(null, stream._original_stdstream_copy)  # type: ignore[union-attr]
     os.close(null)
-
-
-def report_ready(fd: int) -> None:
-    """Tell whoever started us that the sockets are bound."""
-    os.write(fd, b"1")
-    os.close(fd)

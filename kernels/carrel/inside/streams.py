@@ -49,6 +49,7 @@ class Stream(OutStream):  # type: ignore[misc]  # ipykernel has no types
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._pending: deque[tuple[dict[str, Any], str | None]] = deque()
         self._in_flight = False
+        self._child_text = ""
         # "force": stock does without the descriptor when it finds itself in a test.
         super().__init__(*args, **{**kwargs, "watchfd": "force"})
 
@@ -62,7 +63,9 @@ class Stream(OutStream):  # type: ignore[misc]  # ipykernel has no types
             raise ValueError(msg)
         text = encodable(string)
         if not self._is_master_process():
-            write_all(self._original_stdstream_fd, text.encode("utf-8"))
+            self._child_text += text
+            if "\n" in text:  # whole lines, so that they don't mix with the parent's
+                self._write_child_text()
             return len(string)
         parent = self.parent_header
         budget = shared.budgets.of(parent)
@@ -74,6 +77,9 @@ class Stream(OutStream):  # type: ignore[misc]  # ipykernel has no types
 
     def flush(self) -> None:
         """Publish what was written; wait for it if a cell asked."""
+        if not self._is_master_process():
+            self._write_child_text()
+            return
         if not self._pending and not self._in_flight:
             return
         publisher = self.pub_thread
@@ -88,6 +94,10 @@ class Stream(OutStream):  # type: ignore[misc]  # ipykernel has no types
             # _flush schedules its sends; only what is scheduled after them comes after them.
             publisher.schedule(lambda: publisher.schedule(sent.set))
             sent.wait(self.flush_timeout)
+
+    def _write_child_text(self) -> None:
+        data, self._child_text = self._child_text.encode("utf-8"), ""
+        write_all(self._original_stdstream_fd, data)
 
     def _flush(self) -> None:
         self._in_flight = True

@@ -1,8 +1,8 @@
 -- name: insert_session
 INSERT INTO sessions (id, description, tags, metadata, status, created_at, last_activity_at,
-                      generation, execution_count)
+                      generation, execution_count, directory)
 VALUES (:id, :description, :tags, :metadata, :status, :created_at, :last_activity_at,
-        :generation, :execution_count);
+        :generation, :execution_count, :directory);
 
 -- name: update_session
 UPDATE sessions

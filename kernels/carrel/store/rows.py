@@ -40,6 +40,7 @@ def session_row(record: SessionRecord) -> Row:
         "last_activity_at": seconds(record.last_activity_at),
         "generation": record.generation,
         "execution_count": record.execution_count,
+        "directory": record.directory,
     }
 
 
@@ -57,6 +58,7 @@ def session_record(row: sqlite3.Row) -> SessionRecord:
         last_activity_at=active,
         generation=row["generation"],
         execution_count=row["execution_count"],
+        directory=row["directory"],
     )
 
 

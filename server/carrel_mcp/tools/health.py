@@ -60,6 +60,7 @@ async def get_kernel_health(
         advice=found.advice,
         pid=found.pid,
         generation=found.generation,
+        start=found.start,
         memory_usage=found.memory_usage,
         peak_memory=found.peak_memory,
         cpu_percent=round(found.cpu_percent, 1),

@@ -50,6 +50,9 @@ async def create_session(
     if_exists: Annotated[
         Literal["error", "reuse"], Field(description="What to do if the id is taken")
     ] = "error",
+    fresh: Annotated[
+        bool, Field(description="A fresh process instead of a fork: slower, own hash seed")
+    ] = False,
 ) -> Annotated[CallToolResult, CreatedSession]:
     """Create an isolated Python session: its own kernel process, variables and packages.
 
@@ -63,7 +66,7 @@ async def create_session(
         id=session_id, description=description, tags=tuple(tags or ()), metadata=metadata or {}
     )
     existed = session_id in {session.id for session in app.sessions.list()}
-    session = await app.sessions.create(spec, reuse=if_exists == "reuse")
+    session = await app.sessions.create(spec, reuse=if_exists == "reuse", fresh=fresh)
     status = "existing" if existed else "created"
     result = CreatedSession(
         session_id=session.id,

@@ -1,0 +1,155 @@
+"""What a kernel is started with, and what all ways to start one share."""
+
+import asyncio
+import json
+import os
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from carrel.engines.channels import Connection
+from carrel.engines.process import KernelProcess
+from carrel.errors import KernelStartError
+
+INSIDE = Path(__file__).parents[1] / "inside" / "__main__.py"
+LOG_LINES = 20  # lines of the kernel's log that a failed start quotes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OutputLimits:
+    """How much of an execution's output leaves the kernel; see carrel/inside/budget.py."""
+
+    #: characters sent as they come
+    head_chars: int = 100_000
+    #: last characters kept of each stream beyond that
+    tail_chars: int = 4_000
+    #: bytes of an execution's spill file
+    spill_bytes: int = 64 << 20
+    #: displays sent as they come; further ones become text in the spill file
+    displays: int = 200
+    #: bytes of images and other rich forms
+    rich_bytes: int = 32 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Environment:
+    """A session's virtual environment, as its kernel must know it."""
+
+    #: the environment's directory
+    prefix: Path
+    #: its site-packages
+    site: Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Launch:
+    """All that a kernel needs to know to start."""
+
+    #: interpreter that has ipykernel
+    python: Path
+    #: shared folder; the kernel's cwd
+    workspace: Path
+    #: private directory of the session: log, spill files, IPython's profile
+    directory: Path
+    #: environment variables, all of them
+    env: dict[str, str]
+    #: virtual environment to start in; None: the interpreter's own
+    environment: Environment | None = None
+    #: output budgets
+    output: OutputLimits = field(default_factory=OutputLimits)
+
+    def config(self, connection: Connection, ready_fd: int) -> dict[str, Any]:
+        """Return what the launcher reads."""
+        environment = self.environment
+        return {
+            "connection_file": f"{connection.path}.json",
+            "ready_fd": ready_fd,
+            "parent_pid": os.getpid(),
+            "cwd": str(self.workspace),
+            "workspace": str(self.workspace),
+            "env": self.env,
+            "log_file": str(self.directory / "kernel.log"),
+            "stack_file": str(self.directory / "stacks.txt"),
+            "touched_file": str(self.directory / "touched"),
+            "environment": {"prefix": str(environment.prefix), "site": str(environment.site)}
+            if environment
+            else None,
+            "output": {
+                "spill_dir": str(self.directory / "spill"),
+                "head_chars": self.output.head_chars,
+                "tail_chars": self.output.tail_chars,
+                "spill_bytes": self.output.spill_bytes,
+                "displays": self.output.displays,
+                "rich_bytes": self.output.rich_bytes,
+            },
+        }
+
+    def write_files(self, connection: Connection, ready_fd: int) -> Path:
+        """Write the connection file and the launch file; return the latter's path."""
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_private(Path(f"{connection.path}.json"), connection.file_content())
+        launch_file = Path(f"{connection.path}.launch")
+        write_private(launch_file, self.config(connection, ready_fd))
+        return launch_file
+
+
+def log_tail(path: Path) -> str:
+    """Return the last lines of a log, for an error message."""
+    lines: list[str] = []
+    with suppress(OSError):
+        lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    tail = lines[-LOG_LINES:]
+    return "\nIts last words:\n" + "\n".join(tail) if tail else " It said nothing."
+
+
+async def await_ready(
+    launch: Launch, process: KernelProcess, ready_fd: int, *, deadline: float
+) -> None:
+    """Wait until a starting kernel says on its pipe that its sockets are bound.
+
+    The descriptor is closed in any case.
+
+    Raises:
+        KernelStartError: It ended or took too long, and is gone; its log is quoted.
+    """
+    try:
+        ready = await read_byte(ready_fd, deadline)
+    except BaseException:
+        await process.kill()
+        raise
+    if ready == b"1":
+        return
+    ended = await process.kill()
+    why = f"took longer than {deadline:g} s" if ready is None else f"ended ({ended})"
+    tail = log_tail(launch.directory / "kernel.log")
+    msg = f"the kernel of {launch.python} {why} while it started.{tail}"
+    raise KernelStartError(msg)
+
+
+async def read_byte(fd: int, deadline: float) -> bytes | None:
+    """Return a byte from a pipe, or nothing at its end; None: too late. Closes it."""
+    loop = asyncio.get_running_loop()
+    readable: asyncio.Future[None] = loop.create_future()
+
+    def on_readable() -> None:
+        if not readable.done():
+            readable.set_result(None)
+
+    loop.add_reader(fd, on_readable)
+    try:
+        async with asyncio.timeout(deadline):
+            await readable
+        return os.read(fd, 1)
+    except TimeoutError:
+        return None
+    finally:
+        loop.remove_reader(fd)
+        os.close(fd)
+
+
+def write_private(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON that only we can read."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(fd, "w", encoding="utf-8") as file:
+        json.dump(content, file)
