@@ -132,7 +132,7 @@ class Agent:
     def __init__(self, client: Client) -> None:
         self.client = client
 
-    async def call(self, tool: str, **arguments: Any) -> Answer:
+    async def call(self, tool: str, /, **arguments: Any) -> Answer:
         """Call a tool and return its answer, error or not."""
         result = await self.client.call_tool(tool, arguments)
         text = "\n".join(block.text for block in result.content if block.type == "text")
@@ -145,11 +145,11 @@ class Agent:
             raise ToolFailedError(f"{name}: {answer.text}")
         return answer
 
-    async def ask(self, tool: str, **arguments: Any) -> dict[str, Any]:
+    async def ask(self, tool: str, /, **arguments: Any) -> dict[str, Any]:
         """Call a tool that must work and return what it says."""
         return (await self.call_tool(tool, arguments)).data
 
-    async def refused(self, tool: str, **arguments: Any) -> str:
+    async def refused(self, tool: str, /, **arguments: Any) -> str:
         """Call a tool that must refuse and return why it does."""
         answer = await self.call(tool, **arguments)
         assert answer.is_error, f"{tool} accepted {str(arguments)[:200]}: {answer.text[:500]}"
@@ -341,8 +341,12 @@ class RawServer:
             "capabilities": {},
             "clientInfo": {"name": "raw", "version": "0"},
         }
-        self.request("initialize", hello)
-        self.send({"jsonrpc": "2.0", "method": "notifications/initialized"})
+        try:
+            self.request("initialize", hello)
+            self.send({"jsonrpc": "2.0", "method": "notifications/initialized"})
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(
@@ -403,13 +407,13 @@ class RawServer:
         result: dict[str, Any] = message["result"]
         return result
 
-    def start_tool(self, name: str, **arguments: Any) -> int:
+    def start_tool(self, tool: str, /, **arguments: Any) -> int:
         """Call a tool without waiting for its answer; return the request's id."""
-        return self.start("tools/call", {"name": name, "arguments": arguments})
+        return self.start("tools/call", {"name": tool, "arguments": arguments})
 
-    def tool(self, name: str, **arguments: Any) -> dict[str, Any]:
+    def tool(self, tool: str, /, **arguments: Any) -> dict[str, Any]:
         """Call a tool that must work and return what it says."""
-        result = self.request("tools/call", {"name": name, "arguments": arguments})
+        result = self.request("tools/call", {"name": tool, "arguments": arguments})
         assert not result.get("isError"), result
         said: dict[str, Any] = result["structuredContent"]
         return said
