@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -41,7 +43,7 @@ async def run(page, blocks):
         if pending is not None:
             await pending
 
-asyncio.run(run(*json.load(sys.stdin)))
+asyncio.run(run(*json.loads(sys.argv[1])))
 """
 
 
@@ -68,17 +70,24 @@ def run_examples(page: Path, directory: Path) -> None:
         "CARREL_WORKSPACE": str(directory / "workspace"),
         "CARREL_STATE_DIR": str(directory / "state"),
     }
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", RUNNER],
-        input=json.dumps([str(page), blocks]),
-        cwd=directory,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=False,
-    )
-    assert done.returncode == 0, f"{page.name}:\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
+    said = directory / "said.txt"
+    with said.open("w", encoding="utf-8") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", RUNNER, json.dumps([str(page), blocks])],
+            cwd=directory,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            code = process.wait(DEADLINE)
+        finally:
+            with suppress(ProcessLookupError):  # nothing that an example started may stay
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    assert code == 0, f"{page.name}:\n{said.read_text(encoding='utf-8')[-8000:]}"
 
 
 def reference() -> str:
