@@ -19,6 +19,8 @@ class Run:
     def __init__(self, execution: Execution) -> None:
         self.execution = execution
         self.fold = OutputFold()
+        #: the kernel has taken it up
+        self.begun = asyncio.Event()
         #: the shell reply has come, or can't come any more
         self.ended = asyncio.Event()
         #: the kernel has said that it published everything
@@ -52,6 +54,7 @@ class Run:
                 if message["content"].get("execution_state") == "idle":
                     self.idle.set()
             else:
+                self.begun.set()
                 self.fold.add(message)
         elif channel == "shell" and self._reply is None:
             self._reply = message["content"]

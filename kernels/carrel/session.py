@@ -39,6 +39,8 @@ from carrel.store import Store
 log = logging.getLogger(__name__)
 
 INTERRUPT_GRACES = (1.0, 2.0)  # seconds given to the first and the second SIGINT
+BEGIN_DEADLINE = 0.5  # seconds an interrupt waits for the kernel to take the request up
+BEGIN_DELAY = 0.005  # seconds from there to the user's code
 IDLE_GRACE = 2.0  # seconds after the reply for the rest of the output
 PROBE_DEADLINE = 1.0  # seconds a kernel has to answer after an interrupt
 REQUEST_DEADLINE = 2.0  # seconds a kernel has for a question of ours
@@ -205,7 +207,7 @@ class Session:
         Returns:
             The step that worked, found by waiting for the execution and asking the kernel.
         """
-        run = run or self._current
+        run = run or self._current or next(iter(self._queue), None)
         if run is None or run.done.is_set():
             return InterruptReport(step=InterruptStep.NOTHING_RUNNING)
         if run in self._queue:
@@ -419,6 +421,11 @@ class Session:
             run.done.set()
 
     async def _signal_until_ended(self, run: Run) -> InterruptStep:
+        # A signal before the kernel has taken the request up would be ignored.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(BEGIN_DEADLINE):
+                await run.begun.wait()
+                await asyncio.sleep(BEGIN_DELAY)
         steps = (InterruptStep.SIGINT, InterruptStep.SIGINT_AGAIN)
         for step, grace in zip(steps, INTERRUPT_GRACES, strict=True):
             if self.kernel is not None:

@@ -130,6 +130,16 @@ async def test_native_code_that_holds_the_interpreter_is_reported_with_its_stack
     assert (await run(sessions, session, "1")).status is ExecutionStatus.COMPLETED
 
 
+async def test_an_interrupt_right_after_the_call_is_not_too_early(
+    sessions: Sessions, session: Session
+) -> None:
+    for _ in range(20):
+        running = await sessions.run(session, "while True: pass")
+        report = await session.interrupt()
+        assert report.step in (InterruptStep.SIGINT, InterruptStep.DEQUEUED)
+        assert await running.wait(HANG)
+
+
 async def test_a_queued_execution_that_is_interrupted_never_runs(
     sessions: Sessions, session: Session
 ) -> None:

@@ -1,0 +1,71 @@
+"""Measure everything beside its baseline, in one run; print a table and write files.
+
+scripts/bench [--quick] [--only NAME,...] [--plots]
+--quick: fewer rounds and fewer sessions. --plots: redraw docs/*.svg. The figures go to
+bench-results/latest.json. Sides of a comparison take turns, so that a noisy machine is
+noisy to all of them; a figure is a median with its smallest and largest sample.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+
+import measures
+from figures import Comparison, Figure, plot, save, table
+
+ROOT = Path(__file__).parents[2]
+NAMES = ("create", "rate", "memory", "roundtrip", "beside", "throughput", "verbs", "start")
+
+
+async def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--plots", action="store_true")
+    parser.add_argument("--only", default=",".join(NAMES))
+    options = parser.parse_args()
+    quick, wanted = options.quick, set(options.only.split(","))
+    counts = [10, 50] if quick else [10, 50, 200]
+    comparisons: list[Comparison] = []
+    extra: list[Figure] = []
+    plots: dict[str, tuple[str, str, dict[str, list[tuple[float, float]]]]] = {}
+    for name in NAMES:
+        if name not in wanted:
+            continue
+        print(f"... {name}", file=sys.stderr, flush=True)
+        match name:
+            case "create":
+                comparisons += await measures.create_to_first_result(5 if quick else 15)
+            case "rate":
+                comparisons += await measures.creation_rate(50, 1 if quick else 3)
+                if not quick:
+                    comparisons += await measures.creation_rate(200, 1)
+            case "memory":
+                found, more, lines = await measures.memory(counts)
+                comparisons += found
+                extra += more
+                plots["memory"] = ("memory per idle session, by sessions alive", "MiB", lines)
+            case "roundtrip":
+                comparisons += await measures.round_trip(120 if quick else 600)
+            case "beside":
+                beside, lines = await measures.round_trip_beside([1, *counts], 100)
+                extra += beside
+                plots["roundtrip"] = ("1+1 in the library, by sessions alive", "ms", lines)
+            case "throughput":
+                comparisons += await measures.throughput(2 if quick else 5)
+            case "verbs":
+                extra += await measures.verbs(3 if quick else 8)
+            case "start":
+                comparisons += await measures.server_start(4 if quick else 10)
+    print(table(comparisons, extra))
+    save(ROOT / "bench-results" / "latest.json", comparisons, extra)
+    if options.plots:
+        for name, (title, unit, lines) in plots.items():
+            plot(ROOT / "docs" / f"bench-{name}.svg", title, unit, lines)
+    return 0 if all(item.reached for item in comparisons) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))
