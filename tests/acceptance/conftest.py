@@ -1,11 +1,29 @@
 """Places, servers and clients of the acceptance tests."""
 
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
 from .harness import Agent, HttpServer, Place, http_server, stdio_agent
+
+TEST_DEADLINE = 180  # seconds after which a test hangs
+
+
+@pytest.fixture(autouse=True)
+def deadline() -> Iterator[None]:
+    """No test hangs for ever."""
+
+    def give_up(signum: int, frame: FrameType | None) -> None:
+        raise TimeoutError(f"the test took longer than {TEST_DEADLINE} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(TEST_DEADLINE)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture

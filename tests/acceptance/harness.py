@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, NoReturn, Self
+from typing import IO, Any, NoReturn, Self, TypeVar
 
 import httpx2
 import psutil
@@ -23,6 +23,8 @@ import pytest
 from mcp import Client, StdioServerParameters
 from mcp.client import stdio as sdk_stdio
 from mcp.client.streamable_http import streamable_http_client
+
+T = TypeVar("T")
 
 REPOSITORY = Path(__file__).parents[2]
 SCRATCH = REPOSITORY / ".scratch"
@@ -300,6 +302,18 @@ def until(condition: Callable[[], bool], seconds: float) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+def settled(measure: Callable[[], T], seconds: float = 10) -> T:
+    """Return a measurement once it stays the same: pools fill up, caches are made."""
+    deadline = time.monotonic() + seconds
+    last, since = measure(), time.monotonic()
+    while time.monotonic() - since < 0.7:
+        assert time.monotonic() < deadline, f"still changing: {last}"
+        time.sleep(0.05)
+        if (found := measure()) != last:
+            last, since = found, time.monotonic()
+    return last
 
 
 def accepts_connections(address: tuple[str, int]) -> bool:
