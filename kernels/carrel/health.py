@@ -19,7 +19,7 @@ from carrel.errors import KernelSilentError
 from carrel.models import Activity, Health, HealthStatus, KernelState, now
 from carrel.session import Session
 
-PROBE_DEADLINE = 0.22  # seconds for the kernel's answer; the call itself stays below 0.3
+PROBE_DEADLINE = 0.2  # seconds for the kernel's answer; the call itself stays below 0.3
 CPU_WINDOW = 0.1  # seconds over which CPU use is measured
 FLAT_CPU = 0.02  # seconds of CPU time in the window below which a process does nothing
 
@@ -100,9 +100,12 @@ async def check(session: Session) -> Health:
 async def look(kernel: LocalKernel) -> Probe:
     """Watch a kernel's processes while asking it."""
     loop = asyncio.get_running_loop()
-    first = await asyncio.to_thread(read_tree, kernel.process.pid, memory=False)
     looked = loop.time()
-    (answer, seconds), _ = await asyncio.gather(_ask(kernel), asyncio.sleep(CPU_WINDOW))
+    first, (answer, seconds), _ = await asyncio.gather(
+        asyncio.to_thread(read_tree, kernel.process.pid, memory=False),
+        _ask(kernel),
+        asyncio.sleep(CPU_WINDOW),
+    )
     tree = await asyncio.to_thread(read_tree, kernel.process.pid)
     used = max(tree.cpu_time - first.cpu_time, 0.0)
     return Probe(answer, seconds, tree, used, loop.time() - looked)

@@ -73,7 +73,11 @@ def _save_all(outputs: tuple[Output, ...], workspace: Workspace, stem: str) -> t
 def _save(display: Display, forms: dict[str, str], workspace: Workspace, stem: str) -> Display:
     paths: dict[str, Any] = {}
     data = dict(display.data)
+    rasters = [mime for mime in forms if mime != "image/svg+xml"]
     for mime, value in forms.items():
+        if mime in rasters[1:]:  # the same picture in another form, as PIL offers it
+            del data[mime]
+            continue
         try:
             content = image_bytes(mime, value)
             path = _write_new(workspace.outputs, stem, SUFFIXES[mime], content)

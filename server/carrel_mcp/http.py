@@ -81,6 +81,7 @@ def listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen()  # before the address is printed: somebody may come at once
     except OSError as error:
         listener.close()
         raise SettingsError(f"can't listen on {host}:{port}: {error.strerror}") from error

@@ -201,21 +201,23 @@ async def test_code_that_is_no_text_or_too_much_is_refused(sessions: Sessions) -
     assert session.record.execution_count == 0
 
 
-async def test_fifty_sessions_leave_no_descriptor_thread_or_process(sessions: Sessions) -> None:
-    async def cycle(number: int) -> None:
-        session = await sessions.create(SessionSpec(id=f"c{number}"))
-        run = await sessions.run(session, "1")
-        assert await run.wait(HANG)
-        await sessions.delete(session.id)
+async def test_fifty_sessions_leave_no_descriptor_thread_or_process(config: Config) -> None:
+    async with Sessions(replace(config, warm=0)) as sessions:
 
-    me = psutil.Process()
-    # The event loop's own thread pool grows to its size first.
-    await asyncio.gather(*(asyncio.to_thread(time.sleep, 0.05) for _ in range(64)))
-    await cycle(0)
-    before = (me.num_fds(), me.num_threads(), len(me.children(recursive=True)))
-    for number in range(1, 51, 2):
-        await asyncio.gather(cycle(number), cycle(number + 1))
-    assert (me.num_fds(), me.num_threads(), len(me.children(recursive=True))) == before
+        async def cycle(number: int) -> None:
+            session = await sessions.create(SessionSpec(id=f"c{number}"))
+            run = await sessions.run(session, "1")
+            assert await run.wait(HANG)
+            await sessions.delete(session.id)
+
+        me = psutil.Process()
+        # The event loop's own thread pool grows to its size first.
+        await asyncio.gather(*(asyncio.to_thread(time.sleep, 0.05) for _ in range(64)))
+        await cycle(0)
+        before = (me.num_fds(), me.num_threads(), len(me.children(recursive=True)))
+        for number in range(1, 51, 2):
+            await asyncio.gather(cycle(number), cycle(number + 1))
+        assert (me.num_fds(), me.num_threads(), len(me.children(recursive=True))) == before
 
 
 def _process(pid: int) -> psutil.Process | None:

@@ -20,7 +20,7 @@ ROWS: list[set[str]] = [
     {"__init__"},
 ]
 #: what a kernel's interpreter is sure to have
-INSIDE_MAY_IMPORT = {"ipykernel", "IPython", "traitlets"}
+INSIDE_MAY_IMPORT = {"ipykernel", "IPython", "tornado", "traitlets"}
 
 
 def imported(path: Path) -> Iterator[str]:

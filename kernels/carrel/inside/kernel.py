@@ -9,15 +9,19 @@ nothing else: SIGINT is ignored outside of it, so a late one can't lose a reply.
 # pyright: reportOptionalMemberAccess=false, reportAttributeAccessIssue=false
 # pyright: reportArgumentType=false, reportIncompatibleVariableOverride=false, reportIndexIssue=false
 
+import asyncio
 import os
 import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from types import FrameType
+from importlib import import_module
+from importlib.util import find_spec
+from types import FrameType, SimpleNamespace
 from typing import Any
 
+from ipykernel import ipkernel
 from ipykernel.compiler import XCachingCompiler
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
@@ -32,6 +36,8 @@ from . import streams
 from .helper import Helper
 from .touched import Touched
 
+#: what stock imports only while a kernel starts
+USED_BY_EVERY_KERNEL = ("tornado.platform.asyncio", "IPython.extensions.storemagic")
 DIGESTS = 1000  # message signatures remembered against replay; stock keeps 65,536
 NO_INPUT = (
     "input() can't be answered in this session: nobody is at its keyboard. "
@@ -54,11 +60,19 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
     """ipykernel's kernel; see the module's text."""
 
     shell_class = Type(Shell)
-    debugger_class = Type(object)  # never made: see launcher.make_app
+    debugger_class = Type(object)  # made when it is asked for
+    debugpy_stream: Any
+    standard_streams: tuple[Any, Any]
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.debugpy_stream = None
+        # Stock looks at every loaded module here, for the debugger. In a fork that copies
+        # 4 MB of pages (measured with numpy, pandas and pyplot preloaded).
+        ipkernel.sys = SimpleNamespace(modules={})
+        try:
+            super().__init__(**kwargs)
+        finally:
+            ipkernel.sys = sys
+        self.kept_debugpy_stream, self.debugpy_stream = self.debugpy_stream, None
         self.user_code = False
         self.helper = Helper(self)
         self.session.digest_history_size = DIGESTS
@@ -98,6 +112,42 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
         reply["carrel"] = self.report(parent)
         return reply
 
+    @property
+    def kernel_info(self) -> Any:
+        """Stock's, and the debugger that stock would have loaded by now."""
+        info = super().kernel_info
+        if "debugger" not in info["supported_features"] and find_spec("debugpy"):
+            info["supported_features"].append("debugger")
+        return info
+
+    async def do_debug_request(self, msg: Any) -> Any:
+        """Load the debugger with the first request; stock loads it with each kernel."""
+        if getattr(self, "debugger", None) is None:
+            self.load_debugger()
+        return await super().do_debug_request(msg)
+
+    def load_debugger(self) -> None:
+        """Do what stock does in its constructor and in `start`."""
+        del sys.modules["ipykernel.debugger"]
+        from ipykernel.debugger import Debugger
+
+        files = (getattr(module, "__file__", None) for module in [*sys.modules.values()])
+        self._kernel_modules = [file for file in files if file]
+        self.debugpy_stream = self.kept_debugpy_stream
+        self.debugger = Debugger(
+            self.log,
+            self.debugpy_stream,
+            self._publish_debug_event,
+            self.debug_shell_socket,
+            self.session,
+            self._kernel_modules,
+            self.debug_just_my_code,
+            self.filter_internal_frames,
+        )
+        self.debugpy_stream.on_recv(self.dispatch_debugpy, copy=False)
+        loop = self.control_thread.io_loop.asyncio_loop
+        asyncio.run_coroutine_threadsafe(self.poll_stopped_queue(), loop)
+
     @contextmanager
     def _cancel_on_sigint(self, future: Any) -> Iterator[None]:
         """Cancel an awaiting cell on SIGINT.
@@ -133,6 +183,7 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
         files, total = self.touched.end()
         report: dict[str, Any] = {"files": files, "files_total": total}
         for stream in self.standard_streams:
+            stream.read_descriptor()
             stream.flush()
         budget = streams.shared.budgets.of(parent)
         if budget.overflowed:
@@ -176,8 +227,11 @@ class KernelApp(IPKernelApp):  # type: ignore[misc]
             kernel=None,
             compiler_class=XCachingCompiler,
         )
+        for name in USED_BY_EVERY_KERNEL:
+            import_module(name)
         # The first cell is slow: it fills caches that every kernel then has.
         app.prebuilt.run_cell("1 + 1", silent=True, store_history=False)
+        app.prebuilt._sys_modules_keys = set(sys.modules)
         return app
 
     def resume(self, launch: dict[str, Any]) -> None:
@@ -203,6 +257,18 @@ class KernelApp(IPKernelApp):  # type: ignore[misc]
 
     def init_heartbeat(self) -> None:
         """The heartbeat proves only that the process exists; the server has its pidfd."""
+
+    def init_connection_file(self) -> None:
+        """Read the file; stock looks for it in places that have to be found first."""
+        self.load_connection_file()
+
+    def init_code(self) -> None:
+        """Run nothing: a kernel of ours has no startup files and no command line.
+
+        Stock also notes all module names here, which in a fork copies 2 MB of pages;
+        `prepare` has done it.
+        """
+        self.shell.user_ns_hidden.update(self.shell.user_ns)
 
     def init_iopub(self, context: Any) -> None:
         """Bind IOPub as stock does, with our publisher thread."""

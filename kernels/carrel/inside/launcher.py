@@ -21,6 +21,7 @@ from typing import Any
 
 LOG_BYTES = 1 << 20  # size of a kernel's own log, which is turned over once
 PR_SET_PDEATHSIG = 1
+DEBUGGER = "ipykernel.debugger"
 INLINE_BACKEND = "module://matplotlib_inline.backend_inline"
 
 
@@ -69,9 +70,11 @@ def prepare(*, with_shell: bool) -> str:
     Returns:
         How far this went: "shell" or "imports".
     """
-    without = ModuleType("ipykernel.debugger")
-    without._is_debugpy_available = False  # type: ignore[attr-defined]
-    sys.modules["ipykernel.debugger"] = without  # debugpy costs 250 ms and 30 MB
+    if DEBUGGER not in sys.modules:
+        # debugpy costs 250 ms and 30 MB; Kernel.do_debug_request gets it when it is wanted.
+        without = ModuleType(DEBUGGER)
+        without._is_debugpy_available = False  # type: ignore[attr-defined]
+        sys.modules[DEBUGGER] = without
     os.environ["MPLBACKEND"] = INLINE_BACKEND
     from .kernel import KernelApp
 
@@ -92,7 +95,6 @@ def resume(launch: dict[str, Any]) -> Any:
         adopt_environment(environment["prefix"], environment["site"])
     app = KernelApp.prepare()
     app.resume(launch)
-    sys.modules.pop("ipykernel.debugger", None)
     log_to(app, launch["log_file"])
     return app
 

@@ -15,6 +15,7 @@ come back through the parent's descriptor instead of a TCP port.
 import codecs
 import json
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -23,10 +24,12 @@ from typing import Any
 from ipykernel.displayhook import ZMQShellDisplayHook
 from ipykernel.iostream import IOPubThread, OutStream
 from ipykernel.zmqshell import ZMQDisplayPublisher
+from tornado.ioloop import IOLoop
 
 from .budget import Budget, Budgets, encodable
 
 READ_SIZE = 1 << 16  # bytes read at once from what wrote to the descriptor
+READS_AT_ONCE = 16  # such reads before the IOPub thread turns to something else
 OVERFLOW = "carrel_overflow"  # IOPub message type: from here on, look in the spill file
 TEXT_LIMIT = 1 << 20  # characters of one non-plain text form (HTML, JSON, SVG, ...)
 
@@ -45,6 +48,8 @@ shared = Kernelwide()
 
 class Stream(OutStream):  # type: ignore[misc]  # ipykernel has no types
     """stdout or stderr of the kernel."""
+
+    pub_thread: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._pending: deque[tuple[dict[str, Any], str | None]] = deque()
@@ -121,16 +126,46 @@ class Stream(OutStream):  # type: ignore[misc]  # ipykernel has no types
             yield parent, "".join(parts)
             shared.budgets.of(parent).flush()
 
-    def _watch_pipe_fd(self) -> None:
-        """Publish what subprocesses and C code write to the descriptor."""
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        while self._should_watch and self._fid is not None:
-            data = os.read(self._fid, READ_SIZE)
-            if not data:
-                return
-            text = decoder.decode(data)
-            if text and self._should_watch:
-                self.write(text)
+    def _setup_stream_redirects(self, name: str) -> None:
+        """Read what is written to the descriptor on the IOPub thread; stock starts another."""
+        readable, writable = os.pipe()
+        os.set_blocking(readable, False)
+        original = getattr(sys, name).fileno()
+        self._original_stdstream_fd = original
+        self._original_stdstream_copy = os.dup(original)
+        os.dup2(writable, original)
+        os.close(writable)
+        self._fid = readable
+        self._fid_lock = threading.Lock()
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        watch = self.pub_thread.io_loop.add_handler
+        self.pub_thread.schedule(lambda: watch(readable, self._on_readable, IOLoop.READ))
+
+    def _on_readable(self, fd: int, events: int) -> None:
+        self.read_descriptor(READS_AT_ONCE)
+
+    def read_descriptor(self, most: int = -1) -> None:
+        """Publish what subprocesses and C code have written to the descriptor by now.
+
+        The kernel calls it at the end of a cell, so that nothing comes after the reply.
+        """
+        with self._fid_lock:
+            while most:
+                most -= 1
+                try:
+                    data = os.read(self._fid, READ_SIZE)
+                except BlockingIOError:
+                    return
+                if not data:
+                    return
+                self.write(self._decoder.decode(data))
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        if self.pub_thread is not None:
+            os.dup2(self._original_stdstream_copy, self._original_stdstream_fd)
+            os.close(self._original_stdstream_copy)
+            self.pub_thread = None
 
 
 def announce(session: Any, socket: Any, budget: Budget, parent: dict[str, Any]) -> None:
