@@ -1,6 +1,7 @@
 """Places, servers and clients of the acceptance tests."""
 
 import signal
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import FrameType
@@ -28,13 +29,15 @@ def deadline() -> Iterator[None]:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
-    """A directory for servers, which must leave no process behind when a test is over."""
-    place = Place(tmp_path)
-    yield place
-    left = place.survivors(2)
-    for process in left:
-        process.kill()
-    assert not left, left
+    """A directory for servers, which must leave no process and no socket when a test is over."""
+    with tempfile.TemporaryDirectory(prefix="carrel-") as runtime:
+        place = Place(tmp_path, Path(runtime))
+        yield place
+        left = place.survivors(2)
+        for process in left:
+            process.kill()
+        assert not left, left
+        assert not list(place.runtime.glob("carrel/*/*"))
 
 
 @pytest.fixture

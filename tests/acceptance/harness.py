@@ -56,6 +56,8 @@ class Place:
 
     #: the test's own directory
     root: Path
+    #: a directory whose path is short enough for sockets
+    runtime: Path
 
     @property
     def workspace(self) -> Path:
@@ -85,7 +87,9 @@ class Place:
     def environment(self) -> dict[str, str]:
         """Return variables for a server: ours, without settings of the machine's user."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith("CARREL_")}
-        return kept | {"XDG_CONFIG_HOME": str(self.root / "config"), MARK: str(self.root)}
+        folders = {"CONFIG_HOME": self.root / "config", "RUNTIME_DIR": self.runtime}
+        ours = {f"XDG_{name}": str(folder) for name, folder in folders.items()}
+        return kept | ours | {MARK: str(self.root)}
 
     def processes(self) -> list[psutil.Process]:
         """Return the servers of this place and all that descends from them."""
