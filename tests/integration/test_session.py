@@ -47,6 +47,17 @@ async def test_variables_last_from_one_execution_to_the_next(
     assert execution.status is ExecutionStatus.COMPLETED
 
 
+async def test_all_that_is_written_is_there_when_the_execution_ends(
+    sessions: Sessions, session: Session
+) -> None:
+    """An idle that overtook the last text was a race of ours, seen under load."""
+    for i in range(100):
+        code = f"import os\nprint({i})\nos.write(1, b'raw\\n')\nprint('end', flush=True)"
+        execution = await run(sessions, session, code)
+        text = stream_text(execution.outputs, "stdout")
+        assert sorted(text.split()) == sorted([str(i), "raw", "end"])
+
+
 async def test_executions_run_in_the_order_they_were_asked_for(
     sessions: Sessions, session: Session
 ) -> None:

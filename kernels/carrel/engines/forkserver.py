@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import secrets
+import signal
 import socket
 import subprocess
 from contextlib import suppress
@@ -88,9 +89,16 @@ class ForkServer:
         Raises:
             KernelStartError: It ended or took too long, or the fork server is gone.
         """
+        launch_file = launch.write_files(connection, -1)
+        return await self.fork_file(launch, launch_file, deadline=deadline)
+
+    async def fork_file(
+        self, launch: Launch, launch_file: Path, *, deadline: float
+    ) -> KernelProcess:
+        """Have a kernel forked whose launch file is written; see `fork`."""
         readable, writable = os.pipe()
         try:
-            process = await self._ask(launch, connection, writable, deadline)
+            process = await self._ask(launch_file, writable, deadline)
         except BaseException:
             os.close(readable)
             raise
@@ -106,10 +114,7 @@ class ForkServer:
         self._close()
         await asyncio.to_thread(self._reap)
 
-    async def _ask(
-        self, launch: Launch, connection: Connection, ready_fd: int, deadline: float
-    ) -> ForkedProcess:
-        launch_file = launch.write_files(connection, -1)
+    async def _ask(self, launch_file: Path, ready_fd: int, deadline: float) -> ForkedProcess:
         self._next += 1
         request_id = str(self._next)
         answer: asyncio.Future[ForkedProcess] = self._loop.create_future()
@@ -187,8 +192,6 @@ class ForkServer:
 
 def _discard(answer: "asyncio.Future[ForkedProcess]") -> None:
     if not answer.cancelled() and answer.exception() is None:
-        import signal
-
         answer.result().send_signal(signal.SIGKILL)
 
 

@@ -56,18 +56,21 @@ class Launch:
     env: dict[str, str]
     #: virtual environment to start in; None: the interpreter's own
     environment: Environment | None = None
+    #: whether to answer Jupyter's heartbeat
+    heartbeat: bool = False
     #: output budgets
     output: OutputLimits = field(default_factory=OutputLimits)
 
-    def config(self, connection: Connection, ready_fd: int) -> dict[str, Any]:
+    def config(self, connection_file: Path, ready_fd: int) -> dict[str, Any]:
         """Return what the launcher reads."""
         environment = self.environment
         return {
-            "connection_file": f"{connection.path}.json",
+            "connection_file": str(connection_file),
             "ready_fd": ready_fd,
             "parent_pid": os.getpid(),
             "cwd": str(self.workspace),
             "workspace": str(self.workspace),
+            "heartbeat": self.heartbeat,
             "env": self.env,
             "log_file": str(self.directory / "kernel.log"),
             "stack_file": str(self.directory / "stacks.txt"),
@@ -87,10 +90,15 @@ class Launch:
 
     def write_files(self, connection: Connection, ready_fd: int) -> Path:
         """Write the connection file and the launch file; return the latter's path."""
+        connection_file = Path(f"{connection.path}.json")
+        write_private(connection_file, connection.file_content())
+        return self.write_file(connection_file, ready_fd)
+
+    def write_file(self, connection_file: Path, ready_fd: int) -> Path:
+        """Write the launch file for a connection file that is there; return its path."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_private(Path(f"{connection.path}.json"), connection.file_content())
-        launch_file = Path(f"{connection.path}.launch")
-        write_private(launch_file, self.config(connection, ready_fd))
+        launch_file = connection_file.with_suffix(".launch")
+        write_private(launch_file, self.config(connection_file, ready_fd))
         return launch_file
 
 

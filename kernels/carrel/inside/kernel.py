@@ -256,7 +256,9 @@ class KernelApp(IPKernelApp):  # type: ignore[misc]
         sys.stderr.flush()
 
     def init_heartbeat(self) -> None:
-        """The heartbeat proves only that the process exists; the server has its pidfd."""
+        """Start the heartbeat for a Jupyter that asks for it; we have the pidfd."""
+        if self.launch["heartbeat"]:
+            super().init_heartbeat()
 
     def init_connection_file(self) -> None:
         """Read the file; stock looks for it in places that have to be found first."""
@@ -286,5 +288,5 @@ class KernelApp(IPKernelApp):  # type: ignore[misc]
         """Put the workspace and its scripts folder on the path, as a script would have it."""
         super().init_path()
         scripts = os.path.join(self.launch["workspace"], "scripts")
-        if scripts not in sys.path:
+        if os.path.isdir(scripts) and scripts not in sys.path:
             sys.path.append(scripts)

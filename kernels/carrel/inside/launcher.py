@@ -30,6 +30,7 @@ def main(launch_file: str) -> None:
     with open(launch_file, encoding="utf-8") as file:
         launch = json.load(file)
     die_with(launch["parent_pid"])
+    adopt(launch)  # before anything of it could be imported in another version
     run(launch, launch["ready_fd"])
 
 
@@ -87,16 +88,22 @@ def resume(launch: dict[str, Any]) -> Any:
     """Return the kernel application, its sockets bound and its kernel made."""
     from . import streams
     from .budget import Budgets, Limits
-    from .helper import adopt_environment
     from .kernel import KernelApp
 
     streams.shared.budgets = Budgets(Limits(launch["output"]))
-    if environment := launch.get("environment"):
-        adopt_environment(environment["prefix"], environment["site"])
+    adopt(launch)
     app = KernelApp.prepare()
     app.resume(launch)
     log_to(app, launch["log_file"])
     return app
+
+
+def adopt(launch: dict[str, Any]) -> None:
+    """Put the session's virtual environment first, if it has one."""
+    from .helper import adopt_environment
+
+    if environment := launch["environment"]:
+        adopt_environment(environment["prefix"], environment["site"])
 
 
 def die_with(parent_pid: int) -> None:

@@ -96,8 +96,7 @@ class Stream(OutStream):  # type: ignore[misc]  # ipykernel has no types
         publisher.schedule(self._flush)
         if shared.in_user_code and threading.current_thread() is not publisher.thread:
             sent = threading.Event()
-            # _flush schedules its sends; only what is scheduled after them comes after them.
-            publisher.schedule(lambda: publisher.schedule(sent.set))
+            publisher.schedule(sent.set)
             sent.wait(self.flush_timeout)
 
     def _write_child_text(self) -> None:
@@ -184,6 +183,16 @@ class Publisher(IOPubThread):  # type: ignore[misc]
 
     def __init__(self, socket: Any, pipe: bool = False, session: Any = False) -> None:
         super().__init__(socket, pipe=False, session=session)
+
+    def send_multipart(self, *args: Any, **kwargs: Any) -> None:
+        """Send at once from the thread itself, which is where a flush runs.
+
+        Stock queues it again, behind what was queued meanwhile: an idle could overtake it.
+        """
+        if threading.current_thread() is self.thread:
+            self._really_send(*args, **kwargs)
+        else:
+            super().send_multipart(*args, **kwargs)
 
     def _really_send(self, msg: Any, *args: Any, **kwargs: Any) -> None:
         if os.getpid() == self._master_pid:

@@ -1,0 +1,113 @@
+"""Jupyter's own programs with kernels forked by us."""
+
+# jupyter_client's annotations know only the base class of provisioners.
+# pyright: reportAttributeAccessIssue=false, reportOptionalMemberAccess=false
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psutil
+import pytest
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+
+HANG = 60.0  # seconds after which a test is stuck
+
+
+def write_kernelspec(folder: Path) -> None:
+    """Write the kernelspec that docs/provisioner.md shows."""
+    (folder / "carrel").mkdir(parents=True)
+    spec = {
+        "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+        "display_name": "Python (forked)",
+        "language": "python",
+        "metadata": {"kernel_provisioner": {"provisioner_name": "carrel-fork"}},
+    }
+    (folder / "carrel" / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
+
+
+@pytest.fixture
+async def manager(tmp_path: Path) -> AsyncIterator[AsyncKernelManager]:
+    write_kernelspec(tmp_path)
+    specs = KernelSpecManager(kernel_dirs=[str(tmp_path)], ensure_native_kernel=False)
+    kernel = AsyncKernelManager(
+        kernel_name="carrel",
+        kernel_spec_manager=specs,
+        transport="ipc",
+        connection_file=str(tmp_path / "connection.json"),
+    )
+    await kernel.start_kernel(stderr=None)
+    yield kernel
+    await kernel.shutdown_kernel(now=True)
+    from carrel.engines import provisioner
+
+    for server in list(provisioner._servers.values()):
+        await server.aclose()
+    provisioner._servers.clear()
+
+
+async def execute(kernel: AsyncKernelManager, code: str) -> str:
+    """Run code as any Jupyter client does; return what it printed."""
+    client = kernel.client()
+    client.start_channels()
+    try:
+        await client.wait_for_ready(timeout=HANG)
+        printed: list[str] = []
+
+        def hear(message: dict[str, object]) -> None:
+            content = message["content"]
+            if message["msg_type"] == "stream" and isinstance(content, dict):
+                printed.append(content["text"])
+
+        reply = await client.execute_interactive(code, output_hook=hear, timeout=HANG)
+        assert reply["content"]["status"] == "ok"
+        return "".join(printed)
+    finally:
+        client.stop_channels()
+
+
+async def test_jupyter_client_uses_a_forked_kernel(manager: AsyncKernelManager) -> None:
+    assert manager.provisioner is not None
+    pid = manager.provisioner.pid
+    parent = psutil.Process(pid).parent()
+    assert parent is not None
+    assert parent.pid != os.getpid()
+    assert await execute(manager, "print('x' * 1_000_000)") == "x" * 1_000_000 + "\n"
+    assert await manager.is_alive()
+
+
+async def test_interrupt_restart_and_shutdown_work(manager: AsyncKernelManager) -> None:
+    client = manager.client()
+    client.start_channels()
+    await client.wait_for_ready(timeout=HANG)
+    msg_id = client.execute("while True: pass")
+    async with asyncio.timeout(HANG):
+        while True:
+            message = await client.get_iopub_msg()
+            if message["msg_type"] == "execute_input":
+                break
+        await asyncio.sleep(0.05)
+        await manager.interrupt_kernel()
+        while True:
+            reply = await client.get_shell_msg()
+            if reply["parent_header"].get("msg_id") == msg_id:
+                break
+    client.stop_channels()
+    assert reply["content"]["ename"] == "KeyboardInterrupt"
+    before = manager.provisioner.pid
+    await manager.restart_kernel(now=True)
+    assert manager.provisioner.pid != before
+    assert await execute(manager, "print(1)") == "1\n"
+    await manager.shutdown_kernel()
+    assert not await manager.is_alive()
+
+
+async def test_a_kernel_that_dies_is_noticed(manager: AsyncKernelManager) -> None:
+    os.kill(manager.provisioner.pid, 9)
+    async with asyncio.timeout(HANG):
+        while await manager.is_alive():
+            await asyncio.sleep(0.02)
