@@ -112,6 +112,7 @@ class Sessions:
 
     def __init__(self, config: Config | None = None) -> None:
         self.config = config or Config()
+        self._python = interpreter(self.config.python)
         self.workspace = Workspace(self.config.workspace.expanduser().absolute())
         self._sessions: dict[str, Session] = {}
         self._switched: dict[str, str] = {}
@@ -466,7 +467,7 @@ class Sessions:
             return None
         preloads = self.config.preloads
         return Profile(
-            python=self.config.python,
+            python=self._python,
             preloads=AUTO_PRELOADS if preloads is None else preloads,
             optional=preloads is None,
             env=kernel_environment(self._state.path),
@@ -490,7 +491,7 @@ class Sessions:
     def _new_launch(self, directory: Path | None = None) -> Launch:
         directory = directory or self._state.sessions / secrets.token_hex(8)
         return Launch(
-            python=self.config.python,
+            python=self._python,
             workspace=self.workspace.root,
             directory=directory,
             env=kernel_environment(directory),
@@ -501,7 +502,7 @@ class Sessions:
         if not record.directory:
             record = replace(record, directory=secrets.token_hex(8))
         directory = self._state.sessions / record.directory
-        environment = SessionEnvironment(directory / "env", self.config.python)
+        environment = SessionEnvironment(directory / "env", self._python)
         return Session(record, directory, environment, self._services)
 
     def _free_id(self) -> str:
@@ -580,6 +581,13 @@ def check_spec(spec: SessionSpec) -> None:
         if len(repr(spec.metadata).encode("utf-8")) <= METADATA_BYTES:
             return
     raise InvalidArgumentError(f"the metadata is no text or larger than {METADATA_BYTES} bytes")
+
+
+def interpreter(python: Path) -> Path:
+    """Return an interpreter's absolute path; a bare name is looked up as a shell does."""
+    found = shutil.which(python) if len(python.parts) == 1 else None
+    # Not resolved: a virtual environment's interpreter is a link that must stay one.
+    return Path(found or python.expanduser()).absolute()
 
 
 def kernel_environment(directory: Path) -> dict[str, str]:

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
 from importlib.util import find_spec
+from inspect import signature
 from types import FrameType, SimpleNamespace
 from typing import Any
 
@@ -116,7 +117,7 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
     def kernel_info(self) -> Any:
         """Stock's, and the debugger that stock would have loaded by now."""
         info = super().kernel_info
-        if "debugger" not in info["supported_features"] and find_spec("debugpy"):
+        if "supported_features" in info and find_spec("debugpy"):  # ipykernel 6 has none
             info["supported_features"].append("debugger")
         return info
 
@@ -134,16 +135,19 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
         files = (getattr(module, "__file__", None) for module in [*sys.modules.values()])
         self._kernel_modules = [file for file in files if file]
         self.debugpy_stream = self.kept_debugpy_stream
-        self.debugger = Debugger(
-            self.log,
-            self.debugpy_stream,
-            self._publish_debug_event,
-            self.debug_shell_socket,
-            self.session,
-            self._kernel_modules,
-            self.debug_just_my_code,
-            self.filter_internal_frames,
-        )
+        known = {
+            "log": self.log,
+            "debugpy_stream": self.debugpy_stream,
+            "event_callback": self._publish_debug_event,
+            "shell_socket": self.debug_shell_socket,
+            "session": self.session,
+            "kernel_modules": self._kernel_modules,
+            "just_my_code": self.debug_just_my_code,
+            "filter_internal_frames": getattr(self, "filter_internal_frames", True),
+        }
+        # ipykernel 6 knows fewer of them.
+        wanted = signature(Debugger).parameters
+        self.debugger = Debugger(**{name: known[name] for name in wanted})
         self.debugpy_stream.on_recv(self.dispatch_debugpy, copy=False)
         loop = self.control_thread.io_loop.asyncio_loop
         asyncio.run_coroutine_threadsafe(self.poll_stopped_queue(), loop)

@@ -56,7 +56,7 @@ def run(launch: dict[str, Any], ready_fd: int) -> None:
         # stderr may be a stream to nobody by now; the server quotes this file.
         with open(launch["log_file"], "a", encoding="utf-8") as log:
             traceback.print_exc(file=log)
-        raise
+        os._exit(1)  # half-made sockets and threads could keep an orderly end waiting
     os.write(ready_fd, b"1")
     os.close(ready_fd)
     app.start()
@@ -74,7 +74,7 @@ def prepare(*, with_shell: bool) -> str:
     if DEBUGGER not in sys.modules:
         # debugpy costs 250 ms and 30 MB; Kernel.do_debug_request gets it when it is wanted.
         without = ModuleType(DEBUGGER)
-        without._is_debugpy_available = False  # type: ignore[attr-defined]
+        without.__dict__.update(_is_debugpy_available=False, Debugger=None)
         sys.modules[DEBUGGER] = without
     os.environ["MPLBACKEND"] = INLINE_BACKEND
     from .kernel import KernelApp

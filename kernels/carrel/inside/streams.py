@@ -85,6 +85,8 @@ class Stream(OutStream):  # type: ignore[misc]  # ipykernel has no types
         if not self._is_master_process():
             self._write_child_text()
             return
+        if shared.in_user_code:
+            self.read_descriptor()  # it was written before what comes now
         if not self._pending and not self._in_flight:
             return
         publisher = self.pub_thread
@@ -181,8 +183,8 @@ def write_all(fd: int, data: bytes) -> None:
 class Publisher(IOPubThread):  # type: ignore[misc]
     """The thread that owns IOPub; without the TCP port that stock opens for forks."""
 
-    def __init__(self, socket: Any, pipe: bool = False, session: Any = False) -> None:
-        super().__init__(socket, pipe=False, session=session)
+    def __init__(self, socket: Any, pipe: bool = False, **more: Any) -> None:
+        super().__init__(socket, pipe=False, **more)  # ipykernel 7 has a session, 6 has not
 
     def send_multipart(self, *args: Any, **kwargs: Any) -> None:
         """Send at once from the thread itself, which is where a flush runs.
