@@ -7,7 +7,7 @@ from pathlib import Path
 from carrel.errors import FileExistsConflictError, InvalidArgumentError, ScriptNotFoundError
 from carrel.paths import Workspace
 
-NAME = re.compile(r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}$")
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 RESERVED = frozenset({"con", "prn", "aux", "nul"})  # no file on Windows can be called so
 CONTENT_BYTES = 4 << 20
 
@@ -29,7 +29,7 @@ def save_script(workspace: Workspace, name: str, content: str, *, overwrite: boo
         FileExistsConflictError: There is one, and `overwrite` is false; or the name is a link.
     """
     stem = name.removesuffix(".py")
-    if not NAME.match(stem) or stem.lower() in RESERVED:
+    if not NAME.fullmatch(stem) or stem.lower() in RESERVED:
         msg = (
             f"{name[:80]!r} is not a script name. Use letters, digits, '_', '-' and '.' "
             "(at most 100 of them, no folders), like 'clean_data'."

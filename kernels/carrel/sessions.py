@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+import anyio
 import platformdirs
 
 from carrel import health, scripts
@@ -33,6 +34,7 @@ from carrel.errors import (
     ExecutionNotFoundError,
     InvalidArgumentError,
     KernelSilentError,
+    KernelStartError,
     LimitExceededError,
     SessionExistsError,
     SessionNotFoundError,
@@ -59,7 +61,7 @@ log = logging.getLogger(__name__)
 
 DEFAULT = "default"
 AUTO_PRELOADS = ("numpy", "pandas", "matplotlib.pyplot")  # where the interpreter has them
-ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 DESCRIPTION_CHARS = 1000
 TAGS = 50  # tags of one session
 TAG_CHARS = 64
@@ -117,6 +119,7 @@ class Sessions:
         self._sessions: dict[str, Session] = {}
         self._switched: dict[str, str] = {}
         self._reserved: set[str] = set()
+        self._finishing: set[asyncio.Task[None]] = set()
         self._state: StateDirectory
         self._store: Store
         self._engine: LocalEngine
@@ -126,6 +129,9 @@ class Sessions:
         self._tasks: asyncio.TaskGroup
 
     async def __aenter__(self) -> Self:
+        if not os.access(self._python, os.X_OK):
+            msg = f"there is no interpreter {self._python} to run kernels with (--python)"
+            raise KernelStartError(msg)
         self.workspace.create()
         path = self.config.state_dir.expanduser().absolute()
         self._state = claim_state_directory(path, explicit=self.config.state_dir_named)
@@ -164,14 +170,15 @@ class Sessions:
         traceback: TracebackType | None,
     ) -> None:
         # A cancelled server must still end its kernels; this takes about a second at most.
-        stopping = asyncio.ensure_future(self._stop_all())
-        try:
-            await asyncio.shield(stopping)
-        finally:
-            if not stopping.done():
-                await stopping
+        # The scope keeps anyio from cancelling again and again, the loop asyncio from once.
+        with anyio.CancelScope(shield=True):
+            stopping = asyncio.ensure_future(self._stop_all())
+            while not stopping.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.shield(stopping)
             await self._tasks.__aexit__(None, None, None)
             await self._release()
+            stopping.result()
 
     async def _release(self) -> None:
         await self._engine.aclose()
@@ -241,7 +248,7 @@ class Sessions:
                 else:
                     await session.ensure_kernel()
             except BaseException:
-                await asyncio.shield(self._forget(session, grace=0))
+                await self._finish(self._forget(session, grace=0))
                 raise
             self._sessions[session_id] = session
             return session
@@ -333,7 +340,7 @@ class Sessions:
         del self._sessions[session_id]
         self._reserved.add(session_id)
         try:
-            await asyncio.shield(self._forget(session, grace=STOP_GRACE))
+            await self._finish(self._forget(session, grace=STOP_GRACE))
         finally:
             self._reserved.discard(session_id)
             self._switched = {c: s for c, s in self._switched.items() if s != session_id}
@@ -521,6 +528,13 @@ class Sessions:
             )
             raise LimitExceededError(msg)
 
+    async def _finish(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do work to its end, also if whoever waits for it is cancelled."""
+        task = asyncio.ensure_future(work)
+        self._finishing.add(task)
+        task.add_done_callback(self._finishing.discard)
+        await asyncio.shield(task)
+
     async def _forget(self, session: Session, *, grace: float) -> None:
         await session.stop(grace=grace, why="the session was deleted")
         await self._store.delete_session(session.id)
@@ -545,7 +559,7 @@ class Sessions:
             session.stop(grace=0 if session.current else STOP_GRACE, why="the server was shut down")
             for session in self._sessions.values()
         ]
-        for failure in await asyncio.gather(*stops, return_exceptions=True):
+        for failure in await asyncio.gather(*stops, *self._finishing, return_exceptions=True):
             if isinstance(failure, BaseException):
                 log.error("a kernel could not be stopped", exc_info=failure)
         await self._pool.drain()
@@ -567,7 +581,7 @@ def check_spec(spec: SessionSpec) -> None:
     Raises:
         InvalidArgumentError: With what to do instead.
     """
-    if spec.id and not ID.match(spec.id):
+    if spec.id and not ID.fullmatch(spec.id):
         msg = (
             f"{spec.id[:64]!r} can't be a session id. Use 1 to 64 letters, digits, '_', '-' and "
             "'.', beginning with a letter or digit, like 'data_cleaning'."

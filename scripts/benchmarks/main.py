@@ -15,9 +15,10 @@ from pathlib import Path
 
 import measures
 from figures import Comparison, Figure, plot, save, table
+from gateway import through_kernel_gateway
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("create", "rate", "memory", "roundtrip", "beside", "throughput", "verbs", "start")
+NAMES = ("create", "rate", "memory", "roundtrip", "beside", "throughput", "verbs", "start", "gateway")
 
 
 async def main() -> int:
@@ -57,6 +58,8 @@ async def main() -> int:
                 comparisons += await measures.throughput(2 if quick else 5)
             case "verbs":
                 extra += await measures.verbs(3 if quick else 8)
+            case "gateway":
+                comparisons += await through_kernel_gateway(4 if quick else 10)
             case "start":
                 comparisons += await measures.server_start(4 if quick else 10)
     print(table(comparisons, extra))

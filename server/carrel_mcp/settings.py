@@ -24,7 +24,7 @@ from carrel.errors import CarrelError
 from carrel.sessions import AUTO_PRELOADS
 
 PREFIX = "CARREL_"
-ENDPOINT = re.compile(r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9_.-]+):(\d{1,5})$")
+ENDPOINT = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9_.-]+):(\d{1,5})")
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 TOOLSETS = ("core",)
 
@@ -133,7 +133,7 @@ class Settings(BaseSettings):
     def _check_endpoint(cls, value: str) -> str:
         if not value:
             return value
-        match = ENDPOINT.match(value)
+        match = ENDPOINT.fullmatch(value)
         if match is None or int(match[2]) > 65535:
             raise ValueError("write HOST:PORT, like 127.0.0.1:8000 (port 0: any free one)")
         if match[1] not in LOOPBACK:

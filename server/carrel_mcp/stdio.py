@@ -10,8 +10,8 @@ before anything else runs, so that no kernel and no stray print can touch the wi
 import asyncio
 import json
 import os
+import selectors
 import signal
-import stat
 import sys
 from contextlib import suppress
 from typing import IO, Any
@@ -74,7 +74,7 @@ async def open_reader(fd: int) -> asyncio.StreamReader:
     """Return a reader of lines from a descriptor of any kind."""
     reader = asyncio.StreamReader(limit=LINE_BYTES)
     loop = asyncio.get_running_loop()
-    if stat.S_ISREG(os.fstat(fd).st_mode):  # `carrel serve < file`: the loop can't wait for it
+    if not can_be_waited_for(fd):  # `carrel serve < file`
         with os.fdopen(fd, "rb") as file:
             reader.feed_data(file.read())
         reader.feed_eof()
@@ -82,6 +82,16 @@ async def open_reader(fd: int) -> asyncio.StreamReader:
     pipe: IO[bytes] = os.fdopen(fd, "rb", buffering=0)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
     return reader
+
+
+def can_be_waited_for(fd: int) -> bool:
+    """Say whether an event loop can wait for a descriptor; files and /dev/null can't be."""
+    with selectors.DefaultSelector() as selector:
+        try:
+            selector.register(fd, selectors.EVENT_READ)
+        except PermissionError:
+            return False
+    return True
 
 
 async def read_messages(
@@ -96,8 +106,8 @@ async def read_messages(
                 continue
             try:
                 message = types.jsonrpc_message_adapter.validate_json(line, by_name=False)
-            except ValueError as error:
-                await writer.write(refusal(line, error))
+            except ValueError:
+                await writer.write(refusal(line))
                 continue
             with suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):
                 await to_server.send(SessionMessage(message))
@@ -125,7 +135,7 @@ async def read_line(reader: asyncio.StreamReader, writer: "Writer") -> bytes:
                     return b""
 
 
-def refusal(line: bytes, error: ValueError) -> bytes:
+def refusal(line: bytes) -> bytes:
     """Return the error that answers a line which is no message."""
     request_id = None
     code, message = PARSE_ERROR, "the line is not JSON"
@@ -137,7 +147,9 @@ def refusal(line: bytes, error: ValueError) -> bytes:
     if isinstance(parsed, dict):
         found = parsed.get("id")
         request_id = found if isinstance(found, (str, int)) else None
-        if parsed.get("jsonrpc") == "2.0" and "surrogate" in str(error):
+        try:
+            json.dumps(parsed, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError:
             message = SURROGATE
     return json_error(request_id, code, message)
 
@@ -164,7 +176,6 @@ class Writer:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._lock = anyio.Lock()
-        self._waitable = not stat.S_ISREG(os.fstat(fd).st_mode)
         os.set_blocking(fd, False)
 
     async def write(self, data: bytes) -> None:

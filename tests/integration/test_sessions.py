@@ -163,12 +163,9 @@ async def test_a_state_directory_has_one_owner(config: Config) -> None:
         pass
 
 
-async def test_a_python_that_does_not_exist_is_named(config: Config) -> None:
-    config = replace(config, python=Path("/nonexistent/python"), kernel_start="auto")
-    async with Sessions(config) as sessions:
-        with pytest.raises(KernelStartError, match="/nonexistent/python"):
-            await sessions.create(SessionSpec(id="a"))
-        assert [s.id for s in sessions.list()] == ["default"]
+async def test_a_python_that_does_not_exist_is_an_error_at_the_start(config: Config) -> None:
+    with pytest.raises(KernelStartError, match="/nonexistent/python"):
+        await Sessions(replace(config, python=Path("/nonexistent/python"))).__aenter__()
 
 
 async def test_a_kernel_that_can_not_start_is_quoted(config: Config, tmp_path: Path) -> None:
@@ -183,11 +180,13 @@ async def test_a_kernel_that_can_not_start_is_quoted(config: Config, tmp_path: P
 
 
 async def test_a_fork_that_was_asked_for_and_can_not_be_had_is_an_error_at_the_start(
-    config: Config,
+    config: Config, tmp_path: Path
 ) -> None:
-    config = replace(config, python=Path("/nonexistent/python"), kernel_start="fork")
-    with pytest.raises(KernelStartError, match="/nonexistent/python"):
-        await Sessions(config).__aenter__()
+    bare = tmp_path / "bare"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True)
+    without = replace(config, python=bare / "bin" / "python", kernel_start="fork")
+    with pytest.raises(KernelStartError, match="ipykernel"):
+        await Sessions(without).__aenter__()
     async with Sessions(replace(config, kernel_start="spawn")):
         pass  # the state directory was given back
 

@@ -77,10 +77,17 @@ class Channels:
         """Send a request; `watcher(channel, message)` is called with all that answers it.
 
         Call `forget` with the returned msg_id when nothing more is of interest.
+
+        Raises:
+            KernelSilentError: A thousand requests and more wait for the kernel already.
         """
         msg_id, frames = self._wire.request(msg_type, content, msg_id)
+        try:
+            self._sockets[channel].send_multipart(frames, zmq.NOBLOCK)
+        except zmq.Again:
+            msg = "the kernel does not take questions: too many wait for its answer already"
+            raise KernelSilentError(msg) from None
         self._watchers[msg_id] = watcher
-        self._sockets[channel].send_multipart(frames)
         # A send may consume the edge that announced input; look again.
         self._loop.call_soon(self._drain)
         return msg_id
