@@ -70,7 +70,7 @@ class StockKernel:
 
     @property
     def pid(self) -> int:
-        return int(self.manager.provisioner.pid)  # type: ignore[union-attr]
+        return int(self.manager.provisioner.pid)
 
 
 @asynccontextmanager

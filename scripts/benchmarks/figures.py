@@ -6,9 +6,11 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+COLORS = ("#2a78d6", "#d6592a", "#2aa876", "#8a5cd6")
 
 
 @dataclass
@@ -51,16 +53,18 @@ class Comparison:
         return self.ratio <= self.at_most
 
 
-async def timed(work: Callable[[], Awaitable[object]]) -> float:
+async def timed(work: Awaitable[object]) -> float:
     """Return the seconds that `work` takes."""
     started = time.perf_counter()
-    await work()
+    await work
     return time.perf_counter() - started
 
 
 def show(figure: Figure) -> str:
     low, high = min(figure.samples), max(figure.samples)
-    return f"{figure.median:10.2f} {figure.unit:<4} ({low:.2f} .. {high:.2f}, n={len(figure.samples)})"
+    return (
+        f"{figure.median:10.2f} {figure.unit:<4} ({low:.2f} .. {high:.2f}, n={len(figure.samples)})"
+    )
 
 
 def table(comparisons: list[Comparison], extra: list[Figure]) -> str:
@@ -137,7 +141,7 @@ def plot(path: Path, title: str, unit: str, lines: dict[str, list[tuple[float, f
     for x_value in sorted(set(xs)):
         x, y = at(x_value, 0).split(",")
         parts.append(f'<text x="{x}" y="{float(y) + 16}" text-anchor="middle">{x_value:g}</text>')
-    for color, (name, points) in zip(("#2a78d6", "#d6592a", "#2aa876", "#8a5cd6"), lines.items()):
+    for color, (name, points) in zip(COLORS, lines.items(), strict=False):
         path_data = " L".join(at(x, y) for x, y in points)
         parts.append(f'<path d="M{path_data}" fill="none" stroke="{color}" stroke-width="2"/>')
         x, y = at(*points[-1]).split(",")

@@ -48,8 +48,14 @@ async def kernel_gateway(scratch: Path) -> AsyncIterator[tuple[str, str]]:
     env = {**os.environ, "JUPYTER_PATH": str(scratch), "KG_AUTH_TOKEN": token}
     env.pop("PYTHONDONTWRITEBYTECODE", None)
     process = await asyncio.create_subprocess_exec(
-        str(GATEWAY), "-m", "kernel_gateway", "--ip=127.0.0.1", f"--port={port}",
-        env=env, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+        str(GATEWAY),
+        "-m",
+        "kernel_gateway",
+        "--ip=127.0.0.1",
+        f"--port={port}",
+        env=env,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
     )
     address = f"127.0.0.1:{port}"
     try:
@@ -86,13 +92,12 @@ async def first_result(address: str, token: str, name: str) -> str:
     )
     connection = await websocket_connect(request)
     msg_id = secrets.token_hex(8)
-    header = {"msg_id": msg_id, "msg_type": "execute_request", "session": "s", "username": "u",
-              "date": "2026-01-01T00:00:00Z", "version": "5.3"}  # fmt: skip
-    content = {"code": "1+1", "silent": False}
-    connection.write_message(
-        json.dumps({"channel": "shell", "header": header, "parent_header": {}, "metadata": {},
-                    "content": content, "buffers": []})  # fmt: skip
-    )
+    header = {"msg_id": msg_id, "msg_type": "execute_request", "session": "s", "version": "5.3"}
+    header |= {"username": "u", "date": "2026-01-01T00:00:00Z"}
+    request_message: dict[str, Any] = {"channel": "shell", "header": header}
+    request_message |= {"parent_header": {}, "metadata": {}, "buffers": []}
+    request_message["content"] = {"code": "1+1", "silent": False}
+    connection.write_message(json.dumps(request_message))
     while True:
         message = json.loads(await connection.read_message() or "{}")
         if message.get("parent_header", {}).get("msg_id") == msg_id and (

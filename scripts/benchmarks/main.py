@@ -18,7 +18,17 @@ from figures import Comparison, Figure, plot, save, table
 from gateway import through_kernel_gateway
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("create", "rate", "memory", "roundtrip", "beside", "throughput", "verbs", "start", "gateway")
+NAMES = (
+    "create",
+    "rate",
+    "memory",
+    "roundtrip",
+    "beside",
+    "throughput",
+    "verbs",
+    "start",
+    "gateway",
+)
 
 
 async def main() -> int:
