@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import stat
 import time
 from contextlib import suppress
@@ -93,9 +94,9 @@ class StateDirectory:
         return self.path / "sessions"
 
     def release(self) -> None:
-        """Give the lock back. The kernel of the OS does it too if we are killed."""
-        with suppress(OSError):
-            self.runtime.rmdir()
+        """Give everything back; no kernel may live. If we are killed the lock goes anyway."""
+        # Sockets of kernels that were killed while they started are still there.
+        shutil.rmtree(self.runtime, ignore_errors=True)
         self._lock.close()
 
 

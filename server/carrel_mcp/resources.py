@@ -1,5 +1,6 @@
 """Resources: the files of the workspace, for clients that follow links."""
 
+import asyncio
 import mimetypes
 import os
 import stat
@@ -7,10 +8,19 @@ from pathlib import Path
 
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
+from mcp.types import (
+    Completion,
+    CompletionArgument,
+    CompletionContext,
+    PromptReference,
+    ResourceTemplateReference,
+)
 
 from carrel_mcp.context import App
 from carrel_mcp.settings import Settings
 
+TEMPLATE = "workspace://{+path}"
+COMPLETIONS = 100  # the protocol's limit for one answer
 FILE_BYTES = 700_000  # clients drop events over 1 MiB, and base64 adds a third
 
 
@@ -19,7 +29,7 @@ def add_resources(server: MCPServer[App], settings: Settings) -> None:
     root = settings.workspace.expanduser().absolute()
 
     @server.resource(
-        "workspace://{+path}",
+        TEMPLATE,
         name="workspace file",
         description="A file of the workspace that all sessions share",
         mime_type="application/octet-stream",
@@ -31,6 +41,32 @@ def add_resources(server: MCPServer[App], settings: Settings) -> None:
         if kind.startswith("text/") or kind in ("application/json", "image/svg+xml"):
             return content.decode("utf-8", "replace")
         return content
+
+    @server.completion()  # type: ignore[no-untyped-call, untyped-decorator]  # the SDK's
+    async def complete(
+        reference: PromptReference | ResourceTemplateReference,
+        argument: CompletionArgument,
+        context: CompletionContext | None,
+    ) -> Completion | None:
+        """Complete the path of a workspace file."""
+        if not isinstance(reference, ResourceTemplateReference) or reference.uri != TEMPLATE:
+            return None
+        found = await asyncio.to_thread(matching_paths, root, argument.value)
+        return Completion(values=found[:COMPLETIONS], has_more=len(found) > COMPLETIONS)
+
+
+def matching_paths(root: Path, start: str) -> list[str]:
+    """Return paths below `root` that begin with `start`; folders end with a slash."""
+    base = root.resolve()
+    folder = (base / start).parent if not start.endswith("/") else base / start
+    try:
+        if not folder.resolve().is_relative_to(base):
+            return []
+        entries = sorted(folder.iterdir())
+    except OSError:
+        return []
+    names = (p.relative_to(base).as_posix() + ("/" if p.is_dir() else "") for p in entries)
+    return [name for name in names if name.startswith(start)]
 
 
 def read_file(root: Path, path: str) -> bytes:

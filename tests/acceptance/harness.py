@@ -89,7 +89,10 @@ class Place:
         kept = {k: v for k, v in os.environ.items() if not k.startswith("CARREL_")}
         folders = {"CONFIG_HOME": self.root / "config", "RUNTIME_DIR": self.runtime}
         ours = {f"XDG_{name}": str(folder) for name, folder in folders.items()}
-        return kept | ours | {MARK: str(self.root)}
+        # scripts/test runs everything once with each way to start kernels.
+        start = os.environ.get("CARREL_TEST_START")
+        forced = {"CARREL_KERNEL_START": start, "CARREL_PRELOAD": "none"} if start else {}
+        return kept | ours | forced | {MARK: str(self.root)}
 
     def processes(self) -> list[psutil.Process]:
         """Return the servers of this place and all that descends from them."""
