@@ -21,7 +21,7 @@ def anyio_backend() -> str:
 
 #: how the kernels of the tests start; scripts/test runs them once with each
 KERNEL_START: Literal["fork", "spawn"] = (
-    "spawn" if os.environ.get("CARREL_TEST_START") == "spawn" else "fork"
+    "spawn" if os.environ.get("CARRELTEST_START") == "spawn" else "fork"
 )
 
 

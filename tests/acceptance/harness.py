@@ -33,7 +33,7 @@ MARK = "ACCEPTANCE_PLACE"  # variable by which the processes of one test are fou
 LEGACY = "2025-11-25"
 MODERN = "2026-07-28"
 ANSWER_DEADLINE = 60.0  # seconds after which a raw answer counts as missing
-REQUIRE_ALL = os.environ.get("CARREL_REQUIRE_ALL") == "1" or os.environ.get("CI") == "true"
+REQUIRE_ALL = os.environ.get("CARRELTEST_REQUIRE_ALL") == "1" or os.environ.get("CI") == "true"
 
 
 def unavailable(why: str) -> NoReturn:
@@ -90,7 +90,7 @@ class Place:
         folders = {"CONFIG_HOME": self.root / "config", "RUNTIME_DIR": self.runtime}
         ours = {f"XDG_{name}": str(folder) for name, folder in folders.items()}
         # scripts/test runs everything once with each way to start kernels.
-        start = os.environ.get("CARREL_TEST_START")
+        start = os.environ.get("CARRELTEST_START")
         forced = {"CARREL_KERNEL_START": start, "CARREL_PRELOAD": "none"} if start else {}
         return kept | ours | forced | {MARK: str(self.root)}
 

@@ -17,7 +17,7 @@ def gateway(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The benchmark's way to start and to use a gateway."""
     if not GATEWAY.exists():
         why = "Kernel Gateway is missing: run scripts/clients"
-        if os.environ.get("CARREL_REQUIRE_ALL"):
+        if os.environ.get("CARRELTEST_REQUIRE_ALL"):
             pytest.fail(why)
         pytest.skip(why)
     monkeypatch.syspath_prepend(str(REPOSITORY / "scripts" / "benchmarks"))

@@ -21,7 +21,7 @@ def python(request: pytest.FixtureRequest) -> Path:
     if found.exists():
         return found
     listed = (SCRATCH / f"{request.param}.missing").exists()
-    if os.environ.get("CARREL_REQUIRE_ALL") and not listed:
+    if os.environ.get("CARRELTEST_REQUIRE_ALL") and not listed:
         pytest.fail(f"{found} is missing: run scripts/clients")
     pytest.skip(f"no {request.param} here: scripts/clients could not make it")
 
