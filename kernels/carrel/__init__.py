@@ -23,6 +23,8 @@ from carrel.run import Run
 from carrel.session import Session
 from carrel.sessions import Config, Sessions
 
+__version__ = "0.1.0"
+
 __all__ = [
     "CarrelError",
     "Config",

@@ -15,15 +15,15 @@ import sys
 import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import distributions
 from pathlib import Path
-
-from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import canonicalize_name
+from typing import TYPE_CHECKING
 
 from carrel.engines.launch import Environment
 from carrel.errors import InstallError, InvalidArgumentError
 from carrel.programs import Completed, run_program
+
+if TYPE_CHECKING:  # packaging and importlib.metadata cost a server 20 ms of its start
+    from packaging.requirements import Requirement
 
 PLANNED = re.compile(r"^ \+ ([A-Za-z0-9_.-]+)==(\S+)", re.MULTILINE)
 PACKAGES_LIMIT = 100  # requirements in one call
@@ -60,12 +60,14 @@ def uv_binary() -> Path:
         raise InstallError(msg) from error
 
 
-def parse_requirements(packages: Sequence[str]) -> list[Requirement]:
+def parse_requirements(packages: Sequence[str]) -> "list[Requirement]":
     """Return `packages` as PEP 508 requirements by name.
 
     Raises:
         InvalidArgumentError: One is an option, a URL, a path, or not PEP 508.
     """
+    from packaging.requirements import InvalidRequirement, Requirement
+
     if not packages:
         raise InvalidArgumentError("packages is empty: name at least one, like ['requests>=2']")
     if len(packages) > PACKAGES_LIMIT:
@@ -122,7 +124,7 @@ class SessionEnvironment:
         path = f"{self._prefix / 'bin'}{os.pathsep}{env.get('PATH', os.defpath)}"
         return {**env, "VIRTUAL_ENV": str(self._prefix), "PATH": path}
 
-    async def install(self, requirements: list[Requirement], *, timeout: float) -> Installation:
+    async def install(self, requirements: "list[Requirement]", *, timeout: float) -> Installation:
         """Install what the interpreter and the session lack.
 
         Args:
@@ -163,9 +165,13 @@ class SessionEnvironment:
             )
 
     def _without_satisfied(
-        self, planned: list[tuple[str, str]], requirements: list[Requirement]
+        self, planned: list[tuple[str, str]], requirements: "list[Requirement]"
     ) -> list[tuple[str, str]]:
         """Leave out what the session's environment has in the planned or a fitting version."""
+        from importlib.metadata import distributions
+
+        from packaging.utils import canonicalize_name
+
         if not self.exists:
             return planned
         have = {

@@ -12,7 +12,6 @@ import os
 import shutil
 import stat
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO

@@ -1,6 +1,5 @@
 """Put the server together: tools, resources, and a lifespan that owns the sessions."""
 
-import importlib.metadata
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -8,7 +7,7 @@ from mcp.server import MCPServer
 from mcp.server.caching import CacheHint
 
 import carrel_mcp.tools  # noqa: F401  # declares the tools
-from carrel import Sessions
+from carrel import Sessions, __version__
 from carrel_mcp.context import App, declared_tools
 from carrel_mcp.resources import add_resources
 from carrel_mcp.settings import Settings
@@ -37,7 +36,7 @@ def build_app(settings: Settings) -> MCPServer[App]:
         title="carrel",
         description="Isolated Jupyter kernels, one per session id",
         instructions=INSTRUCTIONS,
-        version=importlib.metadata.version("carrel"),
+        version=__version__,
         tools=declared_tools(settings.toolsets, read_only=settings.read_only),
         lifespan=lifespan,
         log_level=settings.log_level,

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 MEMORY_FLOOR = 0.1  # share of the machine's memory below which nothing is kept warm
 CHECK_INTERVAL = 15.0  # seconds between looks at the memory
 REFILL_DELAY = 0.1  # seconds without a start before the next kernel is forked
+START_DELAY = 0.3  # seconds in which a new server answers its first calls undisturbed
 FAILURES = 3  # starts in a row that may fail before the pool gives up
 
 
@@ -71,6 +72,8 @@ class WarmPool:
     async def run(self) -> None:
         """Start the fork server, then keep the pool filled, until cancelled."""
         try:
+            if not self._engine.can_fork:
+                await asyncio.sleep(START_DELAY)
             if await self._engine.ensure_fork_server(self._new_launch()) and self._size:
                 await self._keep_filled()
         except KernelStartError as error:  # whoever asks for a kernel is told the same
