@@ -66,12 +66,12 @@ async def test_no_session_waits_for_anothers_cell_installation_or_script(agent: 
         ended[name] = time.monotonic()
 
     began = time.monotonic()
+    calls = 0
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(
             lambda: finish("cell", "run_python_code", code="import time; time.sleep(3)")
         )
         tasks.start_soon(lambda: finish("script", "run_script", path="slow"))
-        calls = 0
         while len(ended) < 2:
             with anyio.fail_after(2):  # a client's own timeout can fire, too
                 await agent.ask("list_sessions")

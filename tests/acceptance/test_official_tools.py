@@ -42,7 +42,7 @@ class Forward(socketserver.BaseRequestHandler):
     our own address: then it becomes the server's, as if there were nobody between.
     """
 
-    server: "Proxy"
+    server: "Proxy"  # pyright: ignore[reportIncompatibleVariableOverride]  # always one of ours
 
     def handle(self) -> None:
         """Serve one connection: one request, as we ask both sides to close."""
