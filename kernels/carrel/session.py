@@ -32,6 +32,7 @@ from carrel.models import (
     Variable,
     now,
 )
+from carrel.outputs import readable, spill_of
 from carrel.paths import Workspace
 from carrel.run import Run
 from carrel.store import Store
@@ -46,6 +47,7 @@ PROBE_DEADLINE = 1.0  # seconds a kernel has to answer after an interrupt
 REQUEST_DEADLINE = 2.0  # seconds a kernel has for a question of ours
 REMEMBERED_RUNS = 8  # finished executions that late output is still added to
 LATE_WRITE_DELAY = 0.5  # seconds in which late output is gathered before it is stored
+NEWEST_BYTES = 2000  # read from the end of a spill file for its last line
 STACK_CHARS = 4000  # longest stack that is reported
 STACK_DEADLINE = 0.3  # seconds the fault handler has to write the stacks
 
@@ -153,6 +155,17 @@ class Session:
     async def adopt_kernel(self, kernel: LocalKernel) -> None:
         """Take a kernel that was started for whoever comes first."""
         await self._own(kernel)
+
+    def newest_line(self, run: Run) -> str:
+        """Return the last line that a run has printed, also from its spill file."""
+        spill = spill_of(run.fold.outputs)
+        if spill is None:
+            return run.fold.last_line()
+        with suppress(OSError), (self.spill_dir / spill.file).open("rb") as file:
+            file.seek(max(file.seek(0, 2) - NEWEST_BYTES, 0))
+            lines = readable(file.read().decode("utf-8", "replace")).strip().splitlines()
+            return lines[-1] if lines else ""
+        return ""
 
     async def submit(self, code: str, timeout: float | None) -> Run:
         """Write an execution down and queue it; returns before it has run.

@@ -1,9 +1,11 @@
 """Measure everything beside its baseline, in one run; print a table and write files.
 
-scripts/bench [--quick] [--only NAME,...] [--plots]
---quick: fewer rounds and fewer sessions. --plots: redraw docs/*.svg. The figures go to
-bench-results/latest.json. Sides of a comparison take turns, so that a noisy machine is
-noisy to all of them; a figure is a median with its smallest and largest sample.
+scripts/bench [--quick] [--only NAME,...]
+--quick: fewer rounds and fewer sessions. The figures go to bench-results/latest.json, the
+plots to bench-results/*.svg (made by a program, so not kept in the repository).
+
+Sides of a comparison take turns, so that a noisy machine is noisy to all of them; a figure
+is a median with its smallest and largest sample.
 """
 
 from __future__ import annotations
@@ -34,7 +36,6 @@ NAMES = (
 async def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--plots", action="store_true")
     parser.add_argument("--only", default=",".join(NAMES))
     options = parser.parse_args()
     quick, wanted = options.quick, set(options.only.split(","))
@@ -54,9 +55,10 @@ async def main() -> int:
                 if not quick:
                     comparisons += await measures.creation_rate(200, 1)
             case "memory":
-                found, more, lines = await measures.memory(counts)
+                found, more, lines, more_lines = await measures.memory(counts)
                 comparisons += found
                 extra += more
+                plots["creation"] = ("create to first result", "ms", more_lines)
                 plots["memory"] = ("memory per idle session, by sessions alive", "MiB", lines)
             case "roundtrip":
                 comparisons += await measures.round_trip(120 if quick else 600)
@@ -74,9 +76,8 @@ async def main() -> int:
                 comparisons += await measures.server_start(4 if quick else 10)
     print(table(comparisons, extra))
     save(ROOT / "bench-results" / "latest.json", comparisons, extra)
-    if options.plots:
-        for name, (title, unit, lines) in plots.items():
-            plot(ROOT / "docs" / f"bench-{name}.svg", title, unit, lines)
+    for name, (title, unit, lines) in plots.items():
+        plot(ROOT / "bench-results" / f"{name}.svg", title, unit, lines)
     return 0 if all(item.reached for item in comparisons) else 1
 
 

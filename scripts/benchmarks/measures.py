@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import statistics
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -130,25 +131,35 @@ async def start_many(count: int, width: int) -> list[StockKernel]:
     return await asyncio.gather(*(one() for _ in range(count)))
 
 
-async def memory(counts: list[int]) -> tuple[list[Comparison], list[Figure], dict[str, Any]]:
-    """PSS of what sessions add, at several numbers alive; fds and threads of the server."""
+Lines = dict[str, list[tuple[float, float]]]
+
+
+async def memory(counts: list[int]) -> tuple[list[Comparison], list[Figure], Lines, Lines]:
+    """PSS of what sessions add, and how long each takes to create, by sessions alive."""
     comparisons: list[Comparison] = []
     extra: list[Figure] = []
-    lines: dict[str, list[tuple[float, float]]] = {"carrel": [], "carrel, preloaded": []}
+    lines: Lines = {"carrel": [], "carrel, preloaded": []}
+    creation: Lines = {"carrel": [], "carrel, preloaded": []}
     me = psutil.Process()
     for name, preloads in (("carrel", ()), ("carrel, preloaded", None)):
         async with service(preloads=preloads, warm=0) as sessions:
             gc.collect()
             base, fds, threads = family_pss(me), me.num_fds(), me.num_threads()
             alive = 0
+            took: list[float] = []
             for count in counts:
                 while alive < count:
-                    await first_result(sessions)
+                    took.append(await timed(first_result(sessions)) * MS)
                     alive += 1
+                creation[name].append((alive, statistics.median(took[-9:])))
                 await asyncio.sleep(1)
                 each = (family_pss(me) - base) / alive / MIB
                 lines[name].append((alive, each))
                 extra.append(Figure(f"{name}: memory per session, {alive} alive", "MiB", [each]))
+            early, late = Figure(f"{name}: creations 2 to 10", "ms", took[1:10]), took[-9:]
+            last = Figure(f"{name}: the last 9 of {alive}", "ms", late)
+            what = f"creation with {alive} alive ({name})"
+            comparisons.append(Comparison(what, last, early, "<= 1.5x", 1.5))
             extra.append(Figure(f"{name}: fds per session", "", [(me.num_fds() - fds) / alive]))
             extra.append(
                 Figure(f"{name}: threads per session", "", [(me.num_threads() - threads) / alive])
@@ -165,7 +176,7 @@ async def memory(counts: list[int]) -> tuple[list[Comparison], list[Figure], dic
         ours = Figure(f"{name}, {at} alive", "MiB", [y for x, y in lines[name] if x == at])
         goal = Comparison(f"memory per idle session ({name})", ours, stock, "<= 1/2 (aim 1/3)", 0.5)
         comparisons.append(goal)
-    return comparisons, extra, lines
+    return comparisons, extra, lines, creation
 
 
 def family_pss(me: psutil.Process) -> int:

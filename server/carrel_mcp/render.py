@@ -20,6 +20,7 @@ from carrel_mcp.results import ErrorInfo, ExecutionPage, RunResult, SavedFile
 
 IMAGE_BYTES = 500_000  # of one image in an answer
 IMAGE_PIXELS = 1_200_000
+SHRINK_STEPS = (1.0, 0.7, 0.5, 0.35, 0.25)  # of the largest size that is allowed
 IMAGES_TOTAL = 700_000  # base64 characters of all images; clients drop events over 1 MiB
 IMAGE_LIMIT_PIXELS = 64_000_000  # a picture that claims more is not opened
 RESULTS = 20  # texts of results and displays in one answer
@@ -253,14 +254,17 @@ def shrink(mime: str, data: bytes) -> tuple[str, bytes]:
                 raise ValueError(f"{image.width}x{image.height} is too large to open")
             if len(data) <= IMAGE_BYTES and pixels <= IMAGE_PIXELS:
                 return mime, data
-            factor = min(1.0, (IMAGE_PIXELS / pixels) ** 0.5)
-            size = (max(int(image.width * factor), 1), max(int(image.height * factor), 1))
-            small = image.convert("RGBA" if "A" in image.getbands() else "RGB").resize(size)
+            image.load()
+            whole = image.convert("RGBA" if "A" in image.getbands() else "RGB")
     except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
         raise ValueError(str(error)) from error
-    for kind in ("PNG", "JPEG"):
-        buffer = io.BytesIO()
-        (small.convert("RGB") if kind == "JPEG" else small).save(buffer, kind)
-        if buffer.tell() <= IMAGE_BYTES:
-            return f"image/{kind.lower()}", buffer.getvalue()
+    fits = min(1.0, (IMAGE_PIXELS / pixels) ** 0.5)
+    for step in SHRINK_STEPS:
+        width, height = int(whole.width * fits * step), int(whole.height * fits * step)
+        small = whole.resize((max(width, 1), max(height, 1)))
+        for kind in ("PNG", "JPEG"):
+            buffer = io.BytesIO()
+            (small.convert("RGB") if kind == "JPEG" else small).save(buffer, kind)
+            if buffer.tell() <= IMAGE_BYTES:
+                return f"image/{kind.lower()}", buffer.getvalue()
     raise ValueError("too much detail to be sent small")

@@ -30,7 +30,7 @@ async def wait_for(ctx: Ctx, session: Session, run: Run, seconds: float) -> None
     try:
         with anyio.move_on_after(seconds):
             while not await run.wait(PROGRESS_INTERVAL if seconds > PROGRESS_INTERVAL else None):
-                line = run.fold.last_line()[:PROGRESS_CHARS] or "no output yet"
+                line = session.newest_line(run)[:PROGRESS_CHARS] or "no output yet"
                 await ctx.report_progress(run.elapsed, message=line)
     except anyio.get_cancelled_exc_class():
         app = app_of(ctx)

@@ -1,0 +1,73 @@
+"""A call that its client gives up: its cell is interrupted, or goes on, as it should."""
+
+import anyio
+
+from .harness import Agent, HttpServer, Place, http_agent, stdio_agent
+
+SLOW = "import time\nfor i in range(60):\n    print('line', i, flush=True)\n    time.sleep(0.1)"
+
+
+async def give_up(agent: Agent) -> str:
+    """Call, cancel the call when its cell runs, and return the execution's id."""
+    execution_id = ""
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(agent.run, SLOW)
+            while not execution_id:
+                execution_id = (await agent.ask("get_kernel_health"))["execution_id"]
+            tasks.cancel_scope.cancel()
+    return str(execution_id)
+
+
+async def outcome(agent: Agent, execution_id: str) -> str:
+    found = await agent.ask("get_execution", execution_id=execution_id, wait=60)
+    return str(found["status"])
+
+
+async def test_a_cancelled_call_interrupts_its_cell_and_keeps_the_session(place: Place) -> None:
+    for mode in ("auto", "legacy"):
+        async with stdio_agent(place, mode=mode) as agent:
+            await agent.run("kept = 1")
+            assert await outcome(agent, await give_up(agent)) == "interrupted"
+            assert await agent.value("kept") == "1"
+
+
+async def test_a_cancelled_call_over_the_older_http_interrupts_too(served: HttpServer) -> None:
+    async with http_agent(served, mode="legacy") as agent:
+        await agent.run("1")
+        assert await outcome(agent, await give_up(agent)) == "interrupted"
+
+
+async def test_a_response_stream_that_closes_only_detaches(served: HttpServer) -> None:
+    """On the newer HTTP wire a cancel and a lost connection are the same thing."""
+    async with http_agent(served) as agent:
+        await agent.run("1")
+        assert await outcome(agent, await give_up(agent)) == "completed"
+
+
+async def test_a_cancelled_call_detaches_where_it_was_asked_to(place: Place) -> None:
+    async with stdio_agent(place, "--on-cancel", "detach") as agent:
+        await agent.run("1")
+        assert await outcome(agent, await give_up(agent)) == "completed"
+
+
+async def test_progress_carries_the_newest_line(agent: Agent) -> None:
+    heard: list[str] = []
+
+    async def hear(progress: float, total: float | None, message: str | None) -> None:
+        heard.append(message or "")
+
+    await agent.client.call_tool("run_python_code", {"code": SLOW}, progress_callback=hear)
+    assert heard
+    assert all(message.startswith("line ") for message in heard)
+
+
+async def test_progress_goes_on_when_output_was_spilled(agent: Agent) -> None:
+    heard: list[str] = []
+
+    async def hear(progress: float, total: float | None, message: str | None) -> None:
+        heard.append(message or "")
+
+    code = f"print('x' * 300_000)\n{SLOW}"
+    await agent.client.call_tool("run_python_code", {"code": code}, progress_callback=hear)
+    assert any(message.startswith("line ") for message in heard)
