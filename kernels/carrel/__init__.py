@@ -9,6 +9,7 @@ The library under the MCP server, and usable without it::
         print(run.snapshot().status, run.snapshot().outputs)
 """
 
+from carrel.config import Config
 from carrel.engines.launch import OutputLimits
 from carrel.errors import CarrelError
 from carrel.models import (
@@ -21,7 +22,7 @@ from carrel.models import (
 )
 from carrel.run import Run
 from carrel.session import Session
-from carrel.sessions import Config, Sessions
+from carrel.sessions import Sessions
 
 __version__ = "0.1.0"
 

@@ -45,6 +45,16 @@ class Installation:
     installed: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InstallReport:
+    """What an installation did to a session."""
+
+    #: uv's part
+    installation: Installation
+    #: modules that the kernel had loaded before, in another version
+    stale_modules: tuple[str, ...] = ()
+
+
 def uv_binary() -> Path:
     """Return the uv that came as our dependency.
 

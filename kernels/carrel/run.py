@@ -134,3 +134,13 @@ class Run:
             traceback=plain("\n".join(reply.get("traceback", ()))),
         )
         return self.stop_as or ExecutionStatus.FAILED, error
+
+
+def left_open(execution: Execution) -> Execution:
+    """Return the outcome of an execution that a dead server left open."""
+    if execution.status is ExecutionStatus.QUEUED:
+        status, why = ExecutionStatus.CANCELLED, "the server ended before it ran"
+    else:
+        status, why = ExecutionStatus.LOST, "the server and the kernel ended while it ran"
+    error = ExecutionError(type="ServerEnded", message=why)
+    return replace(execution, status=status, error=error, ended_at=now(), outputs_complete=False)

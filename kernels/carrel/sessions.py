@@ -9,30 +9,28 @@ import asyncio
 import fnmatch
 import logging
 import os
-import re
 import secrets
 import shutil
 import sys
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import anyio
-import platformdirs
 
 from carrel import health, scripts
+from carrel.config import AUTO_PRELOADS, Config, interpreter, kernel_environment
 from carrel.engines.forkserver import Profile, Started
-from carrel.engines.launch import Launch, OutputLimits
+from carrel.engines.launch import Launch
 from carrel.engines.local import LocalEngine, LocalKernel
 from carrel.engines.pool import WarmPool
-from carrel.environments import Installation, SessionEnvironment, parse_requirements
+from carrel.environments import InstallReport, SessionEnvironment, parse_requirements
 from carrel.errors import (
     ConflictError,
     ExecutionNotFoundError,
-    InvalidArgumentError,
     KernelSilentError,
     KernelStartError,
     LimitExceededError,
@@ -41,72 +39,25 @@ from carrel.errors import (
 )
 from carrel.models import (
     Execution,
-    ExecutionError,
-    ExecutionStatus,
     Health,
     InterruptReport,
     InterruptStep,
     SessionRecord,
     SessionSpec,
     SessionStatus,
-    now,
 )
 from carrel.paths import StateDirectory, Workspace, claim_state_directory
 from carrel.programs import Completed, run_program
-from carrel.run import Run
+from carrel.run import Run, left_open
 from carrel.session import Services, Session
+from carrel.specs import check_code, check_spec
 from carrel.store import Store
 
 log = logging.getLogger(__name__)
 
 DEFAULT = "default"
-AUTO_PRELOADS = ("numpy", "pandas", "matplotlib.pyplot")  # where the interpreter has them
-ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-DESCRIPTION_CHARS = 1000
-TAGS = 50  # tags of one session
-TAG_CHARS = 64
-METADATA_BYTES = 16 << 10
-CODE_BYTES = 4 << 20
 NAMED_IDS = 20  # ids that "unknown session" lists
 STOP_GRACE = 0.5  # seconds an idle kernel has for its exit handlers when all stop
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Config:
-    """What a `Sessions` is told at its start."""
-
-    #: where records are kept
-    state_dir: Path = field(default_factory=lambda: platformdirs.user_state_path("carrel"))
-    #: whether somebody named that directory (else a numbered one is taken when it is held)
-    state_dir_named: bool = False
-    #: the folder that all sessions share
-    workspace: Path = field(default_factory=lambda: Path.home() / "carrel")
-    #: interpreter of the kernels; it must have ipykernel
-    python: Path = field(default_factory=lambda: Path(sys.executable))
-    #: sessions that may exist at once
-    max_sessions: int = 100
-    #: seconds an execution may run when its call does not say; None: no limit
-    execution_timeout: float | None = None
-    #: "fork" or "spawn" forces how kernels are started; "auto" takes what works
-    kernel_start: Literal["auto", "fork", "spawn"] = "auto"
-    #: kernels that are kept ready
-    warm: int = 2
-    #: modules that forked kernels have imported; None: AUTO_PRELOADS
-    preloads: tuple[str, ...] | None = None
-    #: seconds that kernels wait for a new server when theirs was killed
-    orphan_timeout: float = 5.0
-    #: how much of an execution's output leaves its kernel
-    output: OutputLimits = field(default_factory=OutputLimits)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class InstallReport:
-    """What an installation did to a session."""
-
-    #: uv's part
-    installation: Installation
-    #: modules that the kernel had loaded before, in another version
-    stale_modules: tuple[str, ...] = ()
 
 
 class Sessions:
@@ -357,20 +308,7 @@ class Sessions:
             InvalidArgumentError: The code can't be sent.
             KernelDeadError: The session's kernel died; nothing was queued.
         """
-        try:
-            size = len(code.encode("utf-8"))
-        except UnicodeEncodeError as error:
-            msg = (
-                f"the code holds a lone surrogate at position {error.start}, which is no character."
-                r" Write it as an escape ('\ud800') inside a Python string."
-            )
-            raise InvalidArgumentError(msg) from error
-        if size > CODE_BYTES:
-            msg = (
-                f"the code has {size} bytes, the limit is {CODE_BYTES}. "
-                "Save data to a file and read it in the code."
-            )
-            raise InvalidArgumentError(msg)
+        check_code(code)
         return await session.submit(
             code, self.config.execution_timeout if timeout is None else timeout
         )
@@ -545,7 +483,7 @@ class Sessions:
         for record in await self._store.sessions():
             self._sessions[record.id] = self._adopt(record)
         for execution in await self._store.open_executions():
-            await self._store.finish_execution(_orphaned(execution))
+            await self._store.finish_execution(left_open(execution))
         if DEFAULT not in self._sessions:
             record = SessionRecord(id=DEFAULT, description="The session that is always there")
             session = self._adopt(record)
@@ -563,57 +501,3 @@ class Sessions:
             if isinstance(failure, BaseException):
                 log.error("a kernel could not be stopped", exc_info=failure)
         await self._pool.drain()
-
-
-def _orphaned(execution: Execution) -> Execution:
-    """Return the outcome of an execution that a dead server left open."""
-    if execution.status is ExecutionStatus.QUEUED:
-        status, why = ExecutionStatus.CANCELLED, "the server ended before it ran"
-    else:
-        status, why = ExecutionStatus.LOST, "the server and the kernel ended while it ran"
-    error = ExecutionError(type="ServerEnded", message=why)
-    return replace(execution, status=status, error=error, ended_at=now(), outputs_complete=False)
-
-
-def check_spec(spec: SessionSpec) -> None:
-    """Refuse what a session can't be called or carry.
-
-    Raises:
-        InvalidArgumentError: With what to do instead.
-    """
-    if spec.id and not ID.fullmatch(spec.id):
-        msg = (
-            f"{spec.id[:64]!r} can't be a session id. Use 1 to 64 letters, digits, '_', '-' and "
-            "'.', beginning with a letter or digit, like 'data_cleaning'."
-        )
-        raise InvalidArgumentError(msg)
-    if len(spec.description) > DESCRIPTION_CHARS:
-        raise InvalidArgumentError(f"the description is longer than {DESCRIPTION_CHARS} characters")
-    if len(spec.tags) > TAGS or any(not tag or len(tag) > TAG_CHARS for tag in spec.tags):
-        raise InvalidArgumentError(f"at most {TAGS} tags of 1 to {TAG_CHARS} characters, please")
-    with suppress(UnicodeEncodeError):
-        if len(repr(spec.metadata).encode("utf-8")) <= METADATA_BYTES:
-            return
-    raise InvalidArgumentError(f"the metadata is no text or larger than {METADATA_BYTES} bytes")
-
-
-def interpreter(python: Path) -> Path:
-    """Return an interpreter's absolute path; a bare name is looked up as a shell does."""
-    found = shutil.which(python) if len(python.parts) == 1 else None
-    # Not resolved: a virtual environment's interpreter is a link that must stay one.
-    return Path(found or python.expanduser()).absolute()
-
-
-def kernel_environment(directory: Path) -> dict[str, str]:
-    """Return the environment variables of a kernel and of its session's scripts."""
-    dropped = ("PYTHONDONTWRITEBYTECODE", "PYTHONHOME", "VIRTUAL_ENV")
-    env = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in dropped and not name.startswith(("CARREL_", "JPY_"))
-    }
-    return env | {
-        "IPYTHONDIR": str(directory / "ipython"),
-        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-        "PYTHONIOENCODING": "utf-8",
-    }

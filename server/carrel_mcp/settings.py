@@ -20,8 +20,8 @@ from pydantic_settings import (
 )
 
 from carrel import Config, OutputLimits
+from carrel.config import AUTO_PRELOADS
 from carrel.errors import CarrelError
-from carrel.sessions import AUTO_PRELOADS
 
 PREFIX = "CARREL_"
 ENDPOINT = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9_.-]+):(\d{1,5})")

@@ -13,7 +13,7 @@ ROWS: list[set[str]] = [
     {"errors", "outputs"},
     {"models", "paths", "budget", "programs", "transcript"},
     {"engines", "store", "scripts"},
-    {"run", "environments", "images"},
+    {"config", "specs", "run", "environments", "images"},
     {"session"},
     {"health"},
     {"sessions"},

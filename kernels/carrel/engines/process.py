@@ -45,6 +45,7 @@ class KernelProcess:
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[Exit] = self._loop.create_future()
         self._listeners: list[Callable[[Exit], None]] = []
+        self._pidfd = -1
 
     @property
     def exit(self) -> Exit | None:
@@ -102,13 +103,20 @@ class KernelProcess:
         """Call `ended` once, when the process of `pidfd` has; the descriptor is ours then."""
 
         def on_readable() -> None:
-            self._loop.remove_reader(pidfd)
-            os.close(pidfd)
+            self._unwatch()
             ended()
 
+        self._pidfd = pidfd
         self._loop.add_reader(pidfd, on_readable)
 
+    def _unwatch(self) -> None:
+        if self._pidfd >= 0:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+
     def _set_exit(self, code: int | None) -> None:
+        self._unwatch()
         if not self._ended.done():
             self._ended.set_result(Exit(code))
             for listener in self._listeners:

@@ -1,0 +1,58 @@
+"""What may be asked for: ids, descriptions, code; and what is said to what may not."""
+
+import re
+from contextlib import suppress
+
+from carrel.errors import InvalidArgumentError
+from carrel.models import SessionSpec
+
+ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+DESCRIPTION_CHARS = 1000
+TAGS = 50  # tags of one session
+TAG_CHARS = 64
+METADATA_BYTES = 16 << 10
+CODE_BYTES = 4 << 20
+
+
+def check_spec(spec: SessionSpec) -> None:
+    """Refuse what a session can't be called or carry.
+
+    Raises:
+        InvalidArgumentError: With what to do instead.
+    """
+    if spec.id and not ID.fullmatch(spec.id):
+        msg = (
+            f"{spec.id[:64]!r} can't be a session id. Use 1 to 64 letters, digits, '_', '-' and "
+            "'.', beginning with a letter or digit, like 'data_cleaning'."
+        )
+        raise InvalidArgumentError(msg)
+    if len(spec.description) > DESCRIPTION_CHARS:
+        raise InvalidArgumentError(f"the description is longer than {DESCRIPTION_CHARS} characters")
+    if len(spec.tags) > TAGS or any(not tag or len(tag) > TAG_CHARS for tag in spec.tags):
+        raise InvalidArgumentError(f"at most {TAGS} tags of 1 to {TAG_CHARS} characters, please")
+    with suppress(UnicodeEncodeError):
+        if len(repr(spec.metadata).encode("utf-8")) <= METADATA_BYTES:
+            return
+    raise InvalidArgumentError(f"the metadata is no text or larger than {METADATA_BYTES} bytes")
+
+
+def check_code(code: str) -> None:
+    """Refuse code that can't be sent to a kernel.
+
+    Raises:
+        InvalidArgumentError: It is too long, or no text; with what to do instead.
+    """
+    try:
+        size = len(code.encode("utf-8"))
+    except UnicodeEncodeError as error:
+        msg = (
+            f"the code holds a lone surrogate at position {error.start}, which is no character."
+            r" Write it as an escape ('\ud800') inside a Python string."
+        )
+        raise InvalidArgumentError(msg) from error
+    if size > CODE_BYTES:
+        msg = (
+            f"the code has {size} bytes, the limit is {CODE_BYTES}. "
+            "Save data to a file and read it in the code."
+        )
+        raise InvalidArgumentError(msg)
