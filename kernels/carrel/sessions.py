@@ -199,6 +199,8 @@ class Sessions:
                 else:
                     await session.ensure_kernel()
             except BaseException:
+                if warm is not None and session.kernel is None:
+                    await self._finish(warm.kernel.shutdown(grace=0))
                 await self._finish(self._forget(session, grace=0))
                 raise
             self._sessions[session_id] = session
