@@ -21,6 +21,7 @@ from carrel import Config, Session, Sessions, SessionSpec
 MS = 1000.0
 MIB = float(1 << 20)
 HANG = 120.0  # seconds
+BYTES_PER_SESSION = 20 << 20  # more than one costs
 
 
 @asynccontextmanager
@@ -142,6 +143,7 @@ async def memory(counts: list[int]) -> tuple[list[Comparison], list[Figure], Lin
     creation: Lines = {"carrel": [], "carrel, preloaded": []}
     me = psutil.Process()
     for name, preloads in (("carrel", ()), ("carrel, preloaded", None)):
+        touch_memory(counts[-1] * BYTES_PER_SESSION)
         async with service(preloads=preloads, warm=0) as sessions:
             gc.collect()
             base, fds, threads = family_pss(me), me.num_fds(), me.num_threads()
@@ -177,6 +179,18 @@ async def memory(counts: list[int]) -> tuple[list[Comparison], list[Figure], Lin
         goal = Comparison(f"memory per idle session ({name})", ours, stock, "<= 1/2 (aim 1/3)", 0.5)
         comparisons.append(goal)
     return comparisons, extra, lines, creation
+
+
+def touch_memory(size: int) -> None:
+    """Use memory once and give it back.
+
+    A virtual machine's host hands out pages that were never used ten times slower than a
+    kernel of the guest copies them (measured: 25 ms instead of 2 ms of system time for the
+    2,550 pages that a fork copies), which would be laid at the door of the later sessions.
+    """
+    block = bytearray(size)
+    for offset in range(0, size, 4096):
+        block[offset] = 1
 
 
 def family_pss(me: psutil.Process) -> int:

@@ -168,6 +168,20 @@ async def test_kernels_go_on_when_the_fork_server_is_killed(sessions: Sessions) 
     assert await printed(sessions, session, "print(2)") == "2\n"
 
 
+async def test_a_creation_that_meets_a_fork_server_just_killed_succeeds(
+    sessions: Sessions,
+) -> None:
+    session = await new(sessions)
+    for _ in range(5):
+        server = sessions._engine._server
+        assert server is not None
+        os.kill(server.pid, signal.SIGKILL)  # nothing is awaited: we can't have noticed yet
+        assert not server.is_closed
+        another = await new(sessions)
+        assert await printed(sessions, another, "print(1)") == "1\n"
+    assert await printed(sessions, session, "print(2)") == "2\n"
+
+
 async def test_an_exit_code_comes_through_the_fork_server(sessions: Sessions) -> None:
     session = await new(sessions)
     run = await sessions.run(session, "import os; os._exit(7)")

@@ -216,7 +216,15 @@ class LocalEngine:
         server = self._server
         if fresh or server is None or server.is_closed:
             return await spawn(launch, connection, deadline=deadline)
-        return await server.fork(launch, connection, deadline=deadline)
+        try:
+            return await server.fork(launch, connection, deadline=deadline)
+        except KernelStartError:
+            if not server.is_closed:
+                raise
+        # It had died, and this request was the first to notice.
+        if await self.ensure_fork_server(launch) and self._server is not None:
+            return await self._server.fork(launch, connection, deadline=deadline)
+        return await spawn(launch, connection, deadline=deadline)
 
 
 async def handshake(kernel: LocalKernel, deadline: float) -> None:
