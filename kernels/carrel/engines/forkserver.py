@@ -129,6 +129,7 @@ class ForkServer:
             answer.add_done_callback(_discard)
             if isinstance(error, asyncio.CancelledError):
                 raise
+            self._find_dead()
             raise KernelStartError(f"the fork server can't be reached: {error}") from error
         finally:
             if answer.done():
@@ -151,8 +152,7 @@ class ForkServer:
             except OSError:
                 data, fds = b"", []
             if not data:
-                self._close()
-                self._loop.run_in_executor(None, self._reap)
+                self._find_dead()
                 return
             self._take(json.loads(data), fds)
 
@@ -167,6 +167,12 @@ class ForkServer:
         answer = self._asked.pop(packet["id"], None)
         if answer is not None and not answer.done():
             answer.set_result(process)
+
+    def _find_dead(self) -> None:
+        """Take note that the process is gone."""
+        if not self.is_closed:
+            self._close()
+            self._loop.run_in_executor(None, self._reap)
 
     def _close(self) -> None:
         if self.is_closed:
