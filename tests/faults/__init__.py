@@ -1,0 +1,1 @@
+"""The fault matrix: each case of matrix.py injected for real."""
