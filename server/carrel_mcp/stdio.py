@@ -3,61 +3,73 @@
 Differs from the SDK's runner, measured in reference/mcp.md section 5: SIGTERM, SIGINT and
 SIGHUP end the sessions too, and quickly; lines go through asyncio pipes instead of threads
 (about 40 % off a call); a line that can't be read is answered instead of ignored; a line
-has a largest size; nobody reading our stdout ends the server. fd 0 and 1 are moved away
-before anything else runs, so that no kernel and no stray print can touch the wire.
+has a largest size; a request id in use is refused; a client that leaves its answers unread
+is waited for; one that is gone is noticed by either pipe, and by its process. fd 0 and 1
+are moved away before anything else runs, so that no kernel and no stray print can touch
+the wire.
 """
 
 import asyncio
-import json
 import os
 import selectors
-import signal
 import sys
-from contextlib import suppress
-from typing import IO, Any
+from contextlib import ExitStack, suppress
+from typing import IO
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from mcp import types
 from mcp.server import MCPServer
-from mcp.shared.message import SessionMessage
+from mcp.shared.dispatcher import coerce_request_id
+from mcp.shared.message import ServerMessageMetadata, SessionMessage
 
 from carrel_mcp.context import App
+from carrel_mcp.ends import ending_on_signals, watching_parent, watching_reader
+from carrel_mcp.inflight import InFlight, RefusedError
+from carrel_mcp.watchdog import watching_loop
+from carrel_mcp.wire import (
+    CHUNK,
+    INVALID_REQUEST,
+    Lines,
+    LineTooLongError,
+    Writer,
+    json_error,
+    outline,
+    refusal,
+)
 
-LINE_BYTES = 32 << 20  # longest message that is read
-PARSE_ERROR = -32700
-INVALID_REQUEST = -32600
-END_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-SURROGATE = "the message holds a lone surrogate (half a character); write it as an escape"
+ANSWERS = (types.JSONRPCResponse, types.JSONRPCError)
 
 
 async def serve_stdio(server: MCPServer[App]) -> None:
-    """Serve until stdin ends, stdout breaks, or a signal asks us to end."""
+    """Serve until stdin ends, the host is gone, or a signal asks us to end."""
     wire_in, wire_out = claim_stdio()
     low = server._lowlevel_server  # private, but what the SDK's own runners use
     to_server, from_wire = anyio.create_memory_object_stream[SessionMessage | Exception](0)
     to_wire, from_server = anyio.create_memory_object_stream[SessionMessage](0)
-    writer = Writer(wire_out)
-    reader = await open_reader(wire_in)
     async with anyio.create_task_group() as tasks:
+        end = tasks.cancel_scope.cancel
+        with ExitStack() as watching:
+            watching.enter_context(ending_on_signals(end))
+            watching.enter_context(watching_loop())
+            watching.enter_context(watching_parent(end))
+            watching.enter_context(watching_reader(wire_out, end))
+            wire = Wire(await open_reader(wire_in), wire_in, Writer(wire_out))
 
-        async def end_on_signal() -> None:
-            with anyio.open_signal_receiver(*END_SIGNALS) as signals:
-                async for _ in signals:
-                    tasks.cancel_scope.cancel()
-                    return
+            async def write() -> None:
+                try:
+                    await wire.write_messages(from_server)
+                except OSError:  # nobody reads: the host is gone
+                    end()
 
-        async def write() -> None:
-            try:
-                await write_messages(from_server, writer)
-            except OSError:  # nobody reads: the host is gone
-                tasks.cancel_scope.cancel()
+            async def read() -> None:
+                with suppress(OSError):
+                    await wire.read_messages(to_server)
 
-        tasks.start_soon(end_on_signal)
-        tasks.start_soon(write)
-        tasks.start_soon(read_messages, reader, to_server, writer)
-        await low.run(from_wire, to_wire, low.create_initialization_options())
-        tasks.cancel_scope.cancel()
+            tasks.start_soon(write)
+            tasks.start_soon(read)
+            await low.run(from_wire, to_wire, low.create_initialization_options())
+            end()
 
 
 def claim_stdio() -> tuple[int, int]:
@@ -71,11 +83,11 @@ def claim_stdio() -> tuple[int, int]:
 
 
 async def open_reader(fd: int) -> asyncio.StreamReader:
-    """Return a reader of lines from a descriptor of any kind."""
-    reader = asyncio.StreamReader(limit=LINE_BYTES)
+    """Return a reader of a descriptor of any kind; it keeps little unread."""
+    reader = asyncio.StreamReader(limit=CHUNK)
     loop = asyncio.get_running_loop()
     if not can_be_waited_for(fd):  # `carrel serve < file`
-        with os.fdopen(fd, "rb") as file:
+        with os.fdopen(os.dup(fd), "rb") as file:
             reader.feed_data(file.read())
         reader.feed_eof()
         return reader
@@ -94,103 +106,87 @@ def can_be_waited_for(fd: int) -> bool:
     return True
 
 
-async def read_messages(
-    reader: asyncio.StreamReader,
-    to_server: MemoryObjectSendStream[SessionMessage | Exception],
-    writer: "Writer",
-) -> None:
-    """Hand over each line as a message; answer those that are none."""
-    async with to_server:
-        while line := await read_line(reader, writer):
-            if not line.strip():
-                continue
-            try:
-                message = types.jsonrpc_message_adapter.validate_json(line, by_name=False)
-            except ValueError:
-                await writer.write(refusal(line))
-                continue
-            with suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):
-                await to_server.send(SessionMessage(message))
+class Wire:
+    """Messages between the client's lines and the SDK's streams."""
 
+    def __init__(self, reader: asyncio.StreamReader, source: int, writer: Writer) -> None:
+        self._lines = Lines(reader)
+        self._source = os.dup(source)  # the reader closes its own at the end
+        self._writer = writer
+        self._in_flight = InFlight()
 
-async def read_line(reader: asyncio.StreamReader, writer: "Writer") -> bytes:
-    """Return the next line; empty at the end. A line that is too long is refused."""
-    while True:
-        try:
-            return await reader.readuntil(b"\n")
-        except asyncio.IncompleteReadError as error:
-            return error.partial
-        except asyncio.LimitOverrunError as error:
-            too_long = f"a message may have {LINE_BYTES} bytes"
-            await writer.write(json_error(None, INVALID_REQUEST, too_long))
-            # Throw the line away as it comes.
-            await reader.readexactly(error.consumed)
+    async def read_messages(
+        self, to_server: MemoryObjectSendStream[SessionMessage | Exception]
+    ) -> None:
+        """Hand over each line as a message; answer those that are none.
+
+        While the client leaves answers unread nothing is taken that would make another;
+        what comes before that, like a cancellation, is.
+
+        Raises:
+            OSError: Nobody reads our answers any more.
+        """
+        async with to_server:
             while True:
                 try:
-                    await reader.readuntil(b"\n")
-                    break
-                except asyncio.LimitOverrunError as more:
-                    await reader.readexactly(more.consumed)
-                except asyncio.IncompleteReadError:
-                    return b""
+                    line = await self._lines.next()
+                    if not line:
+                        return
+                    taken = self._take(line) if line.strip() else None
+                except LineTooLongError as error:
+                    found = outline(error.head).request_id
+                    taken = json_error(found, INVALID_REQUEST, str(error))
+                if taken is None:
+                    continue
+                if not isinstance(taken, SessionMessage):
+                    if not await self._writer.flowing(self._source):
+                        return
+                    await self._writer.write(taken)
+                    continue
+                is_request = isinstance(taken.message, types.JSONRPCRequest)
+                if is_request and not await self._writer.flowing(self._source):
+                    return
+                with suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):
+                    await to_server.send(taken)
 
-
-def refusal(line: bytes) -> bytes:
-    """Return the error that answers a line which is no message."""
-    request_id = None
-    code, message = PARSE_ERROR, "the line is not JSON"
-    try:
-        parsed: Any = json.loads(line)
-    except (ValueError, RecursionError):
-        return json_error(None, code, message)
-    code, message = INVALID_REQUEST, "the line is JSON, but no JSON-RPC 2.0 message"
-    if isinstance(parsed, dict):
-        found = parsed.get("id")
-        request_id = found if isinstance(found, (str, int)) else None
+    def _take(self, line: bytes) -> SessionMessage | bytes:
+        """Return what a line says, or the line that refuses it."""
         try:
-            json.dumps(parsed, ensure_ascii=False).encode("utf-8")
-        except UnicodeEncodeError:
-            message = SURROGATE
-    return json_error(request_id, code, message)
+            message = types.jsonrpc_message_adapter.validate_json(line, by_name=False)
+        except ValueError:
+            return refusal(line)
+        if not isinstance(message, types.JSONRPCRequest):
+            # To the SDK a request whose id is null, or none, is a notification.
+            no_notification = isinstance(message, types.JSONRPCNotification) and (
+                b'"id"' in line and outline(line).has_id
+            )
+            return refusal(line) if no_notification else SessionMessage(message)
+        key = coerce_request_id(message.id)  # the SDK takes "7" for 7
+        try:
+            self._in_flight.take(key, message.id)
+        except RefusedError as error:
+            return json_error(message.id, error.code, str(error))
 
+        async def unanswered() -> None:
+            self._in_flight.release(key)
 
-def json_error(request_id: str | int | None, code: int, message: str) -> bytes:
-    """Return a JSON-RPC error as a line."""
-    body = {"jsonrpc": "2.0", "id": request_id, "error": {"code": code, "message": message}}
-    return json.dumps(body).encode("utf-8") + b"\n"
+        # In flight until it is answered, or its call was cancelled and has wound up.
+        metadata = ServerMessageMetadata(on_request_unanswered=unanswered)
+        return SessionMessage(message, metadata=metadata)
 
-
-async def write_messages(
-    from_server: MemoryObjectReceiveStream[SessionMessage], writer: "Writer"
-) -> None:
-    """Write each message as a line."""
-    async with from_server:
-        async for item in from_server:
-            text = item.message.model_dump_json(by_alias=True, exclude_unset=True)
-            await writer.write(text.encode("utf-8") + b"\n")
-
-
-class Writer:
-    """Writes whole lines to a descriptor without blocking the event loop."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._lock = anyio.Lock()
-        os.set_blocking(fd, False)
-
-    async def write(self, data: bytes) -> None:
-        """Write a line.
+    async def write_messages(self, from_server: MemoryObjectReceiveStream[SessionMessage]) -> None:
+        """Write each message as a line.
 
         Raises:
             OSError: Nobody reads any more.
         """
-        view = memoryview(data)
-        async with self._lock:
-            while view:
-                try:
-                    view = view[os.write(self._fd, view) :]
-                except BlockingIOError:
-                    await anyio.wait_writable(self._fd)
+        async with from_server:
+            async for item in from_server:
+                message = item.message
+                text = message.model_dump_json(by_alias=True, exclude_unset=True)
+                await self._writer.write(text.encode("utf-8") + b"\n")
+                if isinstance(message, ANSWERS) and message.id is not None:
+                    self._in_flight.release(coerce_request_id(message.id))
 
 
 def run(server: MCPServer[App]) -> None:
