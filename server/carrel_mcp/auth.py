@@ -1,10 +1,12 @@
-"""The bearer token of HTTP: made, kept in a 0600 file, and asked of every request.
+"""Who may ask over HTTP: who has the bearer token, and asks for this machine by its name.
 
-One ASGI layer around the whole application, so that no route can be outside of it.
+The token is made, kept in a 0600 file, and asked of every request. Both are ASGI layers
+around the whole application, so that no route can be outside of them.
 """
 
 import hmac
 import os
+import re
 import secrets
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from carrel_mcp.settings import SettingsError
 
 TOKEN_BYTES = 32
 SHORTEST_TOKEN = 16  # characters of one that somebody chose
+LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 
 
 def new_token(path: Path) -> str:
@@ -71,3 +74,35 @@ class RequireToken:
         elif scope["type"] != "lifespan":
             return
         await self._app(scope, receive, send)
+
+
+class OnlyLoopback:
+    """Answers 403 to whatever does not ask for this machine, or comes from a web page.
+
+    A page that a browser shows may have its own name resolve to 127.0.0.1 (DNS rebinding);
+    the browser still sends that name as Host, and the page's as Origin.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] == "http" and (header := foreign_header(Headers(scope=scope))):
+            refusal = JSONResponse(
+                {"error": f"this {header} is not served, only this machine is"}, status_code=403
+            )
+            await refusal(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
+def foreign_header(headers: Headers) -> str:
+    """Return the name of the header that names another machine; empty: none does."""
+    if any(LOOPBACK.fullmatch(host) is None for host in headers.getlist("host") or [""]):
+        return "Host"
+    for origin in headers.getlist("origin"):
+        scheme, separator, host = origin.partition("://")
+        if scheme != "http" or not separator or LOOPBACK.fullmatch(host) is None:
+            return "Origin"
+    return ""

@@ -2,25 +2,28 @@
 
 import asyncio
 import logging
-import signal
 import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import anyio
 import uvicorn
 from mcp.server import MCPServer
 
 from carrel.paths import private_directory
-from carrel_mcp.auth import RequireToken, new_token, read_token
+from carrel_mcp.auth import OnlyLoopback, RequireToken, new_token, read_token
 from carrel_mcp.context import App
+from carrel_mcp.ends import ending_on_signals
+from carrel_mcp.guard import BODY_BYTES, BoundedBody, OneIdOnce, PatientProtocol
+from carrel_mcp.inflight import hold_while_called
 from carrel_mcp.settings import Settings, SettingsError
+from carrel_mcp.watchdog import watching_loop
 
 log = logging.getLogger(__name__)
 
 CALL_GRACE = 1.0  # seconds running calls have to end when the server does
+CONNECTIONS = 1_000  # at once; more are answered 503
 PATH = "/mcp"
 
 
@@ -41,28 +44,23 @@ async def serve_http(server: MCPServer[App], settings: Settings, token_dir: Path
     token = make_token(settings, token_dir, bound)
     shown = f"[{host}]" if ":" in host else host
     print(f"carrel serves http://{shown}:{bound}{PATH}", file=sys.stderr)  # noqa: T201
-    app = server.streamable_http_app(streamable_http_path=PATH, host=host)
+    app = server.streamable_http_app(
+        streamable_http_path=PATH, host=host, max_request_body_size=BODY_BYTES
+    )
+    server._lowlevel_server.middleware.append(hold_while_called)
     config = uvicorn.Config(
-        RequireToken(app, token),
+        OnlyLoopback(RequireToken(BoundedBody(OneIdOnce(app)), token)),
+        http=PatientProtocol,
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=max(int(CALL_GRACE), 1),
+        limit_concurrency=CONNECTIONS,
         lifespan="on",
         ws="none",
     )
     runner = Runner(config)
-    async with anyio.create_task_group() as tasks:
-
-        async def end_on_signal() -> None:
-            with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as got:
-                async for _ in got:
-                    # The second one does not wait for running calls.
-                    runner.force_exit = runner.should_exit
-                    runner.should_exit = True
-
-        tasks.start_soon(end_on_signal)
+    with ending_on_signals(runner.end), watching_loop():
         await runner.serve(sockets=[listener])
-        tasks.cancel_scope.cancel()
 
 
 class Runner(uvicorn.Server):
@@ -72,6 +70,10 @@ class Runner(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leave the signals to serve_http."""
         yield
+
+    def end(self) -> None:
+        """End in order; running calls have `CALL_GRACE`."""
+        self.should_exit = True
 
 
 def listen(host: str, port: int) -> socket.socket:
