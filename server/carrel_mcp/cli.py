@@ -6,7 +6,6 @@ What is slow to import (the MCP SDK, the library) is imported by the command tha
 import gc
 import json
 import logging
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -14,6 +13,8 @@ from typing import Any, get_args
 import click
 
 from carrel.errors import CarrelError
+from carrel_mcp.ends import exit_on_signals
+from carrel_mcp.logs import logging_to_stderr
 from carrel_mcp.settings import Settings
 
 
@@ -57,12 +58,18 @@ def main() -> None:
 @flags
 def serve(config: Path | None, **given: Any) -> None:
     """Serve MCP: over stdio, or with --http over streamable HTTP on this machine."""
+    exit_on_signals()
     settings = load(config, given)
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=settings.log_level,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    with logging_to_stderr(settings.log_level):
+        serve_with(settings)
+
+
+def serve_with(settings: Settings) -> None:
+    """Serve until the end.
+
+    Raises:
+        click.ClickException: It can't be served like this.
+    """
     if settings.log_level != "DEBUG":  # each request is no news
         logging.getLogger("mcp").setLevel(logging.WARNING)
     # Nothing of what is imported now is ever garbage; not looking for it saves a tenth of
