@@ -15,6 +15,8 @@ import pytest
 from mcp.types import ImageContent
 from PIL import Image
 
+from tests.faults.matrix import fault
+
 from .harness import (
     CARREL,
     Agent,
@@ -319,6 +321,7 @@ def end(server: subprocess.Popen[str], how: str) -> None:
         server.send_signal(signal.Signals[how])
 
 
+@fault("C8")
 @pytest.mark.parametrize("how", ENDS)
 @pytest.mark.parametrize(
     "cell",
@@ -350,6 +353,7 @@ def test_a_server_over_stdio_ends_in_order_and_leaves_no_process(
         assert not place.survivors(max(began + 2 - time.monotonic(), 0.1))
 
 
+@fault("C8")
 @pytest.mark.parametrize("how", ENDS)
 def test_a_server_over_stdio_ends_with_a_call_that_waits_for_its_cell(
     place: Place, how: str

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.faults.matrix import fault
+
 from .harness import Agent, Place, RawServer
 
 HUGE = 10 << 20
@@ -315,6 +317,7 @@ def test_lone_surrogates_on_the_wire_get_an_error_with_the_requests_id(place: Pl
         assert server.tool("run_python_code", code="kept + 1")["results"] == ["2"]
 
 
+@fault("C1", "C3")
 def test_lines_that_are_no_messages_are_answered_and_the_server_goes_on(place: Place) -> None:
     with RawServer(place) as server:
         server.send_line("this is no JSON")
@@ -333,6 +336,7 @@ def test_lines_that_are_no_messages_are_answered_and_the_server_goes_on(place: P
         assert server.tool("run_python_code", code="1+1")["results"] == ["2"]
 
 
+@fault("C2")
 def test_bytes_that_are_no_utf_8_are_answered_and_the_server_goes_on(place: Place) -> None:
     with RawServer(place) as server:
         assert server.process.stdin is not None

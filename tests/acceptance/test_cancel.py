@@ -2,6 +2,8 @@
 
 import anyio
 
+from tests.faults.matrix import fault
+
 from .harness import Agent, HttpServer, Place, http_agent, stdio_agent
 
 SLOW = "import time\nfor i in range(60):\n    print('line', i, flush=True)\n    time.sleep(0.1)"
@@ -24,6 +26,7 @@ async def outcome(agent: Agent, execution_id: str) -> str:
     return str(found["status"])
 
 
+@fault("C6")
 async def test_a_cancelled_call_interrupts_its_cell_and_keeps_the_session(place: Place) -> None:
     for mode in ("auto", "legacy"):
         async with stdio_agent(place, mode=mode) as agent:
@@ -32,6 +35,7 @@ async def test_a_cancelled_call_interrupts_its_cell_and_keeps_the_session(place:
             assert await agent.value("kept") == "1"
 
 
+@fault("C6")
 async def test_a_cancelled_call_over_the_older_http_interrupts_too(served: HttpServer) -> None:
     async with http_agent(served, mode="legacy") as agent:
         await agent.run("1")
