@@ -5,6 +5,7 @@ the runtime directory what does not (sockets, connection files), under a path sh
 for Unix sockets. Both are 0700 and ours, or we refuse. The workspace is the user's.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -13,12 +14,14 @@ import shutil
 import stat
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
 from carrel.errors import StateDirHeldError, StoreError
 
 SOCKET_PATH_LIMIT = 100  # bytes; Linux allows 107, macOS 103, zmq adds "-1"
+LOCK_NAME = "lock"
 NUMBERED_STATE_DIRS = 64  # how many servers of one user may run with a state of their own
 
 
@@ -63,13 +66,13 @@ def private_directory(path: Path) -> Path:
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = path.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+            raise StoreError(f"{path} is not a directory of ours. Name another one.")
+        if status.st_mode & 0o077:
+            path.chmod(0o700)
     except OSError as error:
         msg = f"can't use {path}: {error.strerror or error}. Name another directory."
         raise StoreError(msg) from error
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-        raise StoreError(f"{path} is not a directory of ours. Name another one.")
-    if status.st_mode & 0o077:
-        path.chmod(0o700)
     return path
 
 
@@ -92,10 +95,34 @@ class StateDirectory:
         """Holds the private directories of sessions."""
         return self.path / "sessions"
 
-    def release(self) -> None:
-        """Give everything back; no kernel may live. If we are killed the lock goes anyway."""
-        # Sockets of kernels that were killed while they started are still there.
-        shutil.rmtree(self.runtime, ignore_errors=True)
+    def reclaim(self) -> None:
+        """Make sure that the directory is there and still ours, also if it was removed.
+
+        Raises:
+            StateDirHeldError: Another server has taken it meanwhile.
+            StoreError: It can't be made again.
+        """
+        private_directory(self.path)
+        if _is_at(self._lock, self.path / LOCK_NAME):
+            return
+        lock = lock_file(self.path)
+        if lock is None:
+            raise StateDirHeldError(
+                f"{self.path} was removed and is in use by {holder_of(self.path)} now. "
+                "Stop one of the two servers."
+            )
+        self._lock.close()
+        self._lock = lock
+
+    def release(self, *, keep_runtime: bool = False) -> None:
+        """Give everything back. If we are killed the lock goes anyway.
+
+        Args:
+            keep_runtime: Whether kernels live on, and so their sockets stay.
+        """
+        if not keep_runtime:
+            # Sockets of kernels that were killed while they started are still there.
+            shutil.rmtree(self.runtime, ignore_errors=True)
         self._lock.close()
 
 
@@ -127,30 +154,78 @@ def claim_state_directory(path: Path, *, explicit: bool) -> StateDirectory:
 
 
 def lock_file(directory: Path) -> IO[str] | None:
-    """Return the held lock of `directory`, or None if another process holds it."""
+    """Return the held lock of `directory`, or None if another process holds it.
+
+    Raises:
+        StoreError: It can't be written.
+    """
+    path = directory / LOCK_NAME
     try:
-        file = (directory / "lock").open("a+", encoding="utf-8")
+        while True:
+            file = path.open("a+", encoding="utf-8")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Removed between the two calls, it would lock nobody else out.
+                if _is_at(file, path):
+                    _sign(file)
+                    return file
+            except BlockingIOError:
+                file.close()
+                return None
+            except BaseException:
+                file.close()
+                raise
+            file.close()
     except OSError as error:
         msg = f"can't write in {directory}: {error.strerror or error}. Name another directory."
         raise StoreError(msg) from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        return None
-    file.truncate(0)
-    json.dump({"pid": os.getpid(), "host": os.uname().nodename, "since": time.time()}, file)
-    file.flush()
-    return file
 
 
 def holder_of(directory: Path) -> str:
-    """Say who holds the lock of `directory`, as far as it tells."""
+    """Say who holds the lock of `directory` and since when, as far as it tells."""
     try:
-        holder = json.loads((directory / "lock").read_text(encoding="utf-8"))
-        return f"process {holder['pid']} on {holder['host']}"
-    except (OSError, ValueError, KeyError):
+        holder = json.loads((directory / LOCK_NAME).read_text(encoding="utf-8"))
+        pid, host, since = int(holder["pid"]), str(holder["host"]), holder["since"]
+        if host == os.uname().nodename and process_start(pid) != holder["started"]:
+            return "another process"  # it has not signed yet: that is the one before
+        at = datetime.fromtimestamp(since, UTC).isoformat(timespec="seconds")
+    except (OSError, ValueError, LookupError, TypeError, ArithmeticError):
         return "another process"
+    return f"process {pid} on {host} since {at}"
+
+
+def process_start(pid: int) -> int:
+    """Return when a process started, in clock ticks since the boot; 0 if that can't be known.
+
+    Together with the pid it names a process for as long as the machine runs.
+    """
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        # The name of the program, in parentheses, may hold anything.
+        return int(text.rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _sign(lock: IO[str]) -> None:
+    """Write into the lock who holds it; until then a reader finds nothing."""
+    holder = {
+        "pid": os.getpid(),
+        "host": os.uname().nodename,
+        "since": time.time(),
+        "started": process_start(os.getpid()),
+    }
+    os.ftruncate(lock.fileno(), 0)
+    line = json.dumps(holder).encode()
+    if os.write(lock.fileno(), line) != len(line):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def runtime_base() -> Path:
