@@ -37,7 +37,9 @@ class Config:
     #: modules that forked kernels have imported; None: AUTO_PRELOADS
     preloads: tuple[str, ...] | None = None
     #: seconds that kernels wait for a new server when theirs was killed
-    orphan_timeout: float = 5.0
+    orphan_timeout: float = 60.0
+    #: whether an orderly end leaves the kernels to the next server, too
+    keep_kernels: bool = False
     #: how much of an execution's output leaves its kernel
     output: OutputLimits = field(default_factory=OutputLimits)
 

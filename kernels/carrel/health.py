@@ -16,7 +16,7 @@ import psutil
 
 from carrel.engines.local import LocalKernel
 from carrel.errors import KernelSilentError
-from carrel.models import Activity, Health, HealthStatus, KernelState, now
+from carrel.models import Activity, Health, HealthStatus, KernelState
 from carrel.session import Session
 
 PROBE_DEADLINE = 0.2  # seconds for the kernel's answer; the call itself stays below 0.3
@@ -173,7 +173,6 @@ async def _ask(kernel: LocalKernel) -> tuple[dict[str, Any] | None, float]:
 
 
 def _report(session: Session, activity: Activity, probe: Probe | None, stack: str = "") -> Health:
-    at = now()
     kernel = session.kernel
     alive = kernel is not None and kernel.process.exit is None
     run = session.current
@@ -194,8 +193,8 @@ def _report(session: Session, activity: Activity, probe: Probe | None, stack: st
         cpu_percent=100 * probe.cpu_used / probe.watched if probe and probe.watched else 0.0,
         num_threads=tree.threads,
         num_processes=tree.processes,
-        uptime=(at - session.kernel_started_at).total_seconds() if alive else 0.0,
-        idle_seconds=(at - session.record.last_activity_at).total_seconds(),
+        uptime=session.uptime if alive else 0.0,
+        idle_seconds=session.idle_seconds,
         execution_count=session.record.execution_count,
         execution_id=run.id if run else "",
         running_for=run.elapsed if run else 0.0,

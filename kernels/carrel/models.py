@@ -121,6 +121,29 @@ class SessionRecord:
     execution_count: int = 0
     #: name of its private directory in the state directory
     directory: str = ""
+    #: whether its kernels must be fresh processes: it asked for that, or has a package in
+    #: another version than the fork server
+    fresh: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KernelRecord:
+    """What is kept of a session's kernel, so that the next server can take it over."""
+
+    #: process id
+    pid: int
+    #: when it was started, in ticks since the boot
+    started: int
+    #: the boot in which these mean something
+    boot: str
+    #: path prefix of its sockets; the name in it is its own for ever
+    path: str
+    #: signs its messages
+    key: str
+    #: who we are to it
+    client_id: str
+    #: how it was started: "fork" or "spawn"
+    start: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -300,3 +323,5 @@ class Health:
     cause: str = ""
     #: stacks of a kernel that is blocked
     stack: str = ""
+    #: what of the server itself does not work now, why, and the cure; empty: all does
+    degraded: str = ""

@@ -29,6 +29,8 @@ class Run:
         self.done = asyncio.Event()
         #: what an error reply means because somebody asked for it
         self.stop_as: ExecutionStatus | None = None
+        #: something that it emitted is known to be gone
+        self.missed_output = False
         self._reply: Message | None = None
         self._started = time.monotonic()
 
@@ -46,6 +48,12 @@ class Run:
         """Mark it as sent."""
         self._started = time.monotonic()
         self.execution = replace(self.execution, status=ExecutionStatus.RUNNING, started_at=now())
+
+    def go_on(self) -> None:
+        """Take it up from a server before, which has sent it."""
+        sent = self.execution.started_at or self.execution.created_at
+        # Of two clocks only the wall's is common to both servers; it may have been set back.
+        self._started = time.monotonic() - max((now() - sent).total_seconds(), 0.0)
 
     def hear(self, channel: str, message: Message) -> None:
         """Take a message that answers this execution's request; never blocks."""
@@ -105,7 +113,7 @@ class Run:
             ended_at=now(),
             duration=self.elapsed,
             outputs=self.fold.outputs,
-            outputs_complete=self.idle.is_set(),
+            outputs_complete=self.idle.is_set() and not self.missed_output,
         )
 
     def cancel(self, why: str) -> None:
@@ -134,13 +142,3 @@ class Run:
             traceback=plain("\n".join(reply.get("traceback", ()))),
         )
         return self.stop_as or ExecutionStatus.FAILED, error
-
-
-def left_open(execution: Execution) -> Execution:
-    """Return the outcome of an execution that a dead server left open."""
-    if execution.status is ExecutionStatus.QUEUED:
-        status, why = ExecutionStatus.CANCELLED, "the server ended before it ran"
-    else:
-        status, why = ExecutionStatus.LOST, "the server and the kernel ended while it ran"
-    error = ExecutionError(type="ServerEnded", message=why)
-    return replace(execution, status=status, error=error, ended_at=now(), outputs_complete=False)

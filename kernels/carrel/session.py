@@ -8,19 +8,21 @@ is sent and its outcome before anybody hears of it.
 import asyncio
 import logging
 import signal
-from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Coroutine
+import time
+from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
 
+from carrel.adoption import CatchUp, conclude_from_file, with_late_output
+from carrel.crashpoints import crash_point
 from carrel.engines.local import LocalKernel
 from carrel.engines.process import Exit
 from carrel.engines.wire import Message, new_id
 from carrel.environments import SessionEnvironment
 from carrel.errors import ConflictError, KernelDeadError, KernelSilentError
 from carrel.images import save_images
+from carrel.late import LateOutput
 from carrel.models import (
     Execution,
     ExecutionStatus,
@@ -33,9 +35,8 @@ from carrel.models import (
     now,
 )
 from carrel.outputs import readable, spill_of
-from carrel.paths import Workspace
 from carrel.run import Run
-from carrel.store import Store
+from carrel.services import Services
 
 log = logging.getLogger(__name__)
 
@@ -45,32 +46,9 @@ BEGIN_DELAY = 0.005  # seconds from there to the user's code
 IDLE_GRACE = 2.0  # seconds after the reply for the rest of the output
 PROBE_DEADLINE = 1.0  # seconds a kernel has to answer after an interrupt
 REQUEST_DEADLINE = 2.0  # seconds a kernel has for a question of ours
-REMEMBERED_RUNS = 8  # finished executions that late output is still added to
-LATE_WRITE_DELAY = 0.5  # seconds in which late output is gathered before it is stored
 NEWEST_BYTES = 2000  # read from the end of a spill file for its last line
 STACK_CHARS = 4000  # longest stack that is reported
 STACK_DEADLINE = 0.3  # seconds the fault handler has to write the stacks
-
-
-class Spawner(Protocol):
-    """Starts a task that the service owns."""
-
-    def __call__(self, work: Coroutine[Any, Any, None], *, name: str) -> object:
-        """Start it."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Services:
-    """What a session uses of the service that it belongs to."""
-
-    #: keeps records
-    store: Store
-    #: starts tasks
-    spawn: Spawner
-    #: the shared folder
-    workspace: Workspace
-    #: starts a kernel for a session
-    start_kernel: Callable[["Session"], Awaitable[LocalKernel]]
 
 
 class Session:
@@ -87,12 +65,10 @@ class Session:
         self.directory = directory
         self.environment = environment
         self.kernel: LocalKernel | None = None
-        self.kernel_started_at = now()
         #: why the kernel is dead; empty while it is not
         self.death = ""
-        #: whether its kernels must be fresh processes: it asked for that, or has a package
-        #: in another version than the fork server
-        self.needs_fresh_kernel = False
+        #: whether the store knows it
+        self.is_stored = False
         #: most memory seen of this kernel's process tree, bytes
         self.peak_memory = 0
         self._services = services
@@ -100,14 +76,37 @@ class Session:
         self._starting = False
         self._current: Run | None = None
         self._queue: deque[Run] = deque()
+        self._driver: asyncio.Task[None] | None = None
         self._driving = False
-        self._recent: OrderedDict[str, Run] = OrderedDict()
-        self._late: set[str] = set()
+        self._late = LateOutput(services)
+        # Monotonic: the wall clock may jump.
+        self._kernel_since = time.monotonic()
+        self._active_since = time.monotonic()
 
     @property
     def id(self) -> str:
         """The session's id."""
         return self.record.id
+
+    @property
+    def uptime(self) -> float:
+        """Seconds since the kernel was started; of an adopted one, in its last server too."""
+        return time.monotonic() - self._kernel_since
+
+    @property
+    def idle_seconds(self) -> float:
+        """Seconds since an execution last began or ended, or since this server started."""
+        return time.monotonic() - self._active_since
+
+    @property
+    def is_busy(self) -> bool:
+        """Say whether anything runs or waits to, or a kernel is being started."""
+        return self._starting or self._current is not None or bool(self._queue)
+
+    @property
+    def journal(self) -> Path:
+        """Where its kernel keeps what it published."""
+        return self.directory / "journal.jsonl"
 
     @property
     def spill_dir(self) -> Path:
@@ -137,7 +136,7 @@ class Session:
         for run in self._queue:
             if run.id == execution_id:
                 return run
-        return self._recent.get(execution_id)
+        return self._late.find(execution_id)
 
     async def ensure_kernel(self) -> LocalKernel:
         """Return the kernel, starting the first one.
@@ -152,9 +151,55 @@ class Session:
             self._check_alive()
             return self.kernel or await self._start_kernel()
 
-    async def adopt_kernel(self, kernel: LocalKernel) -> None:
+    async def take_kernel(self, kernel: LocalKernel) -> None:
         """Take a kernel that was started for whoever comes first."""
         await self._own(kernel)
+
+    def adopt(self, kernel: LocalKernel, opened: list[Execution], newest: Execution | None) -> None:
+        """Go on with the kernel that a dead server had for this session.
+
+        Args:
+            kernel: The kernel, which may be busy or blocked.
+            opened: The executions without an outcome, in their order.
+            newest: The last one, if it has an outcome.
+        """
+        self._attach(kernel)
+        self._kernel_since -= kernel.process.age
+        self._queue.extend(Run(e) for e in opened if e.status is ExecutionStatus.QUEUED)
+        sent = [e for e in opened if e.status is not ExecutionStatus.QUEUED]
+        run = Run(sent[0]) if sent else None
+        if run is not None:
+            run.go_on()
+            self._current = run
+        self._driver = self._services.spawn(
+            self._go_on(kernel, run, newest), name=f"session {self.id}"
+        )
+
+    async def conclude(
+        self, opened: list[Execution], ended: Exit, cause: str
+    ) -> list[ExecutionStatus]:
+        """Write down what became of executions whose kernel ended with or after their server.
+
+        Args:
+            opened: Those without an outcome.
+            ended: How the kernel ended.
+            cause: The same in words, for those that ran.
+
+        Returns:
+            Their outcomes.
+        """
+        outcomes: list[ExecutionStatus] = []
+        for execution in opened:
+            run = Run(execution)
+            if execution.status is ExecutionStatus.QUEUED:
+                run.cancel("the server ended before it ran")
+            else:
+                run.go_on()
+                await conclude_from_file(run, self.journal, ended, cause)
+                await save_images(run, self._services.workspace)
+            await self._write_down(run)
+            outcomes.append(run.execution.status)
+        return outcomes
 
     def newest_line(self, run: Run) -> str:
         """Return the last line that a run has printed, also from its spill file."""
@@ -192,9 +237,8 @@ class Session:
                 timeout=timeout,
             )
         )
-        self.record = replace(
-            self.record, execution_count=run.execution.index, last_activity_at=now()
-        )
+        self.record = replace(self.record, execution_count=run.execution.index)
+        self._touch()
         first = not self._driving
         self._driving = True
         if first:
@@ -202,12 +246,13 @@ class Session:
         self._queue.append(run)
         try:
             await self._services.store.add_execution(run.execution)
+            crash_point("run.queued")
         except Exception:
             self._queue.remove(run)
             raise
         finally:
             if first:
-                self._services.spawn(self._drive(), name=f"session {self.id}")
+                self._driver = self._services.spawn(self._drive(), name=f"session {self.id}")
         return run
 
     async def interrupt(self, run: Run | None = None, *, force: bool = False) -> InterruptReport:
@@ -249,14 +294,29 @@ class Session:
         The execution that runs ends as died, queued ones as cancelled.
         """
         async with self._kernel_lock:
+            # Should the server die from here on, the next one must not adopt the old kernel.
+            await self._services.store.forget_kernel(self.id)
+            crash_point("restart.begun")
             await self._stop_kernel(why, grace=0)
+            crash_point("restart.stopped")
             self.death = ""
             await self._start_kernel()
 
     async def stop(self, *, grace: float, why: str) -> None:
         """End the kernel and all executions; the session can't be used afterwards."""
         async with self._kernel_lock:
+            if self.kernel is not None:
+                await self._services.store.forget_kernel(self.id)
             await self._stop_kernel(why, grace=grace)
+
+    async def leave(self) -> None:
+        """Leave the kernel and what it runs as they are, for the next server."""
+        async with self._kernel_lock:
+            if self._driver is not None:
+                self._driver.cancel()
+                await asyncio.wait([self._driver])
+            if self.kernel is not None:
+                self.kernel.leave()
 
     async def variables(self, limit: int) -> tuple[list[Variable], int]:
         """Return up to `limit` variables of the namespace and how many there are.
@@ -291,7 +351,9 @@ class Session:
         )
         stale = [str(name) for name in loaded["modules"]]
         # What the fork server imported, a fork has again; a fresh process does not.
-        self.needs_fresh_kernel = self.needs_fresh_kernel or bool(stale)
+        if stale and not self.record.fresh:
+            self.record = replace(self.record, fresh=True)
+            await self._services.store.save_session(self.record)
         return stale
 
     async def stack(self) -> str:
@@ -320,20 +382,29 @@ class Session:
     async def _start_kernel(self) -> LocalKernel:
         self._starting = True
         try:
-            kernel = await self._services.start_kernel(self)
+            kernel = await self._services.start_kernel(
+                self.directory, self.environment, fresh=self.record.fresh
+            )
         finally:
             self._starting = False
         await self._own(kernel)
         return kernel
 
     async def _own(self, kernel: LocalKernel) -> None:
-        self.kernel = kernel
-        self.kernel_started_at = now()
-        self.peak_memory = 0
+        crash_point("kernel.started")
+        self._attach(kernel)
         self.record = replace(self.record, generation=self.record.generation + 1)
-        kernel.channels.on_orphan(self._hear_late)
+        events = ["kernel.started"] if self.is_stored else ["session.created", "kernel.started"]
+        await self._services.store.save_session(self.record, *events, kernel=kernel.record)
+        self.is_stored = True
+        crash_point("kernel.saved")
+
+    def _attach(self, kernel: LocalKernel) -> None:
+        self.kernel = kernel
+        self._kernel_since = time.monotonic()
+        self.peak_memory = 0
+        kernel.channels.on_orphan(self._late.hear)
         kernel.process.on_exit(self._on_exit)
-        await self._services.store.update_session(self.record, "kernel.started")
 
     async def _stop_kernel(self, why: str, *, grace: float) -> None:
         kernel, run = self.kernel, self._current
@@ -364,9 +435,7 @@ class Session:
                 try:
                     await self._execute(run)
                 except Exception:  # one execution's fault must not end the session's queue
-                    log.exception("execution %s of session %s failed in carrel", run.id, self.id)
-                    run.conclude(None)
-                    run.done.set()
+                    await self._give_up(run)
                 finally:
                     self._current = None
         finally:
@@ -382,6 +451,7 @@ class Session:
             run.begin()
             run.execution = replace(run.execution, generation=self.record.generation)
             await self._services.store.start_execution(run.execution)
+        crash_point("run.intended")
         content: Message = {
             "code": run.execution.code,
             "silent": False,
@@ -391,16 +461,74 @@ class Session:
             "stop_on_error": False,
         }
         kernel.channels.request("shell", "execute_request", content, run.hear, run.id)
+        crash_point("run.sent")
+        await self._finish(run, kernel)
+
+    async def _finish(self, run: Run, kernel: LocalKernel) -> None:
+        """Wait for the end of an execution that was sent, and write it down."""
         await self._await_end(run)
-        await self._await_output(run, kernel)
+        if not run.execution.status.is_final:
+            await self._await_output(run, kernel)
+            run.conclude(kernel.process.exit, self.death)
+            await save_images(run, self._services.workspace)
         kernel.channels.forget(run.id)
-        run.conclude(kernel.process.exit, self.death)
-        await save_images(run, self._services.workspace)
+        crash_point("run.ended")
+        await self._write_down(run)
+        crash_point("run.written")
+
+    async def _give_up(self, run: Run) -> None:
+        """Conclude an execution that carrel itself failed at."""
+        log.exception("execution %s of session %s failed in carrel", run.id, self.id)
+        run.conclude(None)
         await self._write_down(run)
 
-    async def _await_end(self, run: Run) -> None:
+    async def _go_on(self, kernel: LocalKernel, run: Run | None, newest: Execution | None) -> None:
+        """Finish what a dead server had sent, then run what it had queued."""
+        self._driving = True
         try:
-            async with asyncio.timeout(run.execution.timeout):
+            if run is not None:
+                await self._finish_adopted(run, kernel)
+            elif newest is not None:
+                await self._hear_of_last(newest, kernel)
+        except Exception:
+            if run is None or run.done.is_set():
+                log.exception("session %s could not be brought up to date", self.id)
+            else:
+                await self._give_up(run)
+        finally:
+            self._current = None
+        await self._drive()
+
+    async def _finish_adopted(self, run: Run, kernel: LocalKernel) -> None:
+        catch_up = CatchUp(run, self.journal)
+        kernel.channels.watch(run.id, catch_up.hear)
+        # Beside the waiting: a blocked kernel answers late, a timeout must not.
+        following = asyncio.ensure_future(catch_up.follow(kernel))
+        try:
+            await self._await_end(run)
+            await following
+        finally:
+            following.cancel()
+        await self._finish(run, kernel)
+
+    async def _hear_of_last(self, newest: Execution, kernel: LocalKernel) -> None:
+        """Add what threads of the last execution printed while no server lived."""
+        run = Run(newest)
+        catch_up = CatchUp(run, self.journal)
+        kernel.channels.watch(run.id, catch_up.hear)
+        await catch_up.follow(kernel)
+        kernel.channels.forget(run.id)
+        if found := with_late_output(newest, run):
+            await self._services.store.finish_execution(found)
+        run.execution = found or newest
+        run.done.set()
+        self._late.remember(run)
+
+    async def _await_end(self, run: Run) -> None:
+        limit = run.execution.timeout
+        try:
+            # An adopted one has used up some of it.
+            async with asyncio.timeout(None if limit is None else max(limit - run.elapsed, 0)):
                 await run.ended.wait()
         except TimeoutError:
             run.stop_as = ExecutionStatus.TIMED_OUT
@@ -424,10 +552,8 @@ class Session:
 
     async def _write_down(self, run: Run) -> None:
         """Store the outcome, then tell whoever waits."""
-        self._recent[run.id] = run
-        while len(self._recent) > REMEMBERED_RUNS:
-            self._recent.popitem(last=False)
-        self.record = replace(self.record, last_activity_at=now())
+        self._late.remember(run)
+        self._touch()
         try:
             await self._services.store.finish_execution(run.execution)
         finally:
@@ -458,18 +584,6 @@ class Session:
             return False
         return True
 
-    def _hear_late(self, message: Message) -> None:
-        """Add what a thread printed after its cell ended to that cell's execution."""
-        run = self._recent.get(message["parent_id"])
-        if run is None or message["msg_type"] == "status":
-            return
-        run.fold.add(message)
-        run.execution = replace(run.execution, outputs=run.fold.outputs)
-        if run.id not in self._late:
-            self._late.add(run.id)
-            self._services.spawn(self._store_late(run), name=f"late output {run.id}")
-
-    async def _store_late(self, run: Run) -> None:
-        await asyncio.sleep(LATE_WRITE_DELAY)
-        self._late.discard(run.id)
-        await self._services.store.finish_execution(run.execution)
+    def _touch(self) -> None:
+        self._active_since = time.monotonic()
+        self.record = replace(self.record, last_activity_at=now())

@@ -11,10 +11,9 @@ import logging
 import os
 import secrets
 import shutil
-import sys
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,9 +21,11 @@ from typing import Any, Self
 import anyio
 
 from carrel import health, scripts
-from carrel.config import AUTO_PRELOADS, Config, interpreter, kernel_environment
-from carrel.engines.forkserver import Profile, Started
-from carrel.engines.launch import Launch
+from carrel.cleanup import BUSY, CleanUpReport, choose
+from carrel.config import Config, interpreter, kernel_environment
+from carrel.crashpoints import crash_point
+from carrel.descriptors import check_descriptors
+from carrel.engines.guardians import Started
 from carrel.engines.local import LocalEngine, LocalKernel
 from carrel.engines.pool import WarmPool
 from carrel.environments import InstallReport, SessionEnvironment, parse_requirements
@@ -37,6 +38,7 @@ from carrel.errors import (
     SessionExistsError,
     SessionNotFoundError,
 )
+from carrel.launches import Launches
 from carrel.models import (
     Execution,
     Health,
@@ -48,8 +50,10 @@ from carrel.models import (
 )
 from carrel.paths import StateDirectory, Workspace, claim_state_directory
 from carrel.programs import Completed, run_program
-from carrel.run import Run, left_open
-from carrel.session import Services, Session
+from carrel.recovery import STARTED, Recovery, RecoveryReport, entries, remove
+from carrel.run import Run
+from carrel.services import Services
+from carrel.session import Session
 from carrel.specs import check_code, check_spec
 from carrel.store import Store
 
@@ -77,6 +81,10 @@ class Sessions:
         self._pool: WarmPool
         self._filling: asyncio.Task[None]
         self._services: Services
+        self._launches: Launches
+        self._is_leaving = self.config.keep_kernels
+        #: what was found of the server before, and what became of it
+        self.recovered = RecoveryReport()
         self._tasks: asyncio.TaskGroup
 
     async def __aenter__(self) -> Self:
@@ -87,14 +95,16 @@ class Sessions:
         path = self.config.state_dir.expanduser().absolute()
         self._state = claim_state_directory(path, explicit=self.config.state_dir_named)
         try:
-            self._store = Store(self._state.database)
+            self._store = Store(self._state.database, self._state.reclaim)
             await self._store.open()
         except BaseException:
             self._state.release()
             raise
-        forced = self.config.kernel_start == "fork"
-        self._engine = LocalEngine(self._state.runtime, self._profile(), forced=forced)
-        self._pool = WarmPool(self._engine, self.config.warm, self._new_launch)
+        crash_point("store.opened")
+        self._launches = Launches(self.config, self._python, self._state, self.workspace.root)
+        mode = self.config.kernel_start
+        self._engine = LocalEngine(self._state.runtime, self._launches.profile(), mode=mode)
+        self._pool = WarmPool(self._engine, self.config.warm, self._launches.fresh)
         self._tasks = asyncio.TaskGroup()
         await self._tasks.__aenter__()
         self._services = Services(
@@ -104,8 +114,9 @@ class Sessions:
             start_kernel=self._start_kernel,
         )
         try:
-            if forced:  # what was asked for and can't be had is an error now, not later
-                await self._engine.ensure_fork_server(self._new_launch())
+            await self._engine.find_inherited()
+            if mode == "fork":  # what was asked for and can't be had is an error now, not later
+                await self._engine.ensure_fork_server(self._launches.fresh())
             await self._load()
         except BaseException:
             await self._tasks.__aexit__(None, None, None)
@@ -132,9 +143,22 @@ class Sessions:
             stopping.result()
 
     async def _release(self) -> None:
-        await self._engine.aclose()
+        if self._is_leaving:
+            self._engine.leave()
+        else:
+            await self._engine.aclose()
         await self._store.aclose()
-        self._state.release()
+        self._state.release(keep_runtime=self._is_leaving)
+
+    @property
+    def degraded(self) -> str:
+        """What of the service itself does not work now, why, and the cure; empty: all does."""
+        return self._store.degraded
+
+    @property
+    def fork_server_pid(self) -> int:
+        """The process that kernels are forked from, or that guards them; 0: none yet."""
+        return self._engine.fork_server_pid
 
     @property
     def fork_server(self) -> Started | None:
@@ -186,16 +210,17 @@ class Sessions:
                 description=spec.description,
                 tags=spec.tags,
                 metadata=spec.metadata,
+                fresh=fresh,
             )
+            crash_point("create.begun")
             warm = None if fresh else self._pool.take()
             if warm is not None:
                 record = replace(record, directory=warm.launch.directory.name)
-            session = self._adopt(record)
-            session.needs_fresh_kernel = fresh
+            session = self._make_session(record)
             try:
-                await self._store.add_session(session.record)
+                # Written down when it has its kernel: there is no half a session to find.
                 if warm is not None:
-                    await session.adopt_kernel(warm.kernel)
+                    await session.take_kernel(warm.kernel)
                 else:
                     await session.ensure_kernel()
             except BaseException:
@@ -403,51 +428,83 @@ class Sessions:
 
     async def health(self, session: Session) -> Health:
         """Say how a session's kernel is, within 300 ms, whatever it does."""
-        return await health.check(session)
+        return replace(await health.check(session), degraded=self.degraded)
+
+    async def clean_up(
+        self,
+        *,
+        older_than: float | None = None,
+        session_ids: Sequence[str] | None = None,
+        dry_run: bool = False,
+    ) -> CleanUpReport:
+        """Delete sessions that nobody uses, and what belongs to no session.
+
+        Args:
+            older_than: Delete sessions that have been idle for so many seconds (by a clock that
+                does not jump); None: age does not matter.
+            session_ids: Only these; None: all but `default`. With neither argument no session
+                is deleted.
+            dry_run: Only say what would be.
+
+        Returns:
+            What went, and which of the named sessions stay and why.
+
+        Raises:
+            SessionNotFoundError: One of the ids is unknown; nothing was done.
+        """
+        named = [self.get(name) for name in session_ids or ()]
+        chosen, kept = choose(
+            named or (list(self._sessions.values()) if session_ids is None else []),
+            older_than=older_than,
+            is_named=session_ids is not None,
+        )
+        stray = await asyncio.to_thread(self._find_stray)
+        report = CleanUpReport(
+            deleted=[session.id for session in chosen],
+            kept=kept,
+            removed=[path.name for path in stray],
+            dry_run=dry_run,
+        )
+        if not dry_run:
+            await self._carry_out(report, chosen, stray)
+        return report
+
+    async def _carry_out(
+        self, report: CleanUpReport, chosen: Sequence[Session], stray: Sequence[Path]
+    ) -> None:
+        for session in chosen:
+            # A call that came meanwhile wins; a deletion that did is all we wanted.
+            if session.is_busy:
+                report.deleted.remove(session.id)
+                report.kept[session.id] = BUSY
+            else:
+                with suppress(SessionNotFoundError):
+                    await self.delete(session.id)
+        for path in stray:
+            await asyncio.to_thread(remove, path)
+
+    def _find_stray(self) -> Sequence[Path]:
+        known = {session.directory.name for session in self._sessions.values()}
+        known |= self._launches.made
+        return [path for path in entries(self._state.sessions) if path.name not in known]
 
     def _spawn(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
         return self._tasks.create_task(work, name=name)
 
-    def _profile(self) -> Profile | None:
-        """Return what the fork server is started with; None: kernels are spawned."""
-        if self.config.kernel_start == "spawn" or sys.platform != "linux":
-            return None
-        preloads = self.config.preloads
-        return Profile(
-            python=self._python,
-            preloads=AUTO_PRELOADS if preloads is None else preloads,
-            optional=preloads is None,
-            env=kernel_environment(self._state.path),
-            directory=self._state.runtime,
-            log_file=self._state.path / "forkserver.log",
-            orphan_timeout=self.config.orphan_timeout,
-        )
-
-    async def _start_kernel(self, session: Session) -> LocalKernel:
+    async def _start_kernel(
+        self, directory: Path, environment: SessionEnvironment, *, fresh: bool
+    ) -> LocalKernel:
+        check_descriptors()
         self._pool.begin_start()
         try:
-            return await self._engine.start(self._launch(session), fresh=session.needs_fresh_kernel)
+            launch = self._launches.in_directory(directory, environment)
+            return await self._engine.start(launch, fresh=fresh)
         finally:
             self._pool.end_start()
 
-    def _launch(self, session: Session) -> Launch:
-        launch = self._new_launch(session.directory)
-        environment = session.environment
-        return replace(launch, environment=environment.paths if environment.exists else None)
-
-    def _new_launch(self, directory: Path | None = None) -> Launch:
-        directory = directory or self._state.sessions / secrets.token_hex(8)
-        return Launch(
-            python=self._python,
-            workspace=self.workspace.root,
-            directory=directory,
-            env=kernel_environment(directory),
-            output=self.config.output,
-        )
-
-    def _adopt(self, record: SessionRecord) -> Session:
+    def _make_session(self, record: SessionRecord) -> Session:
         if not record.directory:
-            record = replace(record, directory=secrets.token_hex(8))
+            record = replace(record, directory=self._launches.new_name())
         directory = self._state.sessions / record.directory
         environment = SessionEnvironment(directory / "env", self._python)
         return Session(record, directory, environment, self._services)
@@ -476,30 +533,41 @@ class Sessions:
         await asyncio.shield(task)
 
     async def _forget(self, session: Session, *, grace: float) -> None:
+        await self._store.begin_deletion(session.id)
+        crash_point("delete.begun")
         await session.stop(grace=grace, why="the session was deleted")
+        crash_point("delete.stopped")
         await self._store.delete_session(session.id)
+        crash_point("delete.forgotten")
         await asyncio.to_thread(shutil.rmtree, session.directory, ignore_errors=True)
 
     async def _load(self) -> None:
-        """Take over the records of the server before us; its kernels are gone."""
-        for record in await self._store.sessions():
-            self._sessions[record.id] = self._adopt(record)
-        for execution in await self._store.open_executions():
-            await self._store.finish_execution(left_open(execution))
+        """Take over what the server before us had."""
+        recovery = Recovery(self._store, self._engine, self._state, self._make_session)
+        self._sessions = await recovery.run()
+        self.recovered = recovery.report
+        if recovery.garbage:
+            self._spawn(recovery.remove_garbage(), name="remove what a dead server left")
         if DEFAULT not in self._sessions:
             record = SessionRecord(id=DEFAULT, description="The session that is always there")
-            session = self._adopt(record)
-            await self._store.add_session(session.record)
+            session = self._make_session(record)
+            await self._store.save_session(session.record, "session.created")
+            session.is_stored = True
             self._sessions[DEFAULT] = session
+        if self.recovered.is_worth_telling:
+            log.warning("%s", self.recovered)
+        await self._store.add_event(STARTED, asdict(self.recovered))
 
     async def _stop_all(self) -> None:
         self._filling.cancel()
         await asyncio.wait([self._filling])
-        stops = [
-            session.stop(grace=0 if session.current else STOP_GRACE, why="the server was shut down")
-            for session in self._sessions.values()
-        ]
-        for failure in await asyncio.gather(*stops, *self._finishing, return_exceptions=True):
+        sessions = self._sessions.values()
+        if self._is_leaving:
+            ends = [session.leave() for session in sessions]
+        else:
+            why = "the server was shut down"
+            ends = [s.stop(grace=0 if s.current else STOP_GRACE, why=why) for s in sessions]
+        for failure in await asyncio.gather(*ends, *self._finishing, return_exceptions=True):
             if isinstance(failure, BaseException):
                 log.error("a kernel could not be stopped", exc_info=failure)
         await self._pool.drain()

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from carrel import Config, Sessions, SessionSpec
-from carrel.engines.forkserver import Started
+from carrel.engines.guardians import Started
 from carrel.environments import uv_binary
 from carrel.errors import CarrelError
 from carrel_mcp.settings import Settings

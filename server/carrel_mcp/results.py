@@ -227,6 +227,18 @@ class KernelHealth(ToolResult):
     running_for: float = Field(description="Seconds it has run")
     cause: str = Field(description="Why the kernel is dead; empty: it is not")
     stack: str = Field(description="Stacks of a blocked kernel")
+    degraded: str = Field(
+        description="What of the server itself does not work now, with the cure; empty: all does"
+    )
+
+
+class CleanedUp(ToolResult):
+    """What a clean-up did, or would do."""
+
+    deleted: list[str] = Field(description="Sessions that went")
+    kept: dict[str, str] = Field(description="Session -> why it stays though it was meant")
+    removed: list[str] = Field(description="Private folders of no session that went")
+    dry_run: bool = Field(description="Whether nothing was done yet")
 
 
 class Responsiveness(ToolResult):

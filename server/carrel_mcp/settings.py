@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import platformdirs
-from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -19,14 +19,16 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from carrel import Config, OutputLimits
+from carrel import Config, OutputLimits, crashpoints
 from carrel.config import AUTO_PRELOADS
 from carrel.errors import CarrelError
 
 PREFIX = "CARREL_"
 ENDPOINT = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9_.-]+):(\d{1,5})")
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
-TOOLSETS = ("core",)
+TOOLSETS = ("core", "control")
+STDIO_ORPHAN_TIMEOUT = 60.0  # seconds; a host that was restarted is back by then
+HTTP_ORPHAN_TIMEOUT = 3600.0
 
 
 class SettingsError(CarrelError):
@@ -82,12 +84,18 @@ class Settings(BaseSettings):
         description="Modules that forked kernels have imported: names, none, or auto "
         f"({', '.join(AUTO_PRELOADS)} where the interpreter has them).",
     )
-    orphan_timeout: float = Field(
-        default=5,
+    orphan_timeout: float | None = Field(
+        default=None,
         ge=0,
-        le=86400,
+        le=604_800,
         allow_inf_nan=False,
-        description="Seconds after which the kernels of a killed server end.",
+        description="Seconds that kernels go on without a server, for the next one to take over. "
+        "Default: 60, with --http 3600.",
+    )
+    keep_kernels: bool = Field(
+        default=False,
+        description="Leave the kernels to the next server also when this one is told to end; only "
+        "with --http.",
     )
     max_sessions: int = Field(
         default=100, ge=1, le=10_000, description="Sessions that may exist at once."
@@ -158,6 +166,12 @@ class Settings(BaseSettings):
             raise ValueError("auto and none stand alone")
         return value
 
+    @model_validator(mode="after")
+    def _check_keep_kernels(self) -> Self:
+        if self.keep_kernels and not self.http:
+            raise ValueError("keep_kernels needs --http: over stdio a server ends with its host")
+        return self
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -184,7 +198,7 @@ class Settings(BaseSettings):
         known = set(cls.model_fields)
         for name in os.environ:
             key = name.removeprefix(PREFIX).lower()
-            if name.startswith(PREFIX) and key not in known:
+            if name.startswith(PREFIX) and key not in known and name != crashpoints.VARIABLE:
                 raise SettingsError(f"unknown variable {name}; `carrel settings` lists all")
         path = config or platformdirs.user_config_path("carrel") / "carrel.toml"
         from_file = read_file(path, required=config is not None)
@@ -201,6 +215,13 @@ class Settings(BaseSettings):
             where = ".".join(str(part) for part in first["loc"])
             msg = f"{where}: {first['msg']} (given: {str(first['input'])[:80]!r})"
             raise SettingsError(msg) from error
+
+    @property
+    def orphan_seconds(self) -> float:
+        """Seconds that kernels go on without a server."""
+        if self.orphan_timeout is not None:
+            return self.orphan_timeout
+        return HTTP_ORPHAN_TIMEOUT if self.http else STDIO_ORPHAN_TIMEOUT
 
     @property
     def endpoint(self) -> tuple[str, int]:
@@ -221,7 +242,8 @@ class Settings(BaseSettings):
             workspace=self.workspace,
             kernel_start=self.kernel_start,
             warm=self.warm,
-            orphan_timeout=self.orphan_timeout,
+            orphan_timeout=self.orphan_seconds,
+            keep_kernels=self.keep_kernels,
             max_sessions=self.max_sessions,
             execution_timeout=self.execution_timeout or None,
             output=OutputLimits(spill_bytes=self.spill_limit),

@@ -341,6 +341,8 @@ class RawServer:
     flags: tuple[str, ...] = ()
     #: whether it leads a session of its own, as the official client starts it
     session_leader: bool = False
+    #: more variables
+    env: dict[str, str] = field(default_factory=dict)
     #: messages that answered no request of ours
     others: list[dict[str, Any]] = field(default_factory=list)
 
@@ -351,7 +353,7 @@ class RawServer:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env=self.place.environment(),
+            env=self.place.environment() | self.env,
             cwd=self.place.root,
             start_new_session=self.session_leader,
             encoding="utf-8",

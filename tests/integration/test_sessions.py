@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from carrel import Config, ExecutionStatus, KernelState, Sessions, SessionSpec
+from carrel import Config, KernelState, Sessions, SessionSpec
 from carrel.errors import (
     ConflictError,
     ExecutionNotFoundError,
@@ -121,38 +121,6 @@ async def test_records_outlive_the_service(config: Config) -> None:
         assert again.execution.index == 2
 
 
-async def test_what_a_killed_server_left_running_is_lost_and_said_so(
-    config: Config, tmp_path: Path
-) -> None:
-    program = (
-        "import asyncio, os, sys\nfrom pathlib import Path\n"
-        "from carrel import Config, Sessions, SessionSpec\n"
-        "async def main():\n"
-        "    config = Config(state_dir=Path(sys.argv[1]), state_dir_named=True,\n"
-        "                    workspace=Path(sys.argv[2]))\n"
-        "    async with Sessions(config) as sessions:\n"
-        "        session = await sessions.create(SessionSpec(id='a'))\n"
-        "        run = await sessions.run(session, 'while True: pass')\n"
-        "        queued = await sessions.run(session, '1')\n"
-        "        print(run.id, queued.id, session.kernel.process.pid, flush=True)\n"
-        "        os.kill(os.getpid(), 9)\n"
-        "asyncio.run(main())\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(config.state_dir), str(config.workspace)],
-        capture_output=True,
-        text=True,
-        timeout=HANG,
-        check=False,
-    )
-    running, queued, pid = done.stdout.split()
-    psutil.wait_procs([p for p in [_process(int(pid))] if p], timeout=HANG)
-    async with Sessions(config) as sessions:
-        assert (await sessions.execution(running)).status is ExecutionStatus.LOST
-        assert (await sessions.execution(queued)).status is ExecutionStatus.CANCELLED
-        assert _process(int(pid)) is None
-
-
 async def test_a_state_directory_has_one_owner(config: Config) -> None:
     async with Sessions(config) as first:
         with pytest.raises(StateDirHeldError, match=f"process {os.getpid()}"):
@@ -176,7 +144,8 @@ async def test_a_kernel_that_can_not_start_is_quoted(config: Config, tmp_path: P
         with pytest.raises(KernelStartError, match="ipykernel"):
             await sessions.create(SessionSpec(id="a"))
         await sessions.wait_until_warm()
-        assert not psutil.Process().children()
+        # All there is, is the process that would look after kernels.
+        assert {p.pid for p in psutil.Process().children()} <= {sessions.fork_server_pid}
 
 
 async def test_a_fork_that_was_asked_for_and_can_not_be_had_is_an_error_at_the_start(

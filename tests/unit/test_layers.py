@@ -10,12 +10,14 @@ INSIDE = LIBRARY / "inside"
 
 #: modules of the library, lowest first; one may import those of its own row and below
 ROWS: list[set[str]] = [
-    {"errors", "outputs"},
-    {"models", "paths", "budget", "programs", "transcript"},
+    {"errors", "outputs", "crashpoints"},
+    {"models", "paths", "budget", "programs", "transcript", "descriptors"},
     {"engines", "store", "scripts"},
     {"config", "specs", "run", "environments", "images"},
+    {"services", "launches", "adoption"},
+    {"late"},
     {"session"},
-    {"health"},
+    {"health", "recovery", "cleanup"},
     {"sessions"},
     {"__init__"},
 ]

@@ -92,6 +92,10 @@ class Channels:
         self._loop.call_soon(self._drain)
         return msg_id
 
+    def watch(self, msg_id: str, watcher: Callable[[str, Message], None]) -> None:
+        """Hand over what answers a request that somebody sent under our client_id before."""
+        self._watchers[msg_id] = watcher
+
     def forget(self, msg_id: str) -> None:
         """Stop handing over messages that answer `msg_id`."""
         self._watchers.pop(msg_id, None)

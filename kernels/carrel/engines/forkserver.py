@@ -1,33 +1,33 @@
-"""Our side of the fork server: start it, have kernels forked, hear how they ended.
+"""Our side of a fork server: have kernels forked, hear how they ended, take over what it has.
 
-One per server, started in the background. What it is and does is in
-carrel/inside/forkserver.py. When it is gone its kernels go on (only their exit codes can't
-be known any more), and the next kernel that is asked for starts a new one.
+What it is and does is in carrel/inside/forkserver.py. When it is gone its kernels go on
+(only their exit codes can't be known any more). guardians.py starts and finds fork servers.
 """
 
 import asyncio
+import hashlib
 import json
-import logging
 import os
-import secrets
 import signal
 import socket
+import struct
 import subprocess
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from carrel.engines.channels import Connection
-from carrel.engines.launch import INSIDE, Launch, await_ready, log_tail, write_private
+from carrel.engines.launch import INSIDE, Launch, await_ready, ready_pipe
 from carrel.engines.process import ForkedProcess, KernelProcess
 from carrel.errors import KernelStartError
 
-log = logging.getLogger(__name__)
-
-START_DEADLINE = 120.0  # seconds for the imports, also the slow ones on a slow disk
 PACKET_BYTES = 1 << 16
+CREDENTIALS = struct.Struct("3i")  # pid, uid, gid of SO_PEERCRED
 FDS_PER_PACKET = 1
+LIST_DEADLINE = 10.0  # seconds a fork server has to say what it has; it may be forking
+READY_FD = 3  # descriptor at which a kernel that it spawns finds its ready pipe
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,34 +48,53 @@ class Profile:
     log_file: Path
     #: seconds it waits for a server before it ends its kernels and itself
     orphan_timeout: float = 0.0
+    #: FIFO that it holds for its kernels; None: they don't care
+    lifeline: Path | None = None
+
+    def digest(self, levels: Sequence[str]) -> str:
+        """Return what is the same for fork servers that can stand in for each other."""
+        code = max(path.stat().st_mtime_ns for path in INSIDE.parent.glob("*.py"))
+        same = (str(self.python), self.preloads, self.optional, self.orphan_timeout, code)
+        return hashlib.blake2s(repr((same, tuple(levels))).encode(), digest_size=8).hexdigest()
 
 
 @dataclass(slots=True)
-class Started:
-    """What a fork server said while it started."""
+class Inventory:
+    """What a running fork server has."""
 
-    #: "shell" (built before the fork) or "imports"; empty: it never got ready
+    #: launch file -> pid, of each kernel that lives
+    kernels: dict[str, int] = field(default_factory=dict)
+    #: launch file -> exit code, of those that have ended
+    exits: dict[str, int] = field(default_factory=dict)
+    #: pids of the kernels among them whose exit code it will not know
+    strangers: set[int] = field(default_factory=set)
+    #: digest of the profile that it was started with
+    profile: str = ""
+    #: how far it prepares kernels
     level: str = ""
-    #: why it never got ready; empty if it did
-    why: str = ""
-    #: module -> why it is not preloaded
-    refused: dict[str, str] = field(default_factory=dict)
-    #: modules that the interpreter does not have
-    absent: list[str] = field(default_factory=list)
-    #: modules that are
-    preloaded: list[str] = field(default_factory=list)
 
 
 class ForkServer:
-    """A connection to a running fork server."""
+    """A connection to a running fork server.
 
-    def __init__(self, popen: subprocess.Popen[bytes], connection: socket.socket) -> None:
-        self.pid = popen.pid
+    Args:
+        connection: Connected to its socket.
+        popen: Its process, if we started it.
+    """
+
+    def __init__(
+        self, connection: socket.socket, popen: subprocess.Popen[bytes] | None = None
+    ) -> None:
         self._popen = popen
         self._socket = connection
+        peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+        self.pid: int = CREDENTIALS.unpack(peer)[0]
         self._loop = asyncio.get_running_loop()
         self._asked: dict[str, asyncio.Future[ForkedProcess]] = {}
         self._children: dict[int, ForkedProcess] = {}
+        self._early_exits: dict[int, int] = {}
+        self._inventory = Inventory()
+        self._listed: asyncio.Future[Inventory] | None = None
         self._next = 0
         #: it is gone, or we closed the connection
         self.is_closed = False
@@ -96,30 +115,82 @@ class ForkServer:
         self, launch: Launch, launch_file: Path, *, deadline: float
     ) -> KernelProcess:
         """Have a kernel forked whose launch file is written; see `fork`."""
-        readable, writable = os.pipe()
-        try:
-            process = await self._ask(launch_file, writable, deadline)
-        except BaseException:
-            os.close(readable)
-            raise
-        finally:
-            os.close(writable)
+        with ready_pipe() as (readable, writable):
+            process = await self._ask("fork", launch_file, writable, deadline)
         await await_ready(launch, process, readable, deadline=deadline)
         return process
 
+    async def spawn(
+        self, launch: Launch, connection: Connection, *, deadline: float
+    ) -> KernelProcess:
+        """Have a kernel started as a fresh process; otherwise as `fork`."""
+        launch_file = launch.write_files(connection, READY_FD)
+        with ready_pipe() as (readable, writable):
+            process = await self._ask("spawn", launch_file, writable, deadline)
+        process.start = "spawn"
+        await await_ready(launch, process, readable, deadline=deadline)
+        return process
+
+    async def watch(self, process: KernelProcess, launch_file: str) -> None:
+        """Have it end a kernel that is not its child when nobody comes for it any more."""
+        packet = {
+            "op": "watch",
+            "pid": process.pid,
+            "started": process.started,
+            "launch": launch_file,
+        }
+        with suppress(OSError):  # gone: whoever starts the next one asks again
+            await self._send(json.dumps(packet).encode(), None)
+
+    async def inventory(self) -> Inventory:
+        """Return what it has.
+
+        Raises:
+            KernelStartError: It ended, or did not answer.
+        """
+        self._inventory = Inventory()
+        self._listed = self._loop.create_future()
+        try:
+            async with asyncio.timeout(LIST_DEADLINE):
+                await self._send(json.dumps({"op": "list"}).encode(), None)
+                return await self._listed
+        except (OSError, TimeoutError) as error:
+            raise KernelStartError("the fork server does not say what it has") from error
+
+    def adopt(self, pid: int, start: str, *, knows_exit: bool) -> ForkedProcess:
+        """Return the process of a kernel that it had before we came.
+
+        Raises:
+            ProcessLookupError: It has ended.
+        """
+        process = ForkedProcess(pid, os.pidfd_open(pid))
+        process.start = start
+        self._children[pid] = process
+        if pid in self._early_exits or not knows_exit:
+            process.tell_code(self._early_exits.get(pid))
+        return process
+
     async def aclose(self) -> None:
-        """End the fork server; its kernels must be down already."""
+        """End the fork server, and all its kernels that are not down already."""
         with suppress(OSError):
             self._socket.send(json.dumps({"op": "end"}).encode())
         self._close()
         await asyncio.to_thread(self._reap)
 
-    async def _ask(self, launch_file: Path, ready_fd: int, deadline: float) -> ForkedProcess:
+    def leave(self) -> None:
+        """Go away and let it wait for the next server."""
+        self._close()
+        if self._popen is not None:
+            self._popen.returncode = 0  # or its finalizer would warn that it still runs
+
+    async def _ask(
+        self, op: str, launch_file: Path, ready_fd: int, deadline: float
+    ) -> ForkedProcess:
         self._next += 1
         request_id = str(self._next)
         answer: asyncio.Future[ForkedProcess] = self._loop.create_future()
         self._asked[request_id] = answer
-        packet = json.dumps({"op": "fork", "id": request_id, "launch": str(launch_file)}).encode()
+        packet = json.dumps({"op": op, "id": request_id, "launch": str(launch_file)}).encode()
         try:
             async with asyncio.timeout(deadline):
                 await self._send(packet, ready_fd)
@@ -135,10 +206,10 @@ class ForkServer:
             if answer.done():
                 self._asked.pop(request_id, None)
 
-    async def _send(self, packet: bytes, fd: int) -> None:
+    async def _send(self, packet: bytes, fd: int | None) -> None:
         while True:
             try:
-                socket.send_fds(self._socket, [packet], [fd])
+                socket.send_fds(self._socket, [packet], [] if fd is None else [fd])
                 return
             except BlockingIOError:  # its queue is full: it is forking as fast as it can
                 await asyncio.sleep(0.005)
@@ -161,12 +232,36 @@ class ForkServer:
             child = self._children.pop(packet["exited"], None)
             if child is not None:
                 child.tell_code(packet["code"])
+            else:
+                self._early_exits[packet["exited"]] = packet["code"]
+        elif "id" in packet:
+            self._take_answer(packet, fds)
+        else:
+            self._take_list(packet)
+
+    def _take_answer(self, packet: dict[str, Any], fds: list[int]) -> None:
+        answer = self._asked.pop(packet["id"], None)
+        if "error" in packet:
+            if answer is not None and not answer.done():
+                msg = f"no process could be made for the kernel: {packet['error']}"
+                answer.set_exception(KernelStartError(msg))
             return
         process = ForkedProcess(packet["pid"], fds[0])
         self._children[process.pid] = process
-        answer = self._asked.pop(packet["id"], None)
         if answer is not None and not answer.done():
             answer.set_result(process)
+
+    def _take_list(self, packet: dict[str, Any]) -> None:
+        for pid, launch, is_child in packet.get("kernels", ()):
+            self._inventory.kernels[launch] = pid
+            if not is_child:
+                self._inventory.strangers.add(pid)
+        for launch, _, code in packet.get("exits", ()):
+            self._inventory.exits[launch] = code
+        if packet.get("listed"):
+            self._inventory.profile, self._inventory.level = packet["profile"], packet["level"]
+            if self._listed is not None and not self._listed.done():
+                self._listed.set_result(self._inventory)
 
     def _find_dead(self) -> None:
         """Take note that the process is gone."""
@@ -184,11 +279,15 @@ class ForkServer:
             if not answer.done():
                 answer.set_exception(KernelStartError("the fork server ended"))
         self._asked.clear()
+        if self._listed is not None and not self._listed.done():
+            self._listed.set_exception(KernelStartError("the fork server ended"))
         for child in self._children.values():
             child.tell_code(None)
         self._children.clear()
 
     def _reap(self) -> None:
+        if self._popen is None:  # somebody else's child
+            return
         try:
             self._popen.wait(timeout=1)
         except subprocess.TimeoutExpired:
@@ -199,112 +298,3 @@ class ForkServer:
 def _discard(answer: "asyncio.Future[ForkedProcess]") -> None:
     if not answer.cancelled() and answer.exception() is None:
         answer.result().send_signal(signal.SIGKILL)
-
-
-async def start_fork_server(profile: Profile, level: str) -> tuple[ForkServer | None, Started]:
-    """Start a fork server; without the preloads that can't be had, if need be.
-
-    Args:
-        profile: What it is started with.
-        level: "shell" or "imports": how much it prepares.
-
-    Returns:
-        The server, or None if it can't be had here, and what it said.
-    """
-    started = Started()
-    wanted = list(profile.preloads)
-    while True:
-        wanted = [name for name in wanted if name not in started.refused]
-        server, culprit = await _start_once(profile, level, wanted, started)
-        if server is not None:
-            gone = {*started.refused, *started.absent}
-            started.preloaded = [name for name in wanted if name not in gone]
-            return server, started
-        if culprit is None:
-            return None, started
-        started.refused.setdefault(culprit, "the process died while importing it")
-
-
-async def _start_once(
-    profile: Profile, level: str, preloads: list[str], started: Started
-) -> tuple[ForkServer | None, str | None]:
-    """Start one; if it dies, name the module it was importing."""
-    readable, writable = os.pipe()
-    name = secrets.token_hex(4)
-    path = profile.directory / f"{name}.sock"
-    config = {
-        "socket": str(path),
-        "report_fd": writable,
-        "log_file": str(profile.log_file),
-        "preloads": preloads,
-        "level": level,
-        "optional": profile.optional,
-        "orphan_timeout": profile.orphan_timeout,
-    }
-    config_file = profile.directory / f"{name}.forkserver"
-    write_private(config_file, config)
-    try:
-        popen = _start_process(profile, config_file, writable)
-    except OSError as error:
-        started.why = f"can't start {profile.python}: {error.strerror or error}"
-        os.close(readable)
-        return None, None
-    finally:
-        os.close(writable)
-    try:
-        culprit = await _read_report(readable, started)
-    except BaseException:
-        popen.kill()
-        await asyncio.to_thread(popen.wait)
-        raise
-    finally:
-        config_file.unlink(missing_ok=True)
-    if not started.level:
-        popen.kill()
-        await asyncio.to_thread(popen.wait)
-        started.why = f"it ended while it started.{log_tail(profile.log_file)}"
-        return None, culprit
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    connection.connect(str(path))
-    connection.setblocking(False)
-    return ForkServer(popen, connection), None
-
-
-def _start_process(profile: Profile, config_file: Path, report_fd: int) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [str(profile.python), "-P", str(INSIDE), "forkserver", str(config_file)],
-        env=profile.env,
-        cwd="/",
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        pass_fds=(report_fd,),
-        start_new_session=True,
-    )
-
-
-async def _read_report(fd: int, started: Started) -> str | None:
-    """Read the report up to "ready" or its end; return what was being imported then."""
-    reader = asyncio.StreamReader()
-    loop = asyncio.get_running_loop()
-    transport, _ = await loop.connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(fd, "rb", buffering=0)
-    )
-    importing: str | None = None
-    try:
-        async with asyncio.timeout(START_DEADLINE):
-            while line := await reader.readline():
-                said = json.loads(line)
-                if said.get("ready"):
-                    started.level = said["level"]
-                    return None
-                if "failed" in said:
-                    started.refused[said["failed"]] = said["why"]
-                if "absent" in said:
-                    started.absent.append(said["absent"])
-                importing = said.get("preloading", importing)
-    except TimeoutError:
-        log.warning("the fork server did not get ready in %g s", START_DEADLINE)
-    finally:
-        transport.close()
-    return importing

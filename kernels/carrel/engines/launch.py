@@ -3,7 +3,8 @@
 import asyncio
 import json
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,15 @@ class Launch:
     heartbeat: bool = False
     #: output budgets
     output: OutputLimits = field(default_factory=OutputLimits)
+    #: whether it keeps what it publishes for a server that comes later
+    journaled: bool = True
+    #: FIFO that its guardians hold: the kernel ends when nobody does; None: it does not care
+    lifeline: Path | None = None
+
+    @property
+    def journal(self) -> Path:
+        """Where the kernel keeps what it published; see carrel/inside/journal.py."""
+        return self.directory / "journal.jsonl"
 
     def config(self, connection_file: Path, ready_fd: int) -> dict[str, Any]:
         """Return what the launcher reads."""
@@ -67,7 +77,8 @@ class Launch:
         return {
             "connection_file": str(connection_file),
             "ready_fd": ready_fd,
-            "parent_pid": os.getpid(),
+            "python": str(self.python),
+            "lifeline": str(self.lifeline or ""),
             "cwd": str(self.workspace),
             "workspace": str(self.workspace),
             "heartbeat": self.heartbeat,
@@ -75,6 +86,7 @@ class Launch:
             "log_file": str(self.directory / "kernel.log"),
             "stack_file": str(self.directory / "stacks.txt"),
             "touched_file": str(self.directory / "touched"),
+            "journal_file": str(self.journal) if self.journaled else "",
             "environment": {"prefix": str(environment.prefix), "site": str(environment.site)}
             if environment
             else None,
@@ -109,6 +121,22 @@ def log_tail(path: Path) -> str:
         lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     tail = lines[-LOG_LINES:]
     return "\nIts last words:\n" + "\n".join(tail) if tail else " It said nothing."
+
+
+@contextmanager
+def ready_pipe() -> Iterator[tuple[int, int]]:
+    """Make the pipe on which a kernel says that it is ready; the write end is closed at the end.
+
+    The read end is the caller's, unless this is left by an exception.
+    """
+    readable, writable = os.pipe()
+    try:
+        yield readable, writable
+    except BaseException:
+        os.close(readable)
+        raise
+    finally:
+        os.close(writable)
 
 
 async def await_ready(

@@ -8,6 +8,7 @@ it: the process says when its sockets are bound, and each wait ends with its eve
 
 import asyncio
 import logging
+import os
 import secrets
 import signal
 from contextlib import suppress
@@ -17,18 +18,24 @@ from typing import Any
 import zmq
 
 from carrel.engines.channels import PORTS, Channels, Connection
-from carrel.engines.forkserver import ForkServer, Profile, Started, start_fork_server
+from carrel.engines.forkserver import ForkServer, Inventory, Profile
+from carrel.engines.guardians import Started, find_fork_servers, start_fork_server
+from carrel.engines.journal import Entry, parse
 from carrel.engines.launch import Launch
-from carrel.engines.process import KernelProcess
+from carrel.engines.process import Exit, KernelProcess, boot_id, kill_family, start_time
 from carrel.engines.spawn import spawn
 from carrel.engines.wire import Message, new_id
 from carrel.errors import KernelSilentError, KernelStartError
+from carrel.models import KernelRecord
+from carrel.paths import private_directory
 
 log = logging.getLogger(__name__)
 
 START_DEADLINE = 60.0  # seconds from the start of a process to its answer
 TEST_DEADLINE = 20.0  # seconds a forked kernel has to pass the start-up test
 LEVELS = ("shell", "imports")  # how far a fork server prepares its kernels; best first
+GUARDIAN = "none"  # it prepares nothing, it only looks after kernels that are spawned
+REPLAY_DEADLINE = 10.0  # seconds a kernel that answers has for a page of its journal
 RESEND_AFTER = 0.1  # seconds without IOPub after which readiness is asked for again
 SHUTDOWN_GRACE = 0.5  # seconds an asked kernel has to run its exit handlers
 DRAIN_QUIET = 0.05  # seconds without a message after which a dead kernel has said it all
@@ -40,7 +47,46 @@ class LocalKernel:
     def __init__(self, process: KernelProcess, channels: Channels, connection: Connection) -> None:
         self.process = process
         self.channels = channels
+        #: the fork server that ends it when no server comes for it; None: nobody does yet
+        self.guardian: ForkServer | None = None
         self._connection = connection
+
+    @property
+    def record(self) -> KernelRecord:
+        """What the next server needs to take it over."""
+        return KernelRecord(
+            pid=self.process.pid,
+            started=self.process.started,
+            boot=boot_id(),
+            path=str(self._connection.path),
+            key=self._connection.key,
+            client_id=self._connection.client_id,
+            start=self.process.start,
+        )
+
+    async def reconnect(self) -> None:
+        """Wait until an adopted kernel answers and its IOPub reaches us, however long it takes.
+
+        Raises:
+            KernelStartError: It ended.
+        """
+        await handshake(self, None)
+
+    async def replay(self, since: int) -> list[Entry]:
+        """Return what the kernel published after number `since` of its journal.
+
+        Raises:
+            KernelSilentError: It did not answer in time.
+        """
+        entries: list[Entry] = []
+        more = True
+        while more:
+            after = entries[-1].seq if entries else since
+            answer = await self.request("replay", deadline=REPLAY_DEADLINE, since=after)
+            page = parse(answer["lines"])
+            entries += page
+            more = bool(answer["more"] and page)
+        return entries
 
     async def request(self, op: str, *, deadline: float, **args: Any) -> Any:
         """Ask the helper inside the kernel; it answers while a cell runs.
@@ -82,29 +128,49 @@ class LocalKernel:
         self.channels.close()
         remove_files(self._connection)
 
+    def leave(self) -> None:
+        """Close the channels and leave the kernel as it is, for the next server."""
+        self.channels.close()
+        self.process.leave()
+
 
 class LocalEngine:
-    """Starts kernels on this machine; one per server.
+    """Starts kernels on this machine, and takes over those of a server before; one per server.
 
     Args:
         runtime: Short private directory for sockets.
-        profile: What the fork server is started with; None: every kernel is spawned.
-        forced: Whether a kernel that can't be forked is an error instead of spawned.
+        profile: What the fork server is started with; None: there can't be one here.
+        mode: "fork": a kernel that can't be forked is an error; "spawn": each is a fresh
+            process, and the fork server is only their guardian; "auto": what works.
     """
 
-    def __init__(self, runtime: Path, profile: Profile | None, *, forced: bool) -> None:
+    def __init__(self, runtime: Path, profile: Profile | None, *, mode: str) -> None:
         self._runtime = runtime
         self._profile = profile
-        self._forced = forced
+        self._mode = mode
         self._context: zmq.Context[Any] = zmq.Context()
         self._server: ForkServer | None = None
+        self._level = ""
         self._server_lock = asyncio.Lock()
+        self._kernels: list[LocalKernel] = []
+        self._inherited: list[tuple[ForkServer, Inventory]] = []
+        self._claimed: set[int] = set()
+        self._lifeline = hold_lifeline(profile.lifeline) if profile and profile.lifeline else -1
         #: what the fork server said when it started; None: it has not been started
         self.started: Started | None = None
 
     @property
     def can_fork(self) -> bool:
         """Say whether a kernel can be forked at once."""
+        return self._has_guardian and self._level != "none"
+
+    @property
+    def fork_server_pid(self) -> int:
+        """The process that kernels are forked from, or that guards them; 0: none yet."""
+        return self._server.pid if self._server is not None and self._has_guardian else 0
+
+    @property
+    def _has_guardian(self) -> bool:
         return self._server is not None and not self._server.is_closed
 
     async def start(
@@ -120,54 +186,134 @@ class LocalEngine:
         Raises:
             KernelStartError: It did not get that far; nothing of it is left.
         """
+        private_directory(self._runtime)  # somebody may have cleaned up
         connection = self._new_connection()
         try:
-            process = await self._start_process(launch, connection, fresh, deadline)
+            process, guardian = await self._start_process(launch, connection, fresh, deadline)
         except BaseException:
             remove_files(connection)
             raise
         kernel = LocalKernel(process, Channels(self._context, connection), connection)
+        kernel.guardian = guardian
         try:
             await handshake(kernel, deadline)
         except BaseException:
             await process.kill()
             kernel.release()
             raise
+        self._kernels = [k for k in self._kernels if k.process.exit is None] + [kernel]
+        await self._watch_all()
         return kernel
 
+    async def find_inherited(self) -> None:
+        """Connect to the fork servers that an earlier server of this runtime directory left."""
+        if self._profile is None:
+            return
+        self._inherited = await find_fork_servers(self._runtime)
+        wanted = self._profile.digest(self._levels)
+        for server, inventory in self._inherited:
+            if inventory.profile == wanted and not self._has_guardian:
+                self._server, self._level = server, inventory.level
+                if inventory.level != "none":
+                    preloaded = list(self._profile.preloads)
+                    self.started = Started(level=inventory.level, preloaded=preloaded)
+
+    def adopt(self, record: KernelRecord) -> LocalKernel | Exit:
+        """Take over a kernel of an earlier server; say how it ended if it has.
+
+        It is the same process if pid, start time and boot are, and if its guardian knows it
+        by the name that only it has. A kernel whose guardian is gone or out of reach can't
+        be kept, and is ended.
+        """
+        launch = f"{record.path}.launch"
+        mine = record.boot == boot_id() and start_time(record.pid) == record.started
+        for server, inventory in self._inherited:
+            if launch in inventory.exits:
+                return Exit(inventory.exits[launch])
+            if inventory.kernels.get(launch) == record.pid and mine:
+                knows_exit = record.pid not in inventory.strangers
+                with suppress(ProcessLookupError):
+                    process = server.adopt(record.pid, record.start, knows_exit=knows_exit)
+                    self._claimed.add(record.pid)
+                    return self._reattach(process, server, record)
+        if mine:
+            kill_family(record.pid)
+        return Exit(None)
+
+    async def end_unclaimed(self) -> int:
+        """End inherited kernels that nobody adopted, and fork servers without any; count them."""
+        ended = 0
+        for server, inventory in self._inherited:
+            for pid in set(inventory.kernels.values()) - self._claimed:
+                with suppress(ProcessLookupError):
+                    await server.adopt(pid, "", knows_exit=False).kill()
+                    ended += 1
+            if server is not self._server and not self._claimed & set(inventory.kernels.values()):
+                await server.aclose()
+        return ended
+
     async def ensure_fork_server(self, probe: Launch) -> bool:
-        """Start the fork server if there is none, and try it; say whether there is one now.
+        """Start the fork server if there is none, and try it; say whether kernels can be forked.
 
         Each level is tried by forking a kernel that must run ``1 + 1``; the next simpler one
-        is taken if it does not. Kernels are spawned if none works.
+        is taken if it does not. At the last one kernels are spawned, and it guards them.
 
         Args:
             probe: What to start the kernel of the test with.
 
         Raises:
-            KernelStartError: There is none, and it was asked for explicitly.
+            KernelStartError: They can't, and it was asked for explicitly.
         """
         if self._profile is None:
             return False
         async with self._server_lock:
-            if self.can_fork:
-                return True
-            levels = LEVELS if self.started is None else (self.started.level or "shell",)
-            for level in levels:
-                server, self.started = await start_fork_server(self._profile, level)
-                for name, why in self.started.refused.items():
-                    log.warning("not preloaded: %s (%s)", name, why)
-                if server is not None and await self._passes_test(server, probe):
-                    self._server = server
+            levels = self._levels if not self._level else (self._level,)
+            for level in () if self._has_guardian else levels:
+                if server := await self._start_server(self._profile, level, probe):
+                    self._server, self._level = server, level
+                    await self._watch_all()
                     break
-                if server is not None:
-                    await server.aclose()
-        can_fork = self.can_fork
-        if self._forced and not can_fork:
+        if self._mode == "fork" and not self.can_fork:
             why = self.started.why if self.started else ""
             msg = f"kernels can't be forked here (--kernel-start=spawn does without): {why}"
             raise KernelStartError(msg)
-        return can_fork
+        return self.can_fork
+
+    @property
+    def _levels(self) -> tuple[str, ...]:
+        return {"fork": LEVELS, "spawn": (GUARDIAN,)}.get(self._mode, (*LEVELS, GUARDIAN))
+
+    async def _start_server(self, profile: Profile, level: str, probe: Launch) -> ForkServer | None:
+        server, started = await start_fork_server(profile, level, profile.digest(self._levels))
+        if level == GUARDIAN:
+            return server
+        self.started = started
+        for name, why in started.refused.items():
+            log.warning("not preloaded: %s (%s)", name, why)
+        if server is not None and not await self._passes_test(server, probe):
+            await server.aclose()
+            return None
+        return server
+
+    async def _watch_all(self) -> None:
+        """Give kernels that no living fork server guards to ours."""
+        server = self._server
+        if server is None or server.is_closed:
+            return
+        for kernel in self._kernels:
+            unguarded = kernel.guardian is None or kernel.guardian.is_closed
+            if unguarded and kernel.process.exit is None:
+                kernel.guardian = server
+                await server.watch(kernel.process, f"{kernel.record.path}.launch")
+
+    def _reattach(
+        self, process: KernelProcess, guardian: ForkServer, record: KernelRecord
+    ) -> LocalKernel:
+        connection = Connection(path=Path(record.path), key=record.key, client_id=record.client_id)
+        kernel = LocalKernel(process, Channels(self._context, connection), connection)
+        kernel.guardian = guardian
+        self._kernels.append(kernel)
+        return kernel
 
     async def _passes_test(self, server: ForkServer, probe: Launch) -> bool:
         """Say whether a kernel forked from `server` runs code; leave nothing of it."""
@@ -200,35 +346,54 @@ class LocalEngine:
         )
 
     async def aclose(self) -> None:
-        """End the fork server and give the zmq context back; all kernels must be down."""
+        """End the fork servers and give everything back; all kernels must be down."""
+        for server in self._servers():
+            await server.aclose()
+        self._close()
+
+    def leave(self) -> None:
+        """Go and leave the fork servers with their kernels to the next server."""
+        for server in self._servers():
+            server.leave()
+        self._close()
+
+    def _servers(self) -> list[ForkServer]:
+        servers = {id(server): server for server, _ in self._inherited}
         if self._server is not None:
-            await self._server.aclose()
+            servers[id(self._server)] = self._server
+        return [server for server in servers.values() if not server.is_closed]
+
+    def _close(self) -> None:
         self._context.destroy(linger=0)
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
 
     async def _start_process(
         self, launch: Launch, connection: Connection, fresh: bool, deadline: float
-    ) -> KernelProcess:
+    ) -> tuple[KernelProcess, ForkServer | None]:
         # A fork server that died is replaced; one that is still starting is not waited for
         # unless nothing else is allowed: a spawned kernel is there sooner.
         died = self._server is not None and self._server.is_closed
-        if not fresh and (self._forced or died):
+        if died or (self._mode == "fork" and not fresh):
             await self.ensure_fork_server(launch)
-        server = self._server
-        if fresh or server is None or server.is_closed:
-            return await spawn(launch, connection, deadline=deadline)
-        try:
-            return await server.fork(launch, connection, deadline=deadline)
-        except KernelStartError:
-            if not server.is_closed:
-                raise
-        # It had died, and this request was the first to notice.
-        if await self.ensure_fork_server(launch) and self._server is not None:
-            return await self._server.fork(launch, connection, deadline=deadline)
-        return await spawn(launch, connection, deadline=deadline)
+        for _ in range(2):
+            server = self._server
+            if server is None or server.is_closed:
+                break
+            start = server.spawn if fresh or self._level == GUARDIAN else server.fork
+            try:
+                return await start(launch, connection, deadline=deadline), server
+            except KernelStartError:
+                if not server.is_closed:
+                    raise
+            # It had died, and this request was the first to notice.
+            await self.ensure_fork_server(launch)
+        return await spawn(launch, connection, deadline=deadline), None
 
 
-async def handshake(kernel: LocalKernel, deadline: float) -> None:
-    """Wait until a kernel answers and its IOPub reaches us.
+async def handshake(kernel: LocalKernel, deadline: float | None) -> None:
+    """Wait until a kernel answers and its IOPub reaches us; None: however long it takes.
 
     Raises:
         KernelStartError: It did not in time, or ended.
@@ -251,7 +416,7 @@ async def handshake(kernel: LocalKernel, deadline: float) -> None:
                 asked.append(kernel.channels.request("control", "kernel_info_request", {}, watch))
                 with suppress(TimeoutError):
                     # A subscription may arrive after the first status went out.
-                    async with asyncio.timeout(RESEND_AFTER):
+                    async with asyncio.timeout(RESEND_AFTER * len(asked)):
                         await answered.wait()
                         await heard.wait()
     except TimeoutError:
@@ -262,6 +427,13 @@ async def handshake(kernel: LocalKernel, deadline: float) -> None:
             kernel.channels.forget(msg_id)
     if kernel.process.exit is not None:
         raise KernelStartError(f"the kernel ended while it started ({kernel.process.exit})")
+
+
+def hold_lifeline(path: Path) -> int:
+    """Open the FIFO by which kernels know that somebody could end them; make it if need be."""
+    with suppress(FileExistsError):
+        os.mkfifo(path, 0o600)
+    return os.open(path, os.O_RDWR | os.O_CLOEXEC)
 
 
 def remove_files(connection: Connection) -> None:

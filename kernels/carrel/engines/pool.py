@@ -7,6 +7,7 @@ emptied while the machine is short of memory.
 
 import asyncio
 import logging
+import shutil
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -104,7 +105,9 @@ class WarmPool:
     async def drain(self) -> None:
         """End the warm kernels."""
         while self._ready:
-            await self._ready.popleft().kernel.shutdown(grace=0)
+            warm = self._ready.popleft()
+            await warm.kernel.shutdown(grace=0)
+            await asyncio.to_thread(shutil.rmtree, warm.launch.directory, ignore_errors=True)
 
     async def _wait_for_work(self) -> None:
         """Return when a kernel may be missing, or when the memory is to be looked at."""

@@ -1,15 +1,19 @@
 """A kernel's process as its owner sees it: alive or how it ended, and how to end it."""
 
 import asyncio
+import functools
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
+FAMILY_DEADLINE = 0.5  # seconds for killed descendants to be gone; zombies may stay longer
 CODE_DEADLINE = 1.0  # seconds the fork server has to tell how its child ended
 
 
@@ -30,6 +34,32 @@ class Exit:
         return f"exit code {self.code}"
 
 
+def start_time(pid: int) -> int:
+    """Return when a process was started, in ticks since boot; 0 if it is gone or can't be told."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_bytes()
+        return int(text.rpartition(b")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+@functools.cache
+def boot_id() -> str:
+    """Return what is different after each boot; empty if the system does not tell."""
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return ""
+
+
+def kill_family(pid: int) -> None:
+    """Kill a process and all that descends from it, without waiting."""
+    with suppress(psutil.Error):
+        root = psutil.Process(pid)
+        for member in (*root.children(recursive=True), root):
+            with suppress(psutil.Error):
+                member.kill()
+
+
 class KernelProcess:
     """One kernel's process, in a process group of its own.
 
@@ -42,10 +72,19 @@ class KernelProcess:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
+        #: when it was started; with the pid it is its identity until the next boot
+        self.started = start_time(pid)
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[Exit] = self._loop.create_future()
         self._listeners: list[Callable[[Exit], None]] = []
         self._pidfd = -1
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was started, by the clock of the boot; 0 if that can't be told."""
+        if not self.started:
+            return 0.0
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - self.started / os.sysconf("SC_CLK_TCK")
 
     @property
     def exit(self) -> Exit | None:
@@ -90,7 +129,14 @@ class KernelProcess:
         for child in descendants:
             with suppress(psutil.Error):
                 child.kill()
-        return await self._ended
+        ended = await self._ended
+        if descendants:  # a signal that was sent has not killed yet
+            await asyncio.to_thread(psutil.wait_procs, descendants, timeout=FAMILY_DEADLINE)
+        return ended
+
+    def leave(self) -> None:
+        """Stop watching it; it goes on without us."""
+        self._unwatch()
 
     def descendants(self) -> list[psutil.Process]:
         """Return the processes that it started, and those that they did."""
@@ -134,6 +180,11 @@ class SpawnedProcess(KernelProcess):
             self._watch(os.pidfd_open(popen.pid), self._reap)
         else:
             self._loop.run_in_executor(None, popen.wait).add_done_callback(lambda _: self._reap())
+
+    def leave(self) -> None:
+        """See KernelProcess."""
+        super().leave()
+        self._popen.returncode = 0  # or its finalizer would warn that it still runs
 
     def _reap(self) -> None:
         self._set_exit(self._popen.wait())

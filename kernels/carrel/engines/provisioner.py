@@ -26,7 +26,8 @@ from typing import Any
 
 from jupyter_client.provisioning import LocalProvisioner
 
-from carrel.engines.forkserver import ForkServer, Profile, start_fork_server
+from carrel.engines.forkserver import ForkServer, Profile
+from carrel.engines.guardians import start_fork_server
 from carrel.engines.launch import Launch, OutputLimits
 from carrel.engines.process import KernelProcess
 from carrel.paths import private_directory, runtime_base
@@ -106,6 +107,7 @@ class ForkProvisioner(LocalProvisioner):  # type: ignore[misc]  # jupyter_client
             env={k: v for k, v in env.items() if k not in DROPPED},
             heartbeat=True,
             output=UNLIMITED,
+            journaled=False,
         )
         connection_file = Path(self.parent.connection_file)
         launch_file = launch.write_file(connection_file, -1)

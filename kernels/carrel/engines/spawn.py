@@ -4,7 +4,7 @@ import os
 import subprocess
 
 from carrel.engines.channels import Connection
-from carrel.engines.launch import INSIDE, Launch, await_ready
+from carrel.engines.launch import INSIDE, Launch, await_ready, ready_pipe
 from carrel.engines.process import KernelProcess, SpawnedProcess
 from carrel.errors import KernelStartError
 
@@ -20,24 +20,14 @@ async def spawn(launch: Launch, connection: Connection, *, deadline: float) -> K
     Raises:
         KernelStartError: It ended or took too long; the message quotes its log.
     """
-    readable, writable = os.pipe()
-    try:
+    with ready_pipe() as (readable, writable):
         process = _start(launch, connection, writable)
-    except BaseException:
-        os.close(readable)
-        raise
-    finally:
-        os.close(writable)
     await await_ready(launch, process, readable, deadline=deadline)
     return process
 
 
 def _start(launch: Launch, connection: Connection, ready_fd: int) -> KernelProcess:
-    """Write the files and start the process, on the caller's thread.
-
-    The thread matters: Linux ends a kernel with the *thread* that started it
-    (PR_SET_PDEATHSIG), so it must be the event loop's.
-    """
+    """Write the files and start the process."""
     launch_file = launch.write_files(connection, ready_fd)
     log_fd = os.open(launch.directory / "kernel.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:

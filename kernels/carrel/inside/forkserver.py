@@ -1,10 +1,13 @@
-"""The fork server: a warm process that kernels are forked from.
+"""The fork server: a warm process that kernels are forked from, and their guardian.
 
 It imports ipykernel and the preloads, builds IPython's shell, and then only forks: a
 kernel is ready in tens of milliseconds and shares what it does not change. One thread at
-the fork, always. It listens on a Unix SEQPACKET socket for servers of its own user; it is
-the parent of its kernels, so it reaps them, keeps their exit codes, and outlives the
-server: when nobody is connected for ``orphan_timeout`` seconds it ends them and itself.
+the fork, always. It listens on a Unix SEQPACKET socket for servers of its own user.
+
+As the guardian (at level "none" it is only that, and imports nothing) it is the parent of
+its kernels and inherits what they leave behind, so it keeps their exit codes, ends their
+stray children, and outlives the server: when nobody is connected for ``orphan_timeout``
+seconds it ends all of them and itself.
 
 Requests are JSON packets with an ``op``; see the methods of `ForkServer` for each.
 """
@@ -23,8 +26,13 @@ import threading
 import time
 from typing import Any, NoReturn
 
+from .processes import children, family, kill, spawn, start_time
+
 PACKET_BYTES = 1 << 16
 EXITS_KEPT = 1000  # exit codes remembered for servers that ask later
+LISTED_AT_ONCE = 100  # kernels or exit codes in one packet of a list
+END_DEADLINE = 5.0  # seconds to end everything in; what is stuck in the system stays
+END_PAUSE = 0.005  # seconds between looks at what still lives then
 CREDENTIALS = struct.Struct("3i")  # pid, uid, gid of SO_PEERCRED
 
 
@@ -44,8 +52,11 @@ def main(config_file: str) -> None:
     become_daemon(config["log_file"])
     from . import launcher
 
-    level = launcher.prepare(with_shell=config["level"] == "shell")
-    preload(config["preloads"], report, optional=config["optional"])
+    launcher.prctl(launcher.PR_SET_CHILD_SUBREAPER, 1)
+    level = config["level"]
+    if level != "none":
+        level = launcher.prepare(with_shell=level == "shell")
+        preload(config["preloads"], report, optional=config["optional"])
     gc.collect()
     gc.freeze()
     server = ForkServer(config)
@@ -136,16 +147,23 @@ class ForkServer:
     def __init__(self, config: dict[str, Any]) -> None:
         self._path: str = config["socket"]
         self._orphan_timeout: float = config["orphan_timeout"]
-        self._kernels: dict[int, str] = {}  # pid -> launch file
-        self._exits: dict[int, int] = {}  # pid -> exit code
+        self._profile: str = config["profile"]
+        self._level: str = config["level"]
+        self._kernels: dict[int, str] = {}  # pid -> launch file, of our children
+        self._watched: dict[int, tuple[int, str]] = {}  # pidfd -> pid, launch file of others
+        self._exits: dict[str, tuple[int, int]] = {}  # launch file -> pid, exit code
         self._clients: dict[int, socket.socket] = {}
         self._orphaned_at: float | None = time.monotonic()
+        self._was_wanted = False
+        # While we hold it, kernels live; see launcher.hold_on_to.
+        self._lifeline = os.open(config["lifeline"], os.O_RDWR) if config["lifeline"] else -1
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
         self._listener.bind(self._path)
         os.chmod(self._path, 0o600)
         self._listener.listen(8)
+        self._poller = select.poll()
         self._wake_in, self._wake_out = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wake_out, warn_on_full_buffer=False)
@@ -154,17 +172,18 @@ class ForkServer:
 
     def serve(self) -> NoReturn:
         """Serve requests until there is nobody to serve."""
-        poller = select.poll()
-        poller.register(self._listener, select.POLLIN)
-        poller.register(self._wake_in, select.POLLIN)
+        self._poller.register(self._listener, select.POLLIN)
+        self._poller.register(self._wake_in, select.POLLIN)
         while True:
-            for fd, _ in poller.poll(self._patience()):
+            for fd, _ in self._poller.poll(self._patience()):
                 if fd == self._listener.fileno():
-                    self._accept(poller)
+                    self._accept()
                 elif fd == self._wake_in:
                     self._reap()
+                elif fd in self._watched:
+                    self._unwatch(fd)
                 else:
-                    self._answer(fd, poller)
+                    self._answer(fd)
             if self._is_abandoned():
                 self._end()
 
@@ -178,9 +197,11 @@ class ForkServer:
     def _is_abandoned(self) -> bool:
         if self._orphaned_at is None:
             return False
+        if self._was_wanted and not self._kernels and not self._watched:
+            return True  # nothing to keep for anybody
         return time.monotonic() - self._orphaned_at >= self._orphan_timeout
 
-    def _accept(self, poller: select.poll) -> None:
+    def _accept(self) -> None:
         client, _ = self._listener.accept()
         peer = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
         if CREDENTIALS.unpack(peer)[1] != os.getuid():
@@ -188,9 +209,10 @@ class ForkServer:
             return
         self._clients[client.fileno()] = client
         self._orphaned_at = None
-        poller.register(client, select.POLLIN)
+        self._was_wanted = True
+        self._poller.register(client, select.POLLIN)
 
-    def _answer(self, fd: int, poller: select.poll) -> None:
+    def _answer(self, fd: int) -> None:
         client = self._clients[fd]
         fds: list[int] = []
         try:
@@ -198,33 +220,90 @@ class ForkServer:
         except OSError:
             data = b""
         if not data:
-            poller.unregister(fd)
+            self._poller.unregister(fd)
             del self._clients[fd]
             client.close()
             if not self._clients:
                 self._orphaned_at = time.monotonic()
-                if not self._kernels:
-                    self._end()
             return
         request = json.loads(data)
         match request["op"]:
             case "fork":
                 self._fork(client, request, fds[0])
+            case "spawn":
+                self._spawn(client, request, fds[0])
+            case "watch":
+                self._watch(request)
+            case "list":
+                self._list(client)
             case "end":
                 self._end()
 
     def _fork(self, client: socket.socket, request: dict[str, Any], ready_fd: int) -> None:
         """Answer "fork": {id, launch} and the ready pipe -> {id, pid} and a pidfd."""
-        started = time.monotonic()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._refuse(client, request, ready_fd, error)
+            return
         if pid == 0:
             raise BecomeKernel(self._read_launch_in_child(request["launch"]), ready_fd)
+        self._introduce(client, request, pid, ready_fd)
+
+    def _spawn(self, client: socket.socket, request: dict[str, Any], ready_fd: int) -> None:
+        """Answer "spawn", which is "fork" for a kernel that shall be a fresh process."""
+        try:
+            with open(request["launch"], encoding="utf-8") as file:
+                launch = json.load(file)
+            pid = spawn(launch, request["launch"], ready_fd)
+        except OSError as error:
+            self._refuse(client, request, ready_fd, error)
+            return
+        self._introduce(client, request, pid, ready_fd)
+
+    def _introduce(
+        self, client: socket.socket, request: dict[str, Any], pid: int, ready_fd: int
+    ) -> None:
         os.close(ready_fd)
         self._kernels[pid] = request["launch"]
         pidfd = os.pidfd_open(pid)
-        answer = {"id": request["id"], "pid": pid, "seconds": time.monotonic() - started}
-        self._send(client, answer, [pidfd])
+        self._send(client, {"id": request["id"], "pid": pid}, [pidfd])
         os.close(pidfd)
+
+    def _refuse(
+        self, client: socket.socket, request: dict[str, Any], ready_fd: int, error: OSError
+    ) -> None:
+        os.close(ready_fd)
+        self._send(client, {"id": request["id"], "error": error.strerror or str(error)})
+
+    def _watch(self, request: dict[str, Any]) -> None:
+        """Take "watch": {pid, started, launch}, a kernel of the server's that is not our child."""
+        pid = request["pid"]
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:  # it has ended already
+            return
+        if start_time(pid) != request["started"]:
+            os.close(pidfd)
+            return
+        self._watched[pidfd] = (pid, request["launch"])
+        self._poller.register(pidfd, select.POLLIN)
+
+    def _unwatch(self, pidfd: int) -> None:
+        self._poller.unregister(pidfd)
+        os.close(pidfd)
+        del self._watched[pidfd]
+
+    def _list(self, client: socket.socket) -> None:
+        """Answer "list": packets with {kernels}, {exits}, and at last who we are."""
+        kernels = [(pid, launch, True) for pid, launch in self._kernels.items()]
+        kernels += [(pid, launch, False) for pid, launch in self._watched.values()]
+        exits = [(launch, *end) for launch, end in self._exits.items()]  # + pid, code
+        for start in range(0, len(kernels), LISTED_AT_ONCE):
+            self._send(client, {"kernels": kernels[start : start + LISTED_AT_ONCE]})
+        for start in range(0, len(exits), LISTED_AT_ONCE):
+            self._send(client, {"exits": exits[start : start + LISTED_AT_ONCE]})
+        self._send(client, {"listed": True, "profile": self._profile, "level": self._level})
 
     def _read_launch_in_child(self, path: str) -> dict[str, Any]:
         """Leave everything of the fork server behind; return what kernel to become."""
@@ -234,9 +313,10 @@ class ForkServer:
         os.setsid()
         for client in self._clients.values():
             client.close()
+        for fd in (*self._watched, self._wake_in, self._wake_out, self._lifeline):
+            if fd >= 0:
+                os.close(fd)
         self._listener.close()
-        os.close(self._wake_in)
-        os.close(self._wake_out)
         with open(path, encoding="utf-8") as file:
             launch: dict[str, Any] = json.load(file)
         return launch
@@ -251,14 +331,24 @@ class ForkServer:
             except ChildProcessError:
                 return
             if pid == 0:
-                return
-            code = os.waitstatus_to_exitcode(status)
-            self._kernels.pop(pid, None)
-            self._exits[pid] = code
-            while len(self._exits) > EXITS_KEPT:
-                del self._exits[next(iter(self._exits))]
-            for client in list(self._clients.values()):
-                self._send(client, {"exited": pid, "code": code})
+                break
+            if pid in self._kernels:
+                self._note_exit(pid, os.waitstatus_to_exitcode(status))
+        self._end_strays()
+
+    def _note_exit(self, pid: int, code: int) -> None:
+        launch = self._kernels.pop(pid)
+        self._exits[launch] = (pid, code)
+        while len(self._exits) > EXITS_KEPT:
+            del self._exits[next(iter(self._exits))]
+        for client in list(self._clients.values()):
+            self._send(client, {"exited": pid, "code": code})
+
+    def _end_strays(self) -> None:
+        """Kill children that are no kernels: those of a kernel that died become ours."""
+        for pid in children(os.getpid()):
+            if pid not in self._kernels:
+                kill(pid)
 
     def _send(self, client: socket.socket, packet: dict[str, Any], fds: list[int] = []) -> None:  # noqa: B006  # never changed
         with contextlib.suppress(OSError):  # gone: its end is noticed by the loop
@@ -268,10 +358,22 @@ class ForkServer:
         self._end()
 
     def _end(self) -> NoReturn:
-        """End all kernels and ourselves."""
+        """End all kernels, what they have started, and ourselves."""
+        for pid, _ in self._watched.values():
+            for member in family(pid):
+                kill(member)
         for pid in self._kernels:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)
+        deadline = time.monotonic() + END_DEADLINE
+        with contextlib.suppress(ChildProcessError):  # nobody is left
+            while time.monotonic() < deadline:
+                # Whoever dies leaves us its children, until there are none.
+                for pid in children(os.getpid()):
+                    kill(pid)
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+                time.sleep(END_PAUSE)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
         os._exit(0)

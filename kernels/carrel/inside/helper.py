@@ -25,11 +25,13 @@ ARRAY_PACKAGES = frozenset(
 class Helper:
     """The handler of ``carrel_request``; one per kernel."""
 
-    def __init__(self, kernel: Any) -> None:
+    def __init__(self, kernel: Any, journal: Any) -> None:
         self.kernel = kernel
+        self.journal = journal
         self.running: tuple[str, float] | None = None  # msg_id, monotonic start
         self._ops: dict[str, Callable[..., dict[str, Any]]] = {
             "status": self.status,
+            "replay": self.replay,
             "variables": self.variables,
             "adopt_environment": self.adopt_environment,
             "loaded": self.loaded,
@@ -55,7 +57,13 @@ class Helper:
             "msg_id": running[0] if running else "",
             "running_for": time.monotonic() - running[1] if running else 0.0,
             "execution_count": self.kernel.execution_count,
+            "newest": self.journal.newest,
         }
+
+    def replay(self, since: int) -> dict[str, Any]:
+        """Return what the journal in memory holds after number `since`; see journal.py."""
+        answer: dict[str, Any] = self.journal.since(since)
+        return answer
 
     def variables(self, limit: int) -> dict[str, Any]:
         """Describe the user's variables, in name order."""

@@ -75,7 +75,8 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
             ipkernel.sys = sys
         self.kept_debugpy_stream, self.debugpy_stream = self.debugpy_stream, None
         self.user_code = False
-        self.helper = Helper(self)
+        self.journal = streams.shared.journal
+        self.helper = Helper(self, self.journal)
         self.session.digest_history_size = DIGESTS
         self.standard_streams = (sys.stdout, sys.stderr)
         launch = self.parent.launch
@@ -98,6 +99,7 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
         self.helper.running = (parent["msg_id"], time.monotonic())
         sys.stdout, sys.stderr = self.standard_streams
         signal.signal(signal.SIGINT, self.on_interrupt)
+        self.journal.begin(parent["msg_id"])
         self.touched.begin()
         self.user_code = streams.shared.in_user_code = True
         try:
@@ -111,6 +113,7 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
             self.helper.running = None
             self.shell.history_manager.outputs.clear()
         reply["carrel"] = self.report(parent)
+        self.journal.note_reply(parent["msg_id"], reply)
         return reply
 
     @property

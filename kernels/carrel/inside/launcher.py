@@ -7,8 +7,10 @@ debugger until it is asked for, heartbeat, the TCP port for forks, inherited std
 what it bounds (output, see budget.py).
 """
 
+import contextlib
 import ctypes
 import faulthandler
+import fcntl
 import json
 import logging
 import logging.handlers
@@ -20,7 +22,8 @@ from types import ModuleType
 from typing import Any
 
 LOG_BYTES = 1 << 20  # size of a kernel's own log, which is turned over once
-PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+F_SETSIG = 10  # Linux; the fcntl module has no name for it
 DEBUGGER = "ipykernel.debugger"
 INLINE_BACKEND = "module://matplotlib_inline.backend_inline"
 
@@ -29,7 +32,6 @@ def main(launch_file: str) -> None:
     """Run one spawned kernel until it is told to stop."""
     with open(launch_file, encoding="utf-8") as file:
         launch = json.load(file)
-    die_with(launch["parent_pid"])
     adopt(launch)  # before anything of it could be imported in another version
     run(launch, launch["ready_fd"])
 
@@ -47,6 +49,7 @@ def run_forked(launch: dict[str, Any], ready_fd: int) -> None:
 def run(launch: dict[str, Any], ready_fd: int) -> None:
     """Become the kernel of `launch`, say so on `ready_fd`, and run until told to stop."""
     sys.argv = [""]
+    hold_on_to(launch["lifeline"])
     os.chdir(launch["cwd"])
     enable_stack_dumps(launch["stack_file"])
     try:
@@ -88,9 +91,11 @@ def resume(launch: dict[str, Any]) -> Any:
     """Return the kernel application, its sockets bound and its kernel made."""
     from . import streams
     from .budget import Budgets, Limits
+    from .journal import Journal
     from .kernel import KernelApp
 
     streams.shared.budgets = Budgets(Limits(launch["output"]))
+    streams.shared.journal = Journal(launch["journal_file"])
     adopt(launch)
     app = KernelApp.prepare()
     app.resume(launch)
@@ -106,13 +111,28 @@ def adopt(launch: dict[str, Any]) -> None:
         adopt_environment(environment["prefix"], environment["site"])
 
 
-def die_with(parent_pid: int) -> None:
-    """Ask Linux to kill this kernel when the server that started it is gone."""
-    if sys.platform != "linux":
+def hold_on_to(lifeline: str) -> None:
+    """Have Linux kill this process group when nobody holds the other end of a FIFO any more.
+
+    The server holds it, and the fork server, which gives a new server time to come. When
+    both are gone nobody could end this kernel; then the operating system does, also while
+    native code holds the interpreter.
+    """
+    if not lifeline:
         return
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent_pid:  # it went before we asked
-        os._exit(0)
+    prctl(PR_SET_CHILD_SUBREAPER, 1)  # what our children leave behind stays in our tree
+    fd = os.open(lifeline, os.O_RDONLY | os.O_NONBLOCK)
+    fcntl.fcntl(fd, fcntl.F_SETOWN, -os.getpgrp())
+    fcntl.fcntl(fd, F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
+    with contextlib.suppress(BlockingIOError):
+        os.read(fd, 1)  # it blocks while somebody is there
+        os._exit(0)  # they went before we asked
+
+
+def prctl(option: int, value: int) -> None:
+    """Set an attribute of this process."""
+    ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 
 def enable_stack_dumps(path: str) -> None:

@@ -27,6 +27,7 @@ from ipykernel.zmqshell import ZMQDisplayPublisher
 from tornado.ioloop import IOLoop
 
 from .budget import Budget, Budgets, encodable
+from .journal import Journal
 
 READ_SIZE = 1 << 16  # bytes read at once from what wrote to the descriptor
 READS_AT_ONCE = 16  # such reads before the IOPub thread turns to something else
@@ -37,8 +38,10 @@ TEXT_LIMIT = 1 << 20  # characters of one non-plain text form (HTML, JSON, SVG, 
 class Kernelwide:
     """What all streams of this kernel share."""
 
-    #: set by the launcher before any stream exists
+    #: set by the launcher before any stream exists, as is the next
     budgets: Budgets
+    #: what was published, for a server that comes later
+    journal: Journal
     #: a flush asked for by a cell waits; ipykernel's own need not
     in_user_code = False
 
@@ -198,6 +201,7 @@ class Publisher(IOPubThread):  # type: ignore[misc]
 
     def _really_send(self, msg: Any, *args: Any, **kwargs: Any) -> None:
         if os.getpid() == self._master_pid:
+            shared.journal.note(msg)
             super()._really_send(msg, *args, **kwargs)
         elif text := display_text(msg):
             write_all(1, (text + "\n").encode("utf-8"))  # 1 is the watched descriptor

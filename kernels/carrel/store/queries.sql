@@ -1,21 +1,35 @@
--- name: insert_session
+-- name: save_session
 INSERT INTO sessions (id, description, tags, metadata, status, created_at, last_activity_at,
-                      generation, execution_count, directory)
+                      generation, execution_count, directory, fresh)
 VALUES (:id, :description, :tags, :metadata, :status, :created_at, :last_activity_at,
-        :generation, :execution_count, :directory);
+        :generation, :execution_count, :directory, :fresh)
+ON CONFLICT (id) DO UPDATE
+SET description = excluded.description, tags = excluded.tags, metadata = excluded.metadata,
+    status = excluded.status, last_activity_at = excluded.last_activity_at,
+    generation = excluded.generation, execution_count = excluded.execution_count,
+    fresh = excluded.fresh;
 
--- name: update_session
-UPDATE sessions
-SET description = :description, tags = :tags, metadata = :metadata, status = :status,
-    last_activity_at = :last_activity_at, generation = :generation,
-    execution_count = :execution_count
-WHERE id = :id;
+-- name: begin_deletion
+UPDATE sessions SET deleting = 1 WHERE id = :id;
+
+-- name: deletions
+SELECT * FROM sessions WHERE deleting;
+
+-- name: save_kernel
+INSERT OR REPLACE INTO kernels (session_id, pid, started, boot, path, key, client_id, start)
+VALUES (:session_id, :pid, :started, :boot, :path, :key, :client_id, :start);
+
+-- name: forget_kernel
+DELETE FROM kernels WHERE session_id = :id;
+
+-- name: kernels
+SELECT * FROM kernels;
 
 -- name: delete_session
 DELETE FROM sessions WHERE id = :id;
 
 -- name: sessions
-SELECT * FROM sessions ORDER BY created_at, id;
+SELECT * FROM sessions WHERE NOT deleting ORDER BY created_at, id;
 
 -- name: insert_execution
 INSERT INTO executions (id, session_id, "index", generation, code, status, timeout, created_at,
@@ -50,7 +64,16 @@ SELECT * FROM executions WHERE id = :id;
 SELECT body FROM outputs WHERE execution_id = :id ORDER BY position;
 
 -- name: open_executions
-SELECT * FROM executions WHERE ended_at IS NULL;
+SELECT * FROM executions WHERE ended_at IS NULL ORDER BY session_id, "index";
+
+-- name: newest_execution
+SELECT id FROM executions WHERE session_id = :id ORDER BY "index" DESC LIMIT 1;
+
+-- name: execution_ids
+SELECT id FROM executions WHERE session_id = :id;
+
+-- name: newest_event
+SELECT at, data FROM events WHERE type = :type ORDER BY seq DESC LIMIT 1;
 
 -- name: insert_event
 INSERT INTO events (at, type, session_id, execution_id, data)

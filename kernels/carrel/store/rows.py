@@ -10,6 +10,7 @@ from carrel.models import (
     Execution,
     ExecutionError,
     ExecutionStatus,
+    KernelRecord,
     SessionRecord,
     SessionStatus,
 )
@@ -41,7 +42,18 @@ def session_row(record: SessionRecord) -> Row:
         "generation": record.generation,
         "execution_count": record.execution_count,
         "directory": record.directory,
+        "fresh": int(record.fresh),
     }
+
+
+def kernel_row(session_id: str, record: KernelRecord) -> Row:
+    """Return the row of a session's kernel."""
+    return {"session_id": session_id, **asdict(record)}
+
+
+def kernel_record(row: sqlite3.Row) -> KernelRecord:
+    """Return the kernel in a row."""
+    return KernelRecord(**{name: row[name] for name in KernelRecord.__slots__})
 
 
 def session_record(row: sqlite3.Row) -> SessionRecord:
@@ -59,6 +71,7 @@ def session_record(row: sqlite3.Row) -> SessionRecord:
         generation=row["generation"],
         execution_count=row["execution_count"],
         directory=row["directory"],
+        fresh=bool(row["fresh"]),
     )
 
 

@@ -3,6 +3,9 @@
 SQLite in WAL mode through one thread, so that every write is in the order it was asked
 for and none blocks the event loop. A commit survives a killed server; the last commits
 before a power cut may be missing, the file stays sound (synchronous=NORMAL).
+
+A write that the disk refuses raises nothing: it waits in memory and is tried again, about
+once a second and before each later write, and `degraded` and `unsaved` say so.
 """
 
 import asyncio
@@ -10,16 +13,22 @@ import json
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import TypeVar
 
 from carrel import outputs as carrel_outputs
 from carrel.errors import StoreError
-from carrel.models import Execution, SessionRecord, now
+from carrel.models import Execution, KernelRecord, SessionRecord, now
 from carrel.store import rows
+from carrel.store.backlog import Change, Step
+from carrel.store.database import UNREADABLE, Database
+from carrel.store.writer import Writer
 
 T = TypeVar("T")
+
+RETRY_PERIOD = 1.0  # seconds between attempts to write what waits
 
 
 def _load_queries() -> dict[str, str]:
@@ -39,61 +48,170 @@ def _load_migrations() -> list[str]:
 _SQL = _load_queries()
 
 
+def _generation(record: SessionRecord) -> dict[str, object]:
+    return {"generation": record.generation}
+
+
 class Store:
     """Durable records; every method is one transaction."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, claim: Callable[[], object] | None = None) -> None:
+        """Keep what `open` needs.
+
+        Args:
+            path: The file.
+            claim: See `Database`.
+        """
         self._path = path
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="carrel-store")
-        self._db: sqlite3.Connection
+        self._database = Database(
+            path,
+            migrations=_load_migrations(),
+            queries=_SQL.values(),
+            read=self._read_records,
+            claim=claim,
+        )
+        self._writer = Writer(self._database)
+        self._loop: asyncio.AbstractEventLoop
+        self._timer: asyncio.TimerHandle | None = None
+        self._closing = False
+        self._at = 0.0  # when the change was asked for that is being written
+
+    @property
+    def degraded(self) -> str:
+        """Why records can't be written now and what helps, in one line; empty: they can."""
+        return self._writer.degraded
+
+    @property
+    def unsaved(self) -> int:
+        """How many transactions are in memory only."""
+        return len(self._writer.backlog)
+
+    @property
+    def moved_aside(self) -> Path | None:
+        """Where a damaged database was moved when this one was opened."""
+        return self._database.moved_aside
 
     async def open(self) -> None:
         """Open the file, bringing an older schema up to date.
 
+        A damaged file is moved aside and a new one begun: see `moved_aside`.
+
         Raises:
-            StoreError: It can't be opened, or a newer carrel wrote it.
+            StoreError: It can't be used, or a newer carrel wrote it.
         """
+        self._loop = asyncio.get_running_loop()
         try:
-            await self._run(self._open)
-        except sqlite3.Error as error:
+            await self._in_thread(self._database.open)
+        except BaseException:
             self._thread.shutdown(wait=False)
-            msg = f"can't open {self._path}: {error}. Move it away or name another --state-dir."
-            raise StoreError(msg) from error
+            raise
 
     async def aclose(self) -> None:
-        """Finish what is queued and close the file."""
-        await self._run(lambda: self._db.close())
-        self._thread.shutdown()
+        """Finish what is queued, try again to write what waits, and close the file.
 
-    async def add_session(self, record: SessionRecord) -> None:
-        """Write down a new session."""
+        What can't be written is lost then; the log names each change.
+        """
+        self._closing = True
+        if self._timer is not None:
+            self._timer.cancel()
+        try:
+            await self._in_thread(self._writer.give_up)
+        finally:
+            await self._in_thread(self._database.close)
+            self._thread.shutdown()
+
+    async def save_session(
+        self, record: SessionRecord, *events: str, kernel: KernelRecord | None = None
+    ) -> None:
+        """Write down a new session or what changed of one, and its kernel if it has a new one.
+
+        Raises:
+            StoreError: It is new and too much waits to be written (retryable).
+        """
+        steps: list[Callable[[], object]] = [
+            lambda: self._execute("save_session", rows.session_row(record))
+        ]
+        if kernel is not None:
+            row = rows.kernel_row(record.id, kernel)
+            steps.append(lambda: self._execute("save_kernel", row))
+        steps += [
+            partial(self._event, event, record.id, data=_generation(record)) for event in events
+        ]
+        await self._write(*steps, session=record, intent="session.created" in events)
+
+    async def forget_kernel(self, session_id: str) -> None:
+        """Write down that a session's kernel is not to be taken over; before it is ended."""
+        await self._write(lambda: self._execute("forget_kernel", {"id": session_id}))
+
+    async def begin_deletion(self, session_id: str) -> None:
+        """Write down that a session is to go, so that the next server can finish that."""
         await self._write(
-            lambda: self._execute("insert_session", rows.session_row(record)),
-            lambda: self._event("session.created", record.id),
+            lambda: self._execute("begin_deletion", {"id": session_id}), deletes=session_id
         )
 
-    async def update_session(self, record: SessionRecord, event: str) -> None:
-        """Write down what changed of a session."""
-        await self._write(
-            lambda: self._execute("update_session", rows.session_row(record)),
-            lambda: self._event(event, record.id, data={"generation": record.generation}),
+    async def deletions(self) -> list[SessionRecord]:
+        """Return the sessions whose deletion has begun; `sessions` has none of them."""
+        return await self._run(
+            lambda: [rows.session_record(row) for row in self._db.execute(_SQL["deletions"])]
         )
+
+    async def kernels(self) -> dict[str, KernelRecord]:
+        """Return the kernels that are to be taken over, by their sessions' ids."""
+        return await self._run(
+            lambda: {
+                row["session_id"]: rows.kernel_record(row)
+                for row in self._db.execute(_SQL["kernels"])
+            }
+        )
+
+    async def newest_execution(self, session_id: str) -> Execution | None:
+        """Return a session's last execution, with its outputs."""
+
+        def read() -> Execution | None:
+            row = self._execute("newest_execution", {"id": session_id}).fetchone()
+            known = self._writer.backlog.executions(session_id)
+            if row and (stored := self._read_execution(row["id"])):
+                known.append(stored)
+            return max(known, key=lambda execution: execution.index, default=None)
+
+        return await self._run(read)
+
+    async def execution_ids(self, session_id: str) -> set[str]:
+        """Return the ids of a session's executions."""
+        return await self._run(
+            lambda: (
+                {row["id"] for row in self._execute("execution_ids", {"id": session_id})}
+                | {execution.id for execution in self._writer.backlog.executions(session_id)}
+            )
+        )
+
+    async def add_event(self, type: str, data: dict[str, object]) -> None:
+        """Write down something that happened to the server itself."""
+        await self._write(lambda: self._event(type, "", data=data))
 
     async def delete_session(self, session_id: str) -> None:
         """Forget a session with its executions; the events stay."""
         await self._write(
             lambda: self._execute("delete_session", {"id": session_id}),
             lambda: self._event("session.deleted", session_id),
+            deletes=session_id,
         )
 
     async def sessions(self) -> list[SessionRecord]:
         """Return all sessions in the order of their creation."""
         return await self._run(
-            lambda: [rows.session_record(row) for row in self._db.execute(_SQL["sessions"])]
+            lambda: self._writer.backlog.over_sessions(
+                [rows.session_record(row) for row in self._db.execute(_SQL["sessions"])]
+            )
         )
 
     async def add_execution(self, execution: Execution) -> None:
-        """Write down the intent to run code; before it is sent."""
+        """Write down the intent to run code; before it is sent.
+
+        Raises:
+            StoreError: Too much waits to be written already (retryable).
+        """
         await self._write(
             lambda: self._execute("insert_execution", rows.execution_row(execution)),
             lambda: self._execute(
@@ -104,50 +222,63 @@ class Store:
                     "last_activity_at": execution.created_at.timestamp(),
                 },
             ),
+            execution=execution,
+            intent=True,
         )
 
     async def start_execution(self, execution: Execution) -> None:
         """Write down that a queued execution is about to be sent."""
-        await self._write(lambda: self._execute("start_execution", rows.execution_row(execution)))
+        await self._write(
+            lambda: self._execute("start_execution", rows.execution_row(execution)),
+            execution=execution,
+        )
 
     async def finish_execution(self, execution: Execution) -> None:
-        """Write down the outcome with its outputs and its event, in one transaction."""
-        await self._write(lambda: self._finish(execution))
+        """Write down the outcome with its outputs and its event, in one transaction.
+
+        While nothing can be written it is kept without a limit of its own; only its outputs
+        are dropped, and its note says so, when far too much waits already.
+        """
+        await self._write(
+            lambda: self._finish(execution),
+            execution=execution,
+            without_outputs=lambda bare: (lambda: self._finish(bare),),
+        )
 
     async def execution(self, execution_id: str) -> Execution | None:
-        """Return one execution with its outputs."""
+        """Return one execution with its outputs; None: there is none.
+
+        Raises:
+            StoreError: Its record is damaged or can't be read now.
+        """
         return await self._run(lambda: self._read_execution(execution_id))
 
     async def open_executions(self) -> list[Execution]:
         """Return the executions that have no outcome, without outputs."""
         return await self._run(
-            lambda: [rows.execution(row, ()) for row in self._db.execute(_SQL["open_executions"])]
+            lambda: self._writer.backlog.over_open_executions(
+                [rows.execution(row, ()) for row in self._db.execute(_SQL["open_executions"])]
+            )
         )
 
-    def _open(self) -> None:
-        self._db = sqlite3.connect(self._path, isolation_level=None)
-        self._db.row_factory = sqlite3.Row
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = NORMAL")
-        self._db.execute("PRAGMA foreign_keys = ON")
-        self._migrate()
+    @property
+    def _db(self) -> sqlite3.Connection:
+        return self._database.connection
 
-    def _migrate(self) -> None:
-        migrations = _load_migrations()
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version > len(migrations):
-            self._db.close()
-            msg = (
-                f"{self._path} was written by a newer carrel (schema {version}, this one knows "
-                f"{len(migrations)}). Upgrade carrel or name another --state-dir."
-            )
-            raise StoreError(msg)
-        for number, script in enumerate(migrations[version:], version + 1):
-            self._db.executescript(f"BEGIN;\n{script}\nPRAGMA user_version = {number};\nCOMMIT;")
+    def _read_records(self) -> None:
+        """Read what a start reads; raises what a bad row raises."""
+        for query in ("sessions", "deletions"):
+            for row in self._db.execute(_SQL[query]):
+                rows.session_record(row)
+        for row in self._db.execute(_SQL["kernels"]):
+            rows.kernel_record(row)
+        for row in self._db.execute(_SQL["open_executions"]):
+            rows.execution(row, ())
 
     def _finish(self, execution: Execution) -> None:
         row = rows.execution_row(execution)
-        self._execute("finish_execution", row)
+        if self._execute("finish_execution", row).rowcount == 0:
+            return  # its session was deleted meanwhile, and so was it
         self._execute("delete_outputs", row)
         self._db.executemany(
             _SQL["insert_output"],
@@ -168,12 +299,15 @@ class Store:
         )
 
     def _read_execution(self, execution_id: str) -> Execution | None:
+        backlog = self._writer.backlog
+        if (waiting := backlog.over_execution(execution_id, None)) is not None:
+            return waiting
         row = self._execute("execution", {"id": execution_id}).fetchone()
         if row is None:
             return None
         found = self._execute("outputs", {"id": execution_id})
         outputs = tuple(carrel_outputs.from_json(json.loads(item["body"])) for item in found)
-        return rows.execution(row, outputs)
+        return backlog.over_execution(execution_id, rows.execution(row, outputs))
 
     def _event(
         self,
@@ -185,7 +319,7 @@ class Store:
         self._execute(
             "insert_event",
             {
-                "at": now().timestamp(),
+                "at": self._at,
                 "type": type,
                 "session_id": session_id,
                 "execution_id": execution_id,
@@ -196,21 +330,64 @@ class Store:
     def _execute(self, query: str, values: rows.Row) -> sqlite3.Cursor:
         return self._db.execute(_SQL[query], values)
 
-    async def _write(self, *steps: Callable[[], object]) -> None:
-        """Run `steps` in one transaction; a cancelled caller does not stop it."""
+    async def _write(
+        self,
+        *steps: Step,
+        intent: bool = False,
+        execution: Execution | None = None,
+        session: SessionRecord | None = None,
+        deletes: str = "",
+        without_outputs: Callable[[Execution], tuple[Step, ...]] | None = None,
+    ) -> None:
+        """Run `steps` in one transaction, now or as soon as the disk lets us.
 
-        def transaction() -> None:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                for step in steps:
-                    step()
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
+        A cancelled caller does not stop it. The rest is what readers shall see of it while
+        it waits: see `Change`.
+        """
+        asked = now().timestamp()
 
+        def stamp() -> None:
+            self._at = asked
+
+        change = Change(
+            steps=(stamp, *steps),
+            intent=intent,
+            execution=execution,
+            session=session,
+            deletes=deletes,
+            without_outputs=without_outputs and (lambda bare: (stamp, *without_outputs(bare))),
+        )
         # Submitted before the first await: transactions run in the order they are asked for.
-        await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, transaction))
+        await asyncio.shield(self._in_thread(lambda: self._try(self._writer.write, change)))
 
     async def _run(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        """Read.
+
+        Raises:
+            StoreError: A record is damaged or the file can't be read.
+        """
+        try:
+            return await self._in_thread(work)
+        except sqlite3.Error as error:
+            raise StoreError(f"can't read {self._path}: {error}") from error
+        except UNREADABLE as error:
+            raise StoreError(f"a record in {self._path} is damaged: {error!r}") from error
+
+    def _in_thread(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        return self._loop.run_in_executor(self._thread, work)
+
+    def _try(self, work: Callable[..., None], *args: Change) -> None:
+        """Write in the store's thread; see that what could not be written is tried again."""
+        try:
+            work(*args)
+        finally:
+            if self.unsaved:
+                self._loop.call_soon_threadsafe(self._wait_to_retry)
+
+    def _wait_to_retry(self) -> None:
+        if self._timer is None and not self._closing:
+            self._timer = self._loop.call_later(RETRY_PERIOD, self._retry)
+
+    def _retry(self) -> None:
+        self._timer = None
+        self._thread.submit(self._try, self._writer.retry)

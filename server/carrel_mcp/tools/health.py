@@ -73,6 +73,7 @@ async def get_kernel_health(
         running_for=round(found.running_for, 3),
         cause=found.cause,
         stack=found.stack,
+        degraded=found.degraded,
     )
     text = (
         f"Session '{result.session_id}': {result.status} ({result.activity}), "
@@ -80,7 +81,9 @@ async def get_kernel_health(
         f"CPU {result.cpu_percent:.0f} %, {result.num_threads} threads, up {result.uptime:.0f} s. "
         f"{result.advice}"
     )
-    extra = [part for part in (result.cause and f"Cause: {result.cause}", result.stack) if part]
+    cause = result.cause and f"Cause: {result.cause}"
+    degraded = result.degraded and f"The server is degraded: {result.degraded}"
+    extra = [part for part in (cause, degraded, result.stack) if part]
     return result.answer("\n".join([text, *extra]))
 
 

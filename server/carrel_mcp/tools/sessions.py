@@ -6,7 +6,6 @@ from mcp.types import CallToolResult
 from pydantic import Field
 
 from carrel import Session, SessionSpec, SessionStatus
-from carrel.models import now
 from carrel_mcp.callers import caller_of
 from carrel_mcp.context import App, Ctx, Declaration, app_of, tool
 from carrel_mcp.results import (
@@ -30,7 +29,7 @@ def info(app: App, caller: str, session: Session) -> SessionInfo:
         metadata=record.metadata,
         created_at=record.created_at.isoformat(timespec="milliseconds"),
         last_activity_at=record.last_activity_at.isoformat(timespec="milliseconds"),
-        uptime=round((now() - session.kernel_started_at).total_seconds(), 3) if alive else 0.0,
+        uptime=round(session.uptime, 3) if alive else 0.0,
         execution_count=record.execution_count,
         generation=record.generation,
         current=app.sessions.current_id(caller) == session.id,
@@ -58,8 +57,8 @@ async def create_session(
 
     Use one session per line of work, and pass its session_id to the other tools (or
     switch_session once). Returns when the kernel is ready. Sessions stay until
-    delete_session; their records outlive a server restart, variables do not. Files are
-    shared: all sessions run in the same workspace folder.
+    delete_session, also when the server is restarted after a crash. Files are shared: all
+    sessions run in the same workspace folder.
     """
     app = app_of(ctx)
     spec = SessionSpec(

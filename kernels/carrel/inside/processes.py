@@ -1,0 +1,59 @@
+"""Processes as Linux shows them: start one, find its family, end it. No psutil here."""
+
+import contextlib
+import os
+import signal
+from typing import Any
+
+READY_FD = 3  # descriptor at which a spawned kernel finds its ready pipe
+
+
+def spawn(launch: dict[str, Any], launch_file: str, ready_fd: int) -> int:
+    """Start the launcher as a fresh process and return its pid.
+
+    Raises:
+        OSError: It can't be started.
+    """
+    here = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
+    log_flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    actions: list[Any] = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, launch["log_file"], log_flags, 0o600),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+        (os.POSIX_SPAWN_DUP2, ready_fd, READY_FD),
+    ]
+    argv = [launch["python"], "-P", here, "kernel", launch_file]
+    return os.posix_spawn(launch["python"], argv, launch["env"], file_actions=actions, setsid=True)
+
+
+def start_time(pid: int) -> int:
+    """Return when a process was started, in ticks since boot; 0 if it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def children(pid: int) -> list[int]:
+    """Return the pids of the children of a process's main thread and all others."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as file:
+                found += [int(word) for word in file.read().split()]
+    return found
+
+
+def family(pid: int) -> list[int]:
+    """Return a process and all that descends from it."""
+    members = [pid]
+    for member in members:  # it grows while we go through it
+        members += children(member)
+    return members
+
+
+def kill(pid: int) -> None:
+    """Send SIGKILL to a process that may be gone."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGKILL)

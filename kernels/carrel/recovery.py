@@ -1,0 +1,193 @@
+"""What a server finds of the one before on its state directory, and what becomes of it.
+
+Kernels that live are adopted with what they run; executions of others get their true
+outcome as far as it can be known; deletions that had begun are finished; kernels,
+directories and sockets that belong to no session go. Nothing here is guessed: the store
+knows what should be, the fork servers what is (engines/guardians.py).
+"""
+
+import asyncio
+import logging
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from carrel.crashpoints import crash_point
+from carrel.engines.local import LocalEngine
+from carrel.engines.process import Exit
+from carrel.models import Execution, KernelRecord, SessionRecord
+from carrel.paths import StateDirectory
+from carrel.session import Session
+from carrel.store import Store
+
+log = logging.getLogger(__name__)
+
+STARTED = "server.started"  # event that carries the report
+BACKGROUND = "background"  # spill file of what no execution printed
+
+
+@dataclass(slots=True)
+class RecoveryReport:
+    """What was found and done."""
+
+    #: sessions whose kernel goes on
+    adopted: list[str] = field(default_factory=list)
+    #: session -> how its kernel had ended
+    ended: dict[str, str] = field(default_factory=dict)
+    #: outcome -> executions that got it now
+    concluded: dict[str, int] = field(default_factory=dict)
+    #: sessions whose deletion was finished
+    deleted: list[str] = field(default_factory=list)
+    #: kernels of no session that were ended
+    kernels_ended: int = 0
+    #: directories and files of no session that were removed
+    removed: int = 0
+    #: where a database that could not be read is now; empty: there was none
+    moved_aside: str = ""
+
+    @property
+    def is_worth_telling(self) -> bool:
+        """Say whether the server before did not end in order."""
+        return any(
+            (self.adopted, self.ended, self.concluded, self.deleted, self.moved_aside)
+        ) or bool(self.kernels_ended)
+
+    def __str__(self) -> str:
+        parts = [
+            f"kernels adopted: {', '.join(self.adopted)}" if self.adopted else "",
+            *(f"kernel of '{name}' gone ({how})" for name, how in self.ended.items()),
+            *(f"executions {status}: {count}" for status, count in self.concluded.items()),
+            f"deletions finished: {', '.join(self.deleted)}" if self.deleted else "",
+            f"stray kernels ended: {self.kernels_ended}" if self.kernels_ended else "",
+            f"leftovers removed: {self.removed}" if self.removed else "",
+            f"unreadable database moved to {self.moved_aside}" if self.moved_aside else "",
+        ]
+        found = "; ".join(filter(None, parts))
+        return f"The server before did not end in order. {found}." if found else "Nothing was left."
+
+
+class Recovery:
+    """One recovery, at the start of a server.
+
+    Args:
+        store: Open.
+        engine: With the fork servers that it found.
+        state: The state directory, ours.
+        make_session: Makes a session of its record.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        engine: LocalEngine,
+        state: StateDirectory,
+        make_session: Callable[[SessionRecord], Session],
+    ) -> None:
+        self._store = store
+        self._engine = engine
+        self._state = state
+        self._make_session = make_session
+        self._sessions: dict[str, Session] = {}
+        self._opened: dict[str, list[Execution]] = {}
+        self._concluded: Counter[str] = Counter()
+        #: paths that belong to nothing, for `remove_garbage`
+        self.garbage: list[Path] = []
+        self.report = RecoveryReport()
+
+    async def run(self) -> dict[str, Session]:
+        """Recover; return the sessions by id.
+
+        Raises:
+            StoreError: The store can't be read.
+        """
+        if self._store.moved_aside is not None:
+            self.report.moved_aside = str(self._store.moved_aside)
+        for record in await self._store.sessions():
+            session = self._make_session(record)
+            session.is_stored = True
+            self._sessions[record.id] = session
+        for execution in await self._store.open_executions():
+            self._opened.setdefault(execution.session_id, []).append(execution)
+        kernels = await self._store.kernels()
+        ends = {name: end for name in self._sessions if (end := await self._adopt(name, kernels))}
+        crash_point("recover.adopted")
+        # From here on every kernel that lives is a session's: what files say is final.
+        self.report.kernels_ended = await self._engine.end_unclaimed()
+        for name in self._sessions:
+            await self._conclude(name, ends.get(name))
+        for record in await self._store.deletions():
+            await self._store.delete_session(record.id)
+            self.report.deleted.append(record.id)
+        self.report.concluded = dict(self._concluded)
+        self.garbage = await asyncio.to_thread(self._find_garbage, kernels)
+        self.report.removed = len(self.garbage)
+        crash_point("recover.swept")
+        return self._sessions
+
+    async def remove_garbage(self) -> None:
+        """Remove what belongs to nothing, in the background: environments can be large."""
+        for path in self.garbage:
+            await asyncio.to_thread(remove, path)
+        for session in list(self._sessions.values()):
+            known = await self._store.execution_ids(session.id)
+            await asyncio.to_thread(remove_spills, session.spill_dir, known)
+
+    async def _adopt(self, name: str, kernels: dict[str, KernelRecord]) -> Exit | None:
+        """Adopt a session's kernel; return how it ended if it can't be."""
+        record = kernels.get(name)
+        if record is None:
+            return None
+        session = self._sessions[name]
+        found = self._engine.adopt(record)
+        if isinstance(found, Exit):
+            self.report.ended[name] = str(found)
+            session.death = f"it ended while its server was gone: {found}"
+            await self._store.forget_kernel(name)
+            return found
+        opened = self._opened.pop(name, [])
+        newest = None if opened else await self._store.newest_execution(name)
+        session.adopt(found, opened, newest)
+        self.report.adopted.append(name)
+        return None
+
+    async def _conclude(self, name: str, end: Exit | None) -> None:
+        session = self._sessions[name]
+        cause = session.death or "its kernel was given up when the server ended"
+        opened = self._opened.pop(name, [])
+        for outcome in await session.conclude(opened, end or Exit(None), cause):
+            self._concluded[outcome] += 1
+
+    def _find_garbage(self, kernels: dict[str, KernelRecord]) -> list[Path]:
+        kept = {session.directory.name for session in self._sessions.values()}
+        sockets = {Path(kernels[name].path).name for name in self.report.adopted}
+        garbage = [path for path in entries(self._state.sessions) if path.name not in kept]
+        garbage += [
+            path
+            for path in entries(self._state.runtime)
+            if path.suffix in (".json", ".launch", ".forkserver") or path.name[-2:-1] == "-"
+            if path.name.removesuffix(path.suffix).split("-")[0] not in sockets
+        ]
+        return garbage
+
+
+def entries(folder: Path) -> list[Path]:
+    """Return what is in a folder, which may be missing."""
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a whole folder."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_spills(folder: Path, known: set[str]) -> int:
+    """Remove spill files of executions that no record knows; count them."""
+    stray = [path for path in entries(folder) if path.stem not in (known | {BACKGROUND})]
+    for path in stray:
+        path.unlink(missing_ok=True)
+    return len(stray)

@@ -1,0 +1,44 @@
+"""What a session uses of the service that it belongs to."""
+
+import asyncio
+from collections.abc import Awaitable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from carrel.engines.local import LocalKernel
+from carrel.environments import SessionEnvironment
+from carrel.paths import Workspace
+from carrel.store import Store
+
+
+class Spawner(Protocol):
+    """Starts a task that the service owns."""
+
+    def __call__(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
+        """Start it."""
+        ...
+
+
+class KernelStarter(Protocol):
+    """Starts the kernel of a session."""
+
+    def __call__(
+        self, directory: Path, environment: SessionEnvironment, *, fresh: bool
+    ) -> Awaitable[LocalKernel]:
+        """Start it, and return it when it can run code."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Services:
+    """What a session uses of the service that it belongs to."""
+
+    #: keeps records
+    store: Store
+    #: starts tasks
+    spawn: Spawner
+    #: the shared folder
+    workspace: Workspace
+    #: starts kernels
+    start_kernel: KernelStarter

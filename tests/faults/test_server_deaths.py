@@ -1,0 +1,345 @@
+"""A server dies: what runs goes on, the next server knows how it ended, nothing is left."""
+
+import os
+import random
+import signal
+import sqlite3
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import psutil
+import pytest
+
+from carrel.crashpoints import CRASH_POINTS, VARIABLE
+from tests.acceptance.harness import Place, RawServer, until
+
+from .matrix import fault
+
+LINES = 200
+LOOP = f"import time\nfor i in range({LINES}):\n    print(i)\n    time.sleep(0.02)"
+ALL_LINES = "".join(f"{i}\n" for i in range(LINES))
+HANG = 60.0
+
+
+def kill(server: RawServer) -> None:
+    """End a server as nothing else would."""
+    server.process.kill()
+    server.process.wait()
+
+
+def started(server: RawServer, code: str, session_id: str = "default") -> str:
+    """Start code without waiting for it and return the execution's id."""
+    done = server.tool("run_python_code", code=code, session_id=session_id, wait=0)
+    execution_id: str = done["execution_id"]
+    return execution_id
+
+
+def outcome(server: RawServer, execution_id: str) -> dict[str, Any]:
+    """Wait for an execution's outcome and return it with its text."""
+    return server.tool("get_execution", execution_id=execution_id, wait=HANG, offset=0)
+
+
+def has_printed(server: RawServer, execution_id: str, text: str) -> bool:
+    """Say whether an execution has printed `text` by now."""
+    return text in server.tool("get_execution", execution_id=execution_id, wait=0)["stdout"]
+
+
+def kernel_pid(server: RawServer, session_id: str = "default") -> int:
+    """Return the process of a session's kernel."""
+    pid: int = server.tool("get_kernel_health", session_id=session_id)["pid"]
+    return pid
+
+
+def gone(pid: int) -> bool:
+    """Say whether a process has ended."""
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def has_guardian(place: Place) -> bool:
+    """Say whether the fork server is up."""
+    return bool(list(place.runtime.glob("carrel/*/*.sock")))
+
+
+@pytest.fixture(params=["young", "settled"])
+def server(request: pytest.FixtureRequest, place: Place) -> Iterator[RawServer]:
+    """A server whose kernels outlive it, before or after its fork server is up."""
+    with RawServer(place, ("--orphan-timeout", "30")) as server:
+        if request.param == "settled":
+            assert until(lambda: has_guardian(place), HANG)
+        server.tool("create_session", session_id="other")
+        server.tool("run_python_code", code="kept = [1, 2, 3]", session_id="other")
+        assert until(lambda: has_guardian(place), HANG)
+        yield server
+
+
+def next_server(place: Place) -> RawServer:
+    """Return a new server on the same state directory."""
+    return RawServer(place, ("--orphan-timeout", "30"))
+
+
+@fault("D2")
+def test_a_loop_is_read_whole_by_the_next_server(server: RawServer, place: Place) -> None:
+    running = started(server, LOOP, "other")
+    assert until(lambda: has_printed(server, running, "50\n"), HANG)
+    kill(server)
+    with next_server(place) as after:
+        done = outcome(after, running)
+        assert (done["status"], done["text"], done["note"]) == ("completed", ALL_LINES, "")
+        assert after.tool("run_python_code", code="kept", session_id="other")["results"] == [
+            "[1, 2, 3]"
+        ]
+
+
+@fault("D2")
+def test_what_ended_while_no_server_lived_is_known(server: RawServer, place: Place) -> None:
+    code = "import time; print('a'); time.sleep(1); print('b'); open('ended', 'w').close(); 6*7"
+    running = started(server, code, "other")
+    assert until(lambda: has_printed(server, running, "a\n"), HANG)
+    kill(server)
+    assert until((place.workspace / "ended").exists, HANG)
+    with next_server(place) as after:
+        done = outcome(after, running)
+        assert (done["status"], done["text"]) == ("completed", "a\nb\n42\n")
+        assert done["new_files"] == ["ended"]
+
+
+@fault("D2")
+def test_what_died_while_no_server_lived_died_and_keeps_its_output(
+    server: RawServer, place: Place
+) -> None:
+    running = started(server, LOOP, "other")
+    assert until(lambda: has_printed(server, running, "20\n"), HANG)
+    pid = kernel_pid(server, "other")
+    kill(server)
+    os.kill(pid, signal.SIGKILL)
+    assert until(lambda: gone(pid), HANG)
+    with next_server(place) as after:
+        done = outcome(after, running)
+        assert done["status"] == "died"
+        assert done["text"].startswith("".join(f"{i}\n" for i in range(21)))
+        assert "while its server was gone" in done["error"]["message"]
+        health = after.tool("get_kernel_health", session_id="other")
+        assert (health["status"], health["pid"]) == ("dead", 0)
+        assert "while its server was gone" in health["cause"]
+        after.tool("restart_kernel", session_id="other")
+        assert after.tool("run_python_code", code="1+1", session_id="other")["results"] == ["2"]
+
+
+@fault("D2")
+def test_what_was_queued_runs_in_its_order_under_the_next_server(
+    server: RawServer, place: Place
+) -> None:
+    first = started(server, "import time; order = ['first']; time.sleep(1)", "other")
+    queued = [started(server, f"order.append({i})", "other") for i in range(3)]
+    kill(server)
+    with next_server(place) as after:
+        for execution_id in [first, *queued]:
+            assert outcome(after, execution_id)["status"] == "completed"
+        answer = after.tool("run_python_code", code="order", session_id="other")
+        assert answer["results"] == ["['first', 0, 1, 2]"]
+
+
+@fault("D2")
+def test_an_adopted_kernel_can_be_interrupted_restarted_and_deleted(
+    server: RawServer, place: Place
+) -> None:
+    server.tool("create_session", session_id="third")
+    looping = started(server, "while True: pass", "other")
+    pids = [kernel_pid(server, name) for name in ("other", "third")]
+    kill(server)
+    with next_server(place) as after:
+        health = after.tool("get_kernel_health", session_id="other")
+        assert (health["pid"], health["activity"]) == (pids[0], "busy")
+        assert health["execution_id"] == looping
+        assert health["execution_count"] == 2
+        stopped = after.tool("interrupt_execution", execution_id=looping)
+        assert stopped["step"] == "sigint"
+        assert outcome(after, looping)["status"] == "interrupted"
+        assert after.tool("run_python_code", code="kept", session_id="other")["results"] == [
+            "[1, 2, 3]"
+        ]
+        assert after.tool("restart_kernel", session_id="other")["generation"] == 2
+        assert gone(pids[0])
+        assert kernel_pid(after, "third") == pids[1]
+        after.tool("delete_session", session_id="third")
+        assert gone(pids[1])
+
+
+@fault("D2")
+def test_kernels_of_every_kind_are_adopted(server: RawServer, place: Place) -> None:
+    cells = {
+        "idle": "kept = 1",
+        "busy": "while True: pass",
+        "native": "import ctypes; kept = 1; ctypes.PyDLL(None).sleep(4)",
+        "parent": "import subprocess; p = subprocess.Popen(['sleep', '100']); p.wait()",
+    }
+    for name in cells:
+        server.tool("create_session", session_id=name)
+    runs = {name: started(server, code, name) for name, code in cells.items()}
+    outcome(server, runs["idle"])
+    pids = {name: kernel_pid(server, name) for name in cells}
+    kill(server)
+    with next_server(place) as after:
+        assert {name: kernel_pid(after, name) for name in cells} == pids
+        for name in ("busy", "parent"):
+            assert after.tool("interrupt_execution", execution_id=runs[name])["interrupted"]
+        assert outcome(after, runs["native"])["status"] == "completed"
+        for name in ("idle", "native"):
+            assert after.tool("run_python_code", code="kept", session_id=name)["results"] == ["1"]
+
+
+@fault("D2")
+def test_a_timeout_goes_on_under_the_next_server(server: RawServer, place: Place) -> None:
+    code = "import time\nwhile True: time.sleep(0.05)"
+    running = server.tool("run_python_code", code=code, session_id="other", wait=0, timeout=3)[
+        "execution_id"
+    ]
+    kill(server)
+    with next_server(place) as after:
+        assert outcome(after, running)["status"] == "timed_out"
+
+
+@fault("D2")
+def test_what_threads_print_while_no_server_lives_is_kept(server: RawServer, place: Place) -> None:
+    code = (
+        "import threading, time\n"
+        "def tell():\n"
+        "    time.sleep(1.5)\n"
+        "    print('later')\n"
+        "    open('told', 'w').close()\n"
+        "threading.Thread(target=tell).start(); print('now')"
+    )
+    running = started(server, code, "other")
+    assert outcome(server, running)["text"] == "now\n"
+    kill(server)
+    assert until((place.workspace / "told").exists, HANG)
+    with next_server(place) as after:
+        assert until(lambda: has_printed(after, running, "now\nlater\n"), HANG)
+
+
+@fault("D2")
+@pytest.mark.parametrize("settled", [False, True])
+def test_after_the_orphan_timeout_nothing_is_left(place: Place, settled: bool) -> None:
+    with RawServer(place, ("--orphan-timeout", "1")) as server:
+        if settled:
+            assert until(lambda: has_guardian(place), HANG)
+        server.tool("create_session", session_id="other")
+        assert until(lambda: has_guardian(place), HANG)
+        daemon = (
+            "import os, subprocess\n"
+            "subprocess.Popen(['sleep', '100'])\n"
+            "if os.fork() == 0:\n"
+            "    os.setsid()\n"
+            "    if os.fork() == 0:\n"
+            "        os.execvp('sleep', ['sleep', '100'])\n"
+            "    os._exit(0)\n"
+            "os.wait()\n"
+            "import ctypes; ctypes.PyDLL(None).sleep(100)"
+        )
+        started(server, daemon, "other")
+        assert until(lambda: sum("sleep" in p.name() for p in place.processes()) == 2, HANG)
+        kill(server)
+        assert not place.survivors(10)
+        # What is left of its sockets the next server removes.
+    with next_server(place):
+        pass
+
+
+@fault("D2")
+def test_server_and_fork_server_killed_together_leave_nothing(
+    server: RawServer, place: Place
+) -> None:
+    server.tool("run_python_code", code="import subprocess; subprocess.Popen(['sleep', '99'])")
+    started(server, "import ctypes; ctypes.PyDLL(None).sleep(100)", "other")
+    fork_servers = [p for p in place.processes() if "forkserver" in p.cmdline()]
+    roots = [p for p in fork_servers if p.ppid() == server.process.pid]
+    assert len(roots) == 1
+    for pid in (server.process.pid, roots[0].pid):
+        os.kill(pid, signal.SIGKILL)
+    server.process.wait()
+    assert not place.survivors(10)
+    with next_server(place) as after:
+        assert after.tool("get_kernel_health", session_id="other")["status"] == "dead"
+
+
+@fault("B12")
+def test_the_processes_of_a_session_end_with_it(place: Place) -> None:
+    daemon = (
+        "import os, subprocess, sys\n"
+        "for _ in range(3):\n"
+        "    subprocess.Popen(['sleep', '100'], start_new_session=True)\n"
+        "if os.fork() == 0:\n"
+        "    os.setsid()\n"
+        "    if os.fork() == 0:\n"
+        "        os.execvp('sleep', ['sleep', '100'])\n"
+        "    os._exit(0)\n"
+        "os.wait(); None"
+    )
+    with RawServer(place) as server:
+        assert until(lambda: has_guardian(place), HANG)
+
+        def sleepers() -> int:
+            return sum("sleep" in process.name() for process in place.processes())
+
+        for end in ("delete_session", "restart_kernel", "kill"):
+            server.tool("create_session", session_id=end)
+            server.tool("run_python_code", code=daemon, session_id=end)
+            assert until(lambda: sleepers() == 4, HANG)
+            if end == "kill":
+                os.kill(kernel_pid(server, end), signal.SIGKILL)
+            else:
+                server.tool(end, session_id=end)
+            assert until(lambda: sleepers() == 0, HANG), end
+
+
+def crash_round(place: Place, point: str) -> None:
+    """Kill a server at a named point while it works with four kernels, and look at the next."""
+    victim = RawServer(place, ("--orphan-timeout", "2"), env={VARIABLE: point})
+    with suppress(AssertionError, BrokenPipeError), victim:  # it dies within a call
+        work(victim)
+    assert victim.process.returncode == -signal.SIGKILL, f"it never came to {point}"
+    with next_server(place) as after:
+        listed = after.tool("list_sessions")["sessions"]
+        for name, session in listed.items():
+            if session["kernel"] == "dead":
+                after.tool("restart_kernel", session_id=name)
+            after.tool("interrupt_execution", session_id=name, force=True)
+            done = after.tool("run_python_code", code="1+1", session_id=name)
+            assert done["results"] == ["2"], (point, name, done)
+            if name != "default":
+                after.tool("delete_session", session_id=name)
+        after.tool("restart_kernel", session_id="default")
+        left = [path.name for path in (place.state / "sessions").iterdir()]
+        # The default session's, and those of warm kernels.
+        assert until(lambda: len(list((place.state / "sessions").iterdir())) <= 3, HANG), left
+    assert not place.survivors(10), point
+    database = sqlite3.connect(place.state / "carrel.sqlite")
+    assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    opened = "SELECT count(*) FROM executions WHERE ended_at IS NULL"
+    assert database.execute(opened).fetchone() == (0,)
+    database.close()
+
+
+def work(server: RawServer) -> None:
+    """Come by every named point, with kernels idle, busy, in native code, with children."""
+    cells = {
+        "idle": "1",
+        "busy": "import time\nwhile True: print('busy'); time.sleep(0.01)",
+        "native": "import ctypes; ctypes.PyDLL(None).sleep(3)",
+        "parent": "import subprocess; p = subprocess.Popen(['sleep', '100']); p.wait()",
+    }
+    for name, code in cells.items():
+        server.tool("create_session", session_id=name)
+        started(server, code, name)
+    server.tool("run_python_code", code="2", session_id="idle")
+    server.tool("restart_kernel", session_id="idle")
+    server.tool("delete_session", session_id="idle")
+
+
+@fault("D1")
+@pytest.mark.parametrize("point", random.Random(4).sample(CRASH_POINTS, len(CRASH_POINTS)))
+def test_a_server_killed_at_a_named_point_leaves_nothing_half_done(
+    place: Place, point: str
+) -> None:
+    crash_round(place, point)
