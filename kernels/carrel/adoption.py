@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from carrel.engines.journal import Entry, is_whole, read_journal
-from carrel.engines.local import LocalKernel
+from carrel.engines.kernel import LocalKernel
 from carrel.engines.process import Exit
 from carrel.engines.wire import Message
 from carrel.errors import KernelSilentError, KernelStartError

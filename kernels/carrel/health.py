@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from carrel.engines.local import LocalKernel
+from carrel.engines.kernel import LocalKernel
 from carrel.errors import KernelSilentError
 from carrel.models import Activity, Health, HealthStatus, KernelState
 from carrel.session import Session

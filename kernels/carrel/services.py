@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from carrel.engines.local import LocalKernel
+from carrel.engines.kernel import LocalKernel
 from carrel.environments import SessionEnvironment
 from carrel.paths import Workspace
 from carrel.store import Store

@@ -7,20 +7,20 @@ is sent and its outcome before anybody hears of it.
 
 import asyncio
 import logging
-import signal
 import time
 from collections import deque
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+from carrel import inspection, interrupts
 from carrel.adoption import CatchUp, conclude_from_file, with_late_output
 from carrel.crashpoints import crash_point
-from carrel.engines.local import LocalKernel
+from carrel.engines.kernel import LocalKernel
 from carrel.engines.process import Exit
 from carrel.engines.wire import Message, new_id
 from carrel.environments import SessionEnvironment
-from carrel.errors import ConflictError, KernelDeadError, KernelSilentError
+from carrel.errors import ConflictError, KernelDeadError
 from carrel.images import save_images
 from carrel.late import LateOutput
 from carrel.models import (
@@ -40,15 +40,8 @@ from carrel.services import Services
 
 log = logging.getLogger(__name__)
 
-INTERRUPT_GRACES = (1.0, 2.0)  # seconds given to the first and the second SIGINT
-BEGIN_DEADLINE = 0.5  # seconds an interrupt waits for the kernel to take the request up
-BEGIN_DELAY = 0.005  # seconds from there to the user's code
 IDLE_GRACE = 2.0  # seconds after the reply for the rest of the output
-PROBE_DEADLINE = 1.0  # seconds a kernel has to answer after an interrupt
-REQUEST_DEADLINE = 2.0  # seconds a kernel has for a question of ours
 NEWEST_BYTES = 2000  # read from the end of a spill file for its last line
-STACK_CHARS = 4000  # longest stack that is reported
-STACK_DEADLINE = 0.3  # seconds the fault handler has to write the stacks
 
 
 class Session:
@@ -274,10 +267,12 @@ class Session:
             await self._write_down(run)
             return InterruptReport(step=InterruptStep.DEQUEUED, execution_id=run.id)
         run.stop_as = run.stop_as or ExecutionStatus.INTERRUPTED
-        step = await self._signal_until_ended(run)
+        step = await interrupts.signal_until_ended(self.kernel, run)
         if step is not InterruptStep.NO_EFFECT:
             await run.done.wait()
-            return InterruptReport(step=step, execution_id=run.id, responsive=await self._answers())
+            return InterruptReport(
+                step=step, execution_id=run.id, responsive=await interrupts.answers(self.kernel)
+            )
         if run.stop_as is ExecutionStatus.INTERRUPTED:
             run.stop_as = None  # should it end later, it was not this that ended it
         stack = await self.stack()
@@ -285,7 +280,10 @@ class Session:
             await self.restart("it did not react to two interrupts and force was given")
             return InterruptReport(step=InterruptStep.RESTARTED, execution_id=run.id, stack=stack)
         return InterruptReport(
-            step=step, execution_id=run.id, responsive=await self._answers(), stack=stack
+            step=step,
+            execution_id=run.id,
+            responsive=await interrupts.answers(self.kernel),
+            stack=stack,
         )
 
     async def restart(self, why: str = "the kernel was restarted") -> None:
@@ -324,13 +322,7 @@ class Session:
         Raises:
             KernelSilentError: The kernel is in native code and can't answer now.
         """
-        kernel = await self.ensure_kernel()
-        answer = await kernel.request("variables", deadline=REQUEST_DEADLINE, limit=limit)
-        found = [
-            Variable(**{**item, "shape": tuple(item.get("shape", ()))})
-            for item in answer["variables"]
-        ]
-        return found, answer["total"]
+        return await inspection.variables(await self.ensure_kernel(), limit)
 
     async def adopt_environment(self, distributions: list[str]) -> list[str]:
         """Make the running kernel see its environment; name modules it had loaded before.
@@ -341,15 +333,7 @@ class Session:
         if self.kernel is None or self.kernel.process.exit is not None:
             return []
         paths = self.environment.paths
-        request = self.kernel.request
-        site = str(paths.site)
-        loaded = await request(
-            "loaded", deadline=REQUEST_DEADLINE, distributions=distributions, site=site
-        )
-        await request(
-            "adopt_environment", deadline=REQUEST_DEADLINE, prefix=str(paths.prefix), site=site
-        )
-        stale = [str(name) for name in loaded["modules"]]
+        stale = await inspection.adopt_environment(self.kernel, paths, distributions)
         # What the fork server imported, a fork has again; a fresh process does not.
         if stale and not self.record.fresh:
             self.record = replace(self.record, fresh=True)
@@ -358,18 +342,9 @@ class Session:
 
     async def stack(self) -> str:
         """Return the stacks of all threads of the kernel, also while it is in native code."""
-        path = self.directory / "stacks.txt"
-        if self.kernel is None or not path.exists():
+        if self.kernel is None:
             return ""
-        before = path.stat().st_size
-        self.kernel.process.send_signal_to_kernel(signal.SIGUSR1)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(STACK_DEADLINE):
-                while path.stat().st_size == before:  # noqa: ASYNC110  # another process writes
-                    await asyncio.sleep(0.01)
-        with path.open(encoding="utf-8", errors="replace") as file:
-            file.seek(before)
-            return file.read(STACK_CHARS).strip()
+        return await inspection.stack(self.kernel, self.directory / "stacks.txt")
 
     def _check_alive(self) -> None:
         if (self.kernel is not None and self.kernel.process.exit is not None) or self.death:
@@ -532,7 +507,7 @@ class Session:
                 await run.ended.wait()
         except TimeoutError:
             run.stop_as = ExecutionStatus.TIMED_OUT
-            if await self._signal_until_ended(run) is InterruptStep.NO_EFFECT:
+            if await interrupts.signal_until_ended(self.kernel, run) is InterruptStep.NO_EFFECT:
                 note = (
                     f"its timeout of {run.execution.timeout:g} s is over, but two interrupts had "
                     "no effect: it is in native code or ignores them. "
@@ -558,31 +533,6 @@ class Session:
             await self._services.store.finish_execution(run.execution)
         finally:
             run.done.set()
-
-    async def _signal_until_ended(self, run: Run) -> InterruptStep:
-        # A signal before the kernel has taken the request up would be ignored.
-        with suppress(TimeoutError):
-            async with asyncio.timeout(BEGIN_DEADLINE):
-                await run.begun.wait()
-                await asyncio.sleep(BEGIN_DELAY)
-        steps = (InterruptStep.SIGINT, InterruptStep.SIGINT_AGAIN)
-        for step, grace in zip(steps, INTERRUPT_GRACES, strict=True):
-            if self.kernel is not None:
-                self.kernel.interrupt()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(grace):
-                    await run.ended.wait()
-                return step
-        return InterruptStep.NO_EFFECT
-
-    async def _answers(self) -> bool:
-        if self.kernel is None:
-            return False
-        try:
-            await self.kernel.request("status", deadline=PROBE_DEADLINE)
-        except KernelSilentError:
-            return False
-        return True
 
     def _touch(self) -> None:
         self._active_since = time.monotonic()

@@ -26,7 +26,8 @@ from carrel.config import Config, interpreter, kernel_environment
 from carrel.crashpoints import crash_point
 from carrel.descriptors import check_descriptors
 from carrel.engines.guardians import Started
-from carrel.engines.local import LocalEngine, LocalKernel
+from carrel.engines.kernel import LocalKernel
+from carrel.engines.local import LocalEngine
 from carrel.engines.pool import WarmPool
 from carrel.environments import InstallReport, SessionEnvironment, parse_requirements
 from carrel.errors import (

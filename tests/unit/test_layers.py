@@ -14,7 +14,7 @@ ROWS: list[set[str]] = [
     {"models", "paths", "budget", "programs", "transcript", "descriptors"},
     {"engines", "store", "scripts"},
     {"config", "specs", "run", "environments", "images"},
-    {"services", "launches", "adoption"},
+    {"services", "launches", "adoption", "inspection", "interrupts"},
     {"late"},
     {"session"},
     {"health", "recovery", "cleanup"},

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import psutil
 
+from carrel.engines.kernel import LocalKernel
 from carrel.engines.launch import Launch
-from carrel.engines.local import LocalEngine, LocalKernel
+from carrel.engines.local import LocalEngine
 from carrel.errors import KernelStartError
 
 log = logging.getLogger(__name__)

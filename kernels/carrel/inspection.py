@@ -1,0 +1,78 @@
+"""Look into a kernel beside the cell it runs: its variables, its modules, where it is stuck."""
+
+import asyncio
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+from carrel.engines.kernel import LocalKernel
+from carrel.engines.launch import Environment
+from carrel.models import Variable
+
+REQUEST_DEADLINE = 2.0  # seconds a kernel has for a question of ours
+STACK_CHARS = 4000  # longest stack that is reported
+STACK_DEADLINE = 0.3  # seconds the fault handler has to write the stacks
+
+
+async def variables(kernel: LocalKernel, limit: int) -> tuple[list[Variable], int]:
+    """Return up to `limit` variables of the namespace and how many there are.
+
+    Raises:
+        KernelSilentError: The kernel is in native code and can't answer now.
+    """
+    answer = await kernel.request("variables", deadline=REQUEST_DEADLINE, limit=limit)
+    found = [
+        Variable(**{**item, "shape": tuple(item.get("shape", ()))}) for item in answer["variables"]
+    ]
+    return found, answer["total"]
+
+
+async def adopt_environment(
+    kernel: LocalKernel, environment: Environment, distributions: list[str]
+) -> list[str]:
+    """Make a running kernel see its environment; name modules that it had loaded before.
+
+    Args:
+        kernel: The kernel.
+        environment: Where the environment is.
+        distributions: What was just installed, by name.
+
+    Raises:
+        KernelSilentError: The kernel is in native code and can't be told now.
+    """
+    site = str(environment.site)
+    loaded = await kernel.request(
+        "loaded", deadline=REQUEST_DEADLINE, distributions=distributions, site=site
+    )
+    prefix = str(environment.prefix)
+    await kernel.request("adopt_environment", deadline=REQUEST_DEADLINE, prefix=prefix, site=site)
+    return [str(name) for name in loaded["modules"]]
+
+
+async def stack(kernel: LocalKernel, path: Path) -> str:
+    """Return the stacks of all threads of a kernel, also while it is in native code.
+
+    Args:
+        kernel: The kernel.
+        path: Where its fault handler writes them.
+    """
+    before = size_of(path)
+    kernel.process.send_signal_to_kernel(signal.SIGUSR1)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(STACK_DEADLINE):
+            while size_of(path) == before:  # noqa: ASYNC110  # another process writes
+                await asyncio.sleep(0.01)
+    return read_from(path, before).strip()
+
+
+def size_of(path: Path) -> int:
+    """Return the size of a file in bytes; 0 if there is none."""
+    return path.stat().st_size if path.exists() else 0
+
+
+def read_from(path: Path, offset: int) -> str:
+    """Return the text of a file from an offset in bytes, as much as is reported."""
+    with suppress(OSError), path.open(encoding="utf-8", errors="replace") as file:
+        file.seek(offset)
+        return file.read(STACK_CHARS)
+    return ""
