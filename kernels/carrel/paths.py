@@ -21,6 +21,8 @@ from typing import IO
 from carrel.errors import StateDirHeldError, StoreError
 
 SOCKET_PATH_LIMIT = 100  # bytes; Linux allows 107, macOS 103, zmq adds "-1"
+UNKNOWN_HOLDER = "another process"
+DATABASE_NAME = "carrel.sqlite"
 LOCK_NAME = "lock"
 NUMBERED_STATE_DIRS = 64  # how many servers of one user may run with a state of their own
 
@@ -88,7 +90,7 @@ class StateDirectory:
     @property
     def database(self) -> Path:
         """The SQLite file."""
-        return self.path / "carrel.sqlite"
+        return self.path / DATABASE_NAME
 
     @property
     def sessions(self) -> Path:
@@ -187,10 +189,10 @@ def holder_of(directory: Path) -> str:
         holder = json.loads((directory / LOCK_NAME).read_text(encoding="utf-8"))
         pid, host, since = int(holder["pid"]), str(holder["host"]), holder["since"]
         if host == os.uname().nodename and process_start(pid) != holder["started"]:
-            return "another process"  # it has not signed yet: that is the one before
+            return UNKNOWN_HOLDER  # it has not signed yet: that is the one before
         at = datetime.fromtimestamp(since, UTC).isoformat(timespec="seconds")
     except (OSError, ValueError, LookupError, TypeError, ArithmeticError):
-        return "another process"
+        return UNKNOWN_HOLDER
     return f"process {pid} on {host} since {at}"
 
 

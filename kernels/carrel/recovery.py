@@ -7,12 +7,16 @@ knows what should be, the fork servers what is (engines/guardians.py).
 """
 
 import asyncio
+import json
 import logging
 import shutil
+import sqlite3
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import quote
 
 from carrel.crashpoints import crash_point
 from carrel.engines.local import LocalEngine
@@ -170,6 +174,27 @@ class Recovery:
             if path.name.removesuffix(path.suffix).split("-")[0] not in sockets
         ]
         return garbage
+
+
+def last_report(database: Path) -> tuple[datetime, RecoveryReport] | None:
+    """Return when the newest server started on a database, and what it found; None: none did.
+
+    Only reads, beside a server that may be running.
+
+    Raises:
+        sqlite3.Error: The database can't be read.
+    """
+    if not database.exists():
+        return None
+    connection = sqlite3.connect(f"file:{quote(str(database))}?mode=ro", uri=True)
+    try:
+        query = "SELECT at, data FROM events WHERE type = ? ORDER BY seq DESC LIMIT 1"
+        row = connection.execute(query, (STARTED,)).fetchone()
+    finally:
+        connection.close()
+    return (
+        (datetime.fromtimestamp(row[0], UTC), RecoveryReport(**json.loads(row[1]))) if row else None
+    )
 
 
 def entries(folder: Path) -> list[Path]:

@@ -19,6 +19,8 @@ from carrel import Config, Sessions, SessionSpec
 from carrel.engines.guardians import Started
 from carrel.environments import uv_binary
 from carrel.errors import CarrelError
+from carrel.paths import DATABASE_NAME, UNKNOWN_HOLDER, holder_of
+from carrel.recovery import last_report
 from carrel_mcp.settings import Settings
 
 LANDLOCK_CREATE_RULESET = 444  # syscall number, the same on all Linux architectures we know
@@ -55,6 +57,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         _landlock,
         _bubblewrap,
         _workspace,
+        _state,
     ]
     for check in checks:
         yield check(settings)
@@ -183,6 +186,23 @@ def _workspace(settings: Settings) -> Finding:
     there = next(folder for folder in (path, *path.parents) if folder.exists())
     ok = os.access(there, os.W_OK)
     return Finding("workspace", ok, f"{path}", f"make {there} writable or name another --workspace")
+
+
+def _state(settings: Settings) -> Finding:
+    """Say who uses the state directory, and what its newest server found of the one before."""
+    path = settings.config().state_dir.expanduser().absolute()
+    cure = f"move {path} away, or name another --state-dir"
+    try:
+        found = last_report(path / DATABASE_NAME)
+    except (sqlite3.Error, TypeError, ValueError) as error:
+        return Finding("state", False, f"{path}: the records can't be read ({error})", cure)
+    if found is None:
+        return Finding("state", True, f"{path}: not used yet")
+    at, report = found
+    holder = holder_of(path)
+    held = "no server runs on it" if holder == UNKNOWN_HOLDER else f"in use by {holder}"
+    started = at.astimezone().isoformat(sep=" ", timespec="seconds")
+    return Finding("state", True, f"{path}: {held}; last start {started}. {report}")
 
 
 def _output(argv: list[str]) -> str | None:

@@ -1,9 +1,11 @@
 """A server dies: what runs goes on, the next server knows how it ended, nothing is left."""
 
+import asyncio
 import os
 import random
 import signal
 import sqlite3
+import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -12,7 +14,7 @@ import psutil
 import pytest
 
 from carrel.crashpoints import CRASH_POINTS, VARIABLE
-from tests.acceptance.harness import Place, RawServer, until
+from tests.acceptance.harness import CARREL, Place, RawServer, http_agent, http_server, until
 
 from .matrix import fault
 
@@ -343,3 +345,65 @@ def test_a_server_killed_at_a_named_point_leaves_nothing_half_done(
     place: Place, point: str
 ) -> None:
     crash_round(place, point)
+
+
+@fault("D2")
+def test_kernels_that_are_kept_go_on_after_an_orderly_end(place: Place) -> None:
+    async def first() -> tuple[str, int]:
+        with http_server(place, "--keep-kernels") as server:
+            async with http_agent(server) as agent:
+                await agent.ask("create_session", session_id="a")
+                await agent.run("kept = 5", "a")
+                running = await agent.ask("run_python_code", code=LOOP, session_id="a", wait=0)
+                health = await agent.ask("get_kernel_health", session_id="a")
+                return running["execution_id"], health["pid"]
+
+    async def second(running: str, pid: int) -> None:
+        with http_server(place) as server:
+            async with http_agent(server) as agent:
+                assert (await agent.ask("get_kernel_health", session_id="a"))["pid"] == pid
+                done = await agent.ask("get_execution", execution_id=running, wait=HANG, offset=0)
+                assert (done["status"], done["text"]) == ("completed", ALL_LINES)
+                assert await agent.value("kept", "a") == "5"
+
+    running, pid = asyncio.run(first())
+    assert psutil.pid_exists(pid)
+    asyncio.run(second(running, pid))
+    assert gone(pid)
+
+
+def test_the_doctor_tells_what_was_found_after_a_death(server: RawServer, place: Place) -> None:
+    running = started(server, LOOP, "other")
+    kill(server)
+    with next_server(place) as after:
+        assert outcome(after, running)["status"] == "completed"
+        folders = ["--state-dir", str(place.state), "--workspace", str(place.workspace)]
+        said = subprocess.run(
+            [str(CARREL), "doctor", *folders],
+            capture_output=True,
+            text=True,
+            env=place.environment(),
+            check=False,
+        ).stdout
+        line = next(line for line in said.splitlines() if str(place.state) in line)
+        assert f"process {after.process.pid} " in line
+        assert "did not end in order" in line and "kernels adopted: other" in line
+
+
+def test_a_clean_up_deletes_what_is_old_or_named_and_says_so_first(place: Place) -> None:
+    with RawServer(place, ("--toolsets", "all")) as server:
+        for name in ("a", "b", "c"):
+            server.tool("create_session", session_id=name)
+        started(server, "while True: pass", "c")
+        stray = place.state / "sessions" / "of-nobody"
+        stray.mkdir()
+        would = server.tool("cleanup_sessions", older_than=0, dry_run=True)
+        assert (sorted(would["deleted"]), list(would["kept"])) == (["a", "b"], ["c"])
+        assert would["removed"] == ["of-nobody"]
+        assert set(server.tool("list_sessions")["sessions"]) == {"default", "a", "b", "c"}
+        assert stray.exists()
+        assert server.tool("cleanup_sessions", older_than=3600)["deleted"] == []
+        assert not stray.exists()
+        assert server.tool("cleanup_sessions", session_ids=["a"])["deleted"] == ["a"]
+        assert server.tool("cleanup_sessions", older_than=0)["deleted"] == ["b"]
+        assert set(server.tool("list_sessions")["sessions"]) == {"default", "c"}

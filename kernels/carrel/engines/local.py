@@ -21,12 +21,12 @@ from carrel.engines.forkserver import ForkServer, Inventory, Profile
 from carrel.engines.guardians import Started, find_fork_servers, start_fork_server
 from carrel.engines.kernel import LocalKernel, handshake, remove_files
 from carrel.engines.launch import Launch
-from carrel.engines.process import Exit, KernelProcess, boot_id, kill_family, start_time
+from carrel.engines.process import Exit, KernelProcess, boot_id, kill_family
 from carrel.engines.spawn import spawn
 from carrel.engines.wire import new_id
 from carrel.errors import KernelSilentError, KernelStartError
 from carrel.models import KernelRecord
-from carrel.paths import private_directory
+from carrel.paths import private_directory, process_start
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ class LocalEngine:
         be kept, and is ended.
         """
         launch = f"{record.path}.launch"
-        mine = record.boot == boot_id() and start_time(record.pid) == record.started
+        mine = record.boot == boot_id() and process_start(record.pid) == record.started
         for server, inventory in self._inherited:
             if launch in inventory.exits:
                 return Exit(inventory.exits[launch])

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import psutil
 
+from carrel.paths import process_start
+
 FAMILY_DEADLINE = 0.5  # seconds for killed descendants to be gone; zombies may stay longer
 CODE_DEADLINE = 1.0  # seconds the fork server has to tell how its child ended
 
@@ -32,15 +34,6 @@ class Exit:
                 return f"killed by {signal.Signals(-self.code).name}"
             return f"killed by signal {-self.code}"
         return f"exit code {self.code}"
-
-
-def start_time(pid: int) -> int:
-    """Return when a process was started, in ticks since boot; 0 if it is gone or can't be told."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_bytes()
-        return int(text.rpartition(b")")[2].split()[19])
-    except (OSError, IndexError, ValueError):
-        return 0
 
 
 @functools.cache
@@ -73,7 +66,7 @@ class KernelProcess:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         #: when it was started; with the pid it is its identity until the next boot
-        self.started = start_time(pid)
+        self.started = process_start(pid)
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[Exit] = self._loop.create_future()
         self._listeners: list[Callable[[Exit], None]] = []

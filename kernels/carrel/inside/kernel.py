@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
@@ -44,6 +45,9 @@ NO_INPUT = (
     "input() can't be answered in this session: nobody is at its keyboard. "
     "Put the value into a variable and run the code again."
 )
+NO_EXIT = "exit() ends no session: its variables are still there. restart_kernel empties it."
+#: what IPython says below each SystemExit, which is no use to anybody here
+EXIT_HINT = "To exit: use"
 
 
 class Shell(ZMQInteractiveShell):  # type: ignore[misc]  # ipykernel has no types
@@ -55,6 +59,10 @@ class Shell(ZMQInteractiveShell):  # type: ignore[misc]  # ipykernel has no type
     def _tee(self, channel: str) -> AbstractContextManager[None]:
         """Stock keeps every character ever printed in memory, for the history database."""
         return nullcontext()
+
+    def ask_exit(self) -> None:
+        """Raise what exit() raises in a script; stock ends the kernel a moment later."""
+        raise SystemExit(NO_EXIT)
 
 
 class Kernel(IPythonKernel):  # type: ignore[misc]
@@ -236,6 +244,7 @@ class KernelApp(IPKernelApp):  # type: ignore[misc]
         )
         for name in USED_BY_EVERY_KERNEL:
             import_module(name)
+        warnings.filterwarnings("ignore", EXIT_HINT, UserWarning)
         # The first cell is slow: it fills caches that every kernel then has.
         app.prebuilt.run_cell("1 + 1", silent=True, store_history=False)
         app.prebuilt._sys_modules_keys = set(sys.modules)
