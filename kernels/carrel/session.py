@@ -1,28 +1,26 @@
-"""One live session: its record, its kernel, and the queue of its executions.
+"""One live session: its record and its kernel, from its start to its end.
 
-Executions run one at a time, in the order they were asked for, in a task of the service,
-not of the request: whoever stops waiting changes nothing. Each is written down before it
-is sent and its outcome before anybody hears of it.
+What runs in it is looked after by executions.py.
 """
 
 import asyncio
 import logging
+import os
 import time
-from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from carrel import inspection, interrupts
-from carrel.adoption import CatchUp, conclude_from_file, with_late_output
+from carrel import inspection, interrupts, scripts
+from carrel.config import kernel_environment
 from carrel.crashpoints import crash_point
 from carrel.engines.kernel import LocalKernel
 from carrel.engines.process import Exit
-from carrel.engines.wire import Message, new_id
-from carrel.environments import SessionEnvironment
-from carrel.errors import ConflictError, KernelDeadError
-from carrel.images import save_images
-from carrel.late import LateOutput
+from carrel.engines.wire import new_id
+from carrel.environments import InstallReport, SessionEnvironment, parse_requirements
+from carrel.errors import ConflictError, KernelDeadError, KernelSilentError
+from carrel.executions import Executions
 from carrel.models import (
     Execution,
     ExecutionStatus,
@@ -35,12 +33,13 @@ from carrel.models import (
     now,
 )
 from carrel.outputs import readable, spill_of
+from carrel.programs import Completed, run_program
 from carrel.run import Run
 from carrel.services import Services
 
 log = logging.getLogger(__name__)
 
-IDLE_GRACE = 2.0  # seconds after the reply for the rest of the output
+DEFAULT = "default"  # the session that is always there
 NEWEST_BYTES = 2000  # read from the end of a spill file for its last line
 
 
@@ -67,11 +66,7 @@ class Session:
         self._services = services
         self._kernel_lock = asyncio.Lock()
         self._starting = False
-        self._current: Run | None = None
-        self._queue: deque[Run] = deque()
-        self._driver: asyncio.Task[None] | None = None
-        self._driving = False
-        self._late = LateOutput(services)
+        self._executions = Executions(self, services)
         # Monotonic: the wall clock may jump.
         self._kernel_since = time.monotonic()
         self._active_since = time.monotonic()
@@ -94,7 +89,7 @@ class Session:
     @property
     def is_busy(self) -> bool:
         """Say whether anything runs or waits to, or a kernel is being started."""
-        return self._starting or self._current is not None or bool(self._queue)
+        return self._starting or not self._executions.is_empty
 
     @property
     def journal(self) -> Path:
@@ -109,7 +104,7 @@ class Session:
     @property
     def current(self) -> Run | None:
         """The execution that runs."""
-        return self._current
+        return self._executions.current
 
     @property
     def kernel_state(self) -> KernelState:
@@ -120,16 +115,11 @@ class Session:
             return KernelState.DEAD if self.death else KernelState.NOT_STARTED
         if self.kernel.process.exit is not None:
             return KernelState.DEAD
-        return KernelState.BUSY if self._current else KernelState.IDLE
+        return KernelState.BUSY if self.current else KernelState.IDLE
 
     def find(self, execution_id: str) -> Run | None:
         """Return an execution that is queued, running or just finished."""
-        if self._current is not None and self._current.id == execution_id:
-            return self._current
-        for run in self._queue:
-            if run.id == execution_id:
-                return run
-        return self._late.find(execution_id)
+        return self._executions.find(execution_id)
 
     async def ensure_kernel(self) -> LocalKernel:
         """Return the kernel, starting the first one.
@@ -158,15 +148,7 @@ class Session:
         """
         self._attach(kernel)
         self._kernel_since -= kernel.process.age
-        self._queue.extend(Run(e) for e in opened if e.status is ExecutionStatus.QUEUED)
-        sent = [e for e in opened if e.status is not ExecutionStatus.QUEUED]
-        run = Run(sent[0]) if sent else None
-        if run is not None:
-            run.go_on()
-            self._current = run
-        self._driver = self._services.spawn(
-            self._go_on(kernel, run, newest), name=f"session {self.id}"
-        )
+        self._executions.adopt(kernel, opened, newest)
 
     async def conclude(
         self, opened: list[Execution], ended: Exit, cause: str
@@ -181,18 +163,7 @@ class Session:
         Returns:
             Their outcomes.
         """
-        outcomes: list[ExecutionStatus] = []
-        for execution in opened:
-            run = Run(execution)
-            if execution.status is ExecutionStatus.QUEUED:
-                run.cancel("the server ended before it ran")
-            else:
-                run.go_on()
-                await conclude_from_file(run, self.journal, ended, cause)
-                await save_images(run, self._services.workspace)
-            await self._write_down(run)
-            outcomes.append(run.execution.status)
-        return outcomes
+        return await self._executions.conclude(opened, ended, cause)
 
     def newest_line(self, run: Run) -> str:
         """Return the last line that a run has printed, also from its spill file."""
@@ -231,21 +202,8 @@ class Session:
             )
         )
         self.record = replace(self.record, execution_count=run.execution.index)
-        self._touch()
-        first = not self._driving
-        self._driving = True
-        if first:
-            run.begin()
-        self._queue.append(run)
-        try:
-            await self._services.store.add_execution(run.execution)
-            crash_point("run.queued")
-        except Exception:
-            self._queue.remove(run)
-            raise
-        finally:
-            if first:
-                self._driver = self._services.spawn(self._drive(), name=f"session {self.id}")
+        self.touch()
+        await self._executions.add(run)
         return run
 
     async def interrupt(self, run: Run | None = None, *, force: bool = False) -> InterruptReport:
@@ -258,13 +216,10 @@ class Session:
         Returns:
             The step that worked, found by waiting for the execution and asking the kernel.
         """
-        run = run or self._current or next(iter(self._queue), None)
+        run = run or self._executions.next
         if run is None or run.done.is_set():
             return InterruptReport(step=InterruptStep.NOTHING_RUNNING)
-        if run in self._queue:
-            self._queue.remove(run)
-            run.cancel("it was interrupted before it ran")
-            await self._write_down(run)
+        if await self._executions.withdraw(run, "it was interrupted before it ran"):
             return InterruptReport(step=InterruptStep.DEQUEUED, execution_id=run.id)
         run.stop_as = run.stop_as or ExecutionStatus.INTERRUPTED
         step = await interrupts.signal_until_ended(self.kernel, run)
@@ -310,9 +265,7 @@ class Session:
     async def leave(self) -> None:
         """Leave the kernel and what it runs as they are, for the next server."""
         async with self._kernel_lock:
-            if self._driver is not None:
-                self._driver.cancel()
-                await asyncio.wait([self._driver])
+            await self._executions.leave()
             if self.kernel is not None:
                 self.kernel.leave()
 
@@ -339,6 +292,43 @@ class Session:
             self.record = replace(self.record, fresh=True)
             await self._services.store.save_session(self.record)
         return stale
+
+    async def install(self, packages: Sequence[str], *, timeout: float) -> InstallReport:
+        """Install packages into this session; its kernel can import them at once.
+
+        Args:
+            packages: PEP 508 strings.
+            timeout: Seconds it may take.
+
+        Raises:
+            InvalidArgumentError: A package is not such a string; nothing was done.
+            InstallError: The environment could not be made.
+        """
+        requirements = parse_requirements(packages)
+        done = await self.environment.install(requirements, timeout=timeout)
+        if not done.installed:
+            return InstallReport(installation=done)
+        names = [pin.split("==")[0] for pin in done.installed]
+        try:
+            stale = await self.adopt_environment(names)
+        except KernelSilentError:
+            # In native code now: it can't be told. A restart will find the environment.
+            stale = names
+        return InstallReport(installation=done, stale_modules=tuple(stale))
+
+    async def run_script(self, path: str, args: Sequence[str], *, timeout: float) -> Completed:
+        """Run a script of the workspace as a subprocess in this session's environment.
+
+        Raises:
+            ScriptNotFoundError: There is none at that path.
+        """
+        workspace = self._services.workspace
+        script = scripts.find_script(workspace, path)
+        env = self.environment.variables(kernel_environment(self.directory))
+        paths = [str(workspace.scripts), *filter(None, [env.get("PYTHONPATH")])]
+        env["PYTHONPATH"] = os.pathsep.join(paths)
+        argv = [str(self.environment.python), str(script), *args]
+        return await run_program(argv, env=env, cwd=workspace.root, timeout=timeout)
 
     async def stack(self) -> str:
         """Return the stacks of all threads of the kernel, also while it is in native code."""
@@ -378,15 +368,12 @@ class Session:
         self.kernel = kernel
         self._kernel_since = time.monotonic()
         self.peak_memory = 0
-        kernel.channels.on_orphan(self._late.hear)
+        kernel.channels.on_orphan(self._executions.late.hear)
         kernel.process.on_exit(self._on_exit)
 
     async def _stop_kernel(self, why: str, *, grace: float) -> None:
-        kernel, run = self.kernel, self._current
-        for waiting in list(self._queue):
-            self._queue.remove(waiting)
-            waiting.cancel(f"{why} before it ran")
-            await self._write_down(waiting)
+        kernel, run = self.kernel, self.current
+        await self._executions.withdraw_all(f"{why} before it ran")
         if kernel is None:
             return
         self.death = self.death or why
@@ -398,142 +385,9 @@ class Session:
 
     def _on_exit(self, ended: Exit) -> None:
         self.death = self.death or f"it ended by itself: {ended}"
-        if self._current is not None:
-            self._current.ended.set()
+        self._executions.note_death()
 
-    async def _drive(self) -> None:
-        """Run what is queued, one after the other, until nothing is."""
-        try:
-            while self._queue:
-                run = self._queue.popleft()
-                self._current = run
-                try:
-                    await self._execute(run)
-                except Exception:  # one execution's fault must not end the session's queue
-                    await self._give_up(run)
-                finally:
-                    self._current = None
-        finally:
-            self._driving = False
-
-    async def _execute(self, run: Run) -> None:
-        kernel = self.kernel
-        if kernel is None or kernel.process.exit is not None:
-            run.cancel(f"the kernel died before it ran ({self.death})")
-            await self._write_down(run)
-            return
-        if run.execution.status is ExecutionStatus.QUEUED:
-            run.begin()
-            run.execution = replace(run.execution, generation=self.record.generation)
-            await self._services.store.start_execution(run.execution)
-        crash_point("run.intended")
-        content: Message = {
-            "code": run.execution.code,
-            "silent": False,
-            "store_history": True,
-            "user_expressions": {},
-            "allow_stdin": False,
-            "stop_on_error": False,
-        }
-        kernel.channels.request("shell", "execute_request", content, run.hear, run.id)
-        crash_point("run.sent")
-        await self._finish(run, kernel)
-
-    async def _finish(self, run: Run, kernel: LocalKernel) -> None:
-        """Wait for the end of an execution that was sent, and write it down."""
-        await self._await_end(run)
-        if not run.execution.status.is_final:
-            await self._await_output(run, kernel)
-            run.conclude(kernel.process.exit, self.death)
-            await save_images(run, self._services.workspace)
-        kernel.channels.forget(run.id)
-        crash_point("run.ended")
-        await self._write_down(run)
-        crash_point("run.written")
-
-    async def _give_up(self, run: Run) -> None:
-        """Conclude an execution that carrel itself failed at."""
-        log.exception("execution %s of session %s failed in carrel", run.id, self.id)
-        run.conclude(None)
-        await self._write_down(run)
-
-    async def _go_on(self, kernel: LocalKernel, run: Run | None, newest: Execution | None) -> None:
-        """Finish what a dead server had sent, then run what it had queued."""
-        self._driving = True
-        try:
-            if run is not None:
-                await self._finish_adopted(run, kernel)
-            elif newest is not None:
-                await self._hear_of_last(newest, kernel)
-        except Exception:
-            if run is None or run.done.is_set():
-                log.exception("session %s could not be brought up to date", self.id)
-            else:
-                await self._give_up(run)
-        finally:
-            self._current = None
-        await self._drive()
-
-    async def _finish_adopted(self, run: Run, kernel: LocalKernel) -> None:
-        catch_up = CatchUp(run, self.journal)
-        kernel.channels.watch(run.id, catch_up.hear)
-        # Beside the waiting: a blocked kernel answers late, a timeout must not.
-        following = asyncio.ensure_future(catch_up.follow(kernel))
-        try:
-            await self._await_end(run)
-            await following
-        finally:
-            following.cancel()
-        await self._finish(run, kernel)
-
-    async def _hear_of_last(self, newest: Execution, kernel: LocalKernel) -> None:
-        """Add what threads of the last execution printed while no server lived."""
-        run = Run(newest)
-        catch_up = CatchUp(run, self.journal)
-        kernel.channels.watch(run.id, catch_up.hear)
-        await catch_up.follow(kernel)
-        kernel.channels.forget(run.id)
-        if found := with_late_output(newest, run):
-            await self._services.store.finish_execution(found)
-        run.execution = found or newest
-        run.done.set()
-        self._late.remember(run)
-
-    async def _await_end(self, run: Run) -> None:
-        limit = run.execution.timeout
-        try:
-            # An adopted one has used up some of it.
-            async with asyncio.timeout(None if limit is None else max(limit - run.elapsed, 0)):
-                await run.ended.wait()
-        except TimeoutError:
-            run.stop_as = ExecutionStatus.TIMED_OUT
-            if await interrupts.signal_until_ended(self.kernel, run) is InterruptStep.NO_EFFECT:
-                note = (
-                    f"its timeout of {run.execution.timeout:g} s is over, but two interrupts had "
-                    "no effect: it is in native code or ignores them. "
-                    "interrupt_execution with force=true kills the kernel."
-                )
-                run.execution = replace(run.execution, note=note)
-                await run.ended.wait()
-
-    async def _await_output(self, run: Run, kernel: LocalKernel) -> None:
-        """Wait for the rest of the output: until idle, or a dead kernel's last words."""
-        if kernel.process.exit is not None:
-            await kernel.drain()
-            return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(IDLE_GRACE):
-                await run.idle.wait()
-
-    async def _write_down(self, run: Run) -> None:
-        """Store the outcome, then tell whoever waits."""
-        self._late.remember(run)
-        self._touch()
-        try:
-            await self._services.store.finish_execution(run.execution)
-        finally:
-            run.done.set()
-
-    def _touch(self) -> None:
+    def touch(self) -> None:
+        """Note that something was done in it."""
         self._active_since = time.monotonic()
         self.record = replace(self.record, last_activity_at=now())

@@ -20,22 +20,20 @@ from typing import Any, Self
 
 import anyio
 
-from carrel import health, scripts
-from carrel.cleanup import BUSY, CleanUpReport, choose
-from carrel.config import Config, interpreter, kernel_environment
+from carrel import health
+from carrel.cleanup import CleanUpReport, carry_out, choose
+from carrel.config import Config, interpreter
 from carrel.crashpoints import crash_point
 from carrel.descriptors import check_descriptors
 from carrel.engines.guardians import Started
 from carrel.engines.kernel import LocalKernel
 from carrel.engines.local import LocalEngine
 from carrel.engines.pool import WarmPool
-from carrel.environments import InstallReport, SessionEnvironment, parse_requirements
+from carrel.environments import SessionEnvironment
 from carrel.errors import (
     ConflictError,
     ExecutionNotFoundError,
-    KernelSilentError,
     KernelStartError,
-    LimitExceededError,
     SessionExistsError,
     SessionNotFoundError,
 )
@@ -50,17 +48,15 @@ from carrel.models import (
     SessionStatus,
 )
 from carrel.paths import StateDirectory, Workspace, claim_state_directory
-from carrel.programs import Completed, run_program
-from carrel.recovery import STARTED, Recovery, RecoveryReport, entries, remove
+from carrel.recovery import STARTED, Recovery, RecoveryReport, entries
 from carrel.run import Run
 from carrel.services import Services
-from carrel.session import Session
-from carrel.specs import check_code, check_spec
+from carrel.session import DEFAULT, Session
+from carrel.specs import check_code, check_room, check_spec
 from carrel.store import Store
 
 log = logging.getLogger(__name__)
 
-DEFAULT = "default"
 NAMED_IDS = 20  # ids that "unknown session" lists
 STOP_GRACE = 0.5  # seconds an idle kernel has for its exit handlers when all stop
 
@@ -203,7 +199,12 @@ class Sessions:
                 raise SessionExistsError(msg)
             await existing.ensure_kernel()
             return existing
-        self._check_room(session_id)
+        check_room(
+            session_id,
+            reserved=self._reserved,
+            existing=len(self._sessions),
+            limit=self.config.max_sessions,
+        )
         self._reserved.add(session_id)
         try:
             record = SessionRecord(
@@ -386,47 +387,6 @@ class Sessions:
 
         self._spawn(interrupt(), name=f"interrupt {run.id}")
 
-    async def install(
-        self, session: Session, packages: Sequence[str], *, timeout: float
-    ) -> InstallReport:
-        """Install packages into one session; its kernel can import them at once.
-
-        Args:
-            session: Where; no other session sees them.
-            packages: PEP 508 strings.
-            timeout: Seconds it may take.
-
-        Raises:
-            InvalidArgumentError: A package is not such a string; nothing was done.
-            InstallError: The environment could not be made.
-        """
-        requirements = parse_requirements(packages)
-        done = await session.environment.install(requirements, timeout=timeout)
-        if not done.installed:
-            return InstallReport(installation=done)
-        names = [pin.split("==")[0] for pin in done.installed]
-        try:
-            stale = await session.adopt_environment(names)
-        except KernelSilentError:
-            # In native code now: it can't be told. A restart will find the environment.
-            stale = names
-        return InstallReport(installation=done, stale_modules=tuple(stale))
-
-    async def run_script(
-        self, session: Session, path: str, args: Sequence[str], *, timeout: float
-    ) -> Completed:
-        """Run a script of the workspace as a subprocess in a session's environment.
-
-        Raises:
-            ScriptNotFoundError: There is none at that path.
-        """
-        script = scripts.find_script(self.workspace, path)
-        env = session.environment.variables(kernel_environment(session.directory))
-        paths = [str(self.workspace.scripts), *filter(None, [env.get("PYTHONPATH")])]
-        env["PYTHONPATH"] = os.pathsep.join(paths)
-        argv = [str(session.environment.python), str(script), *args]
-        return await run_program(argv, env=env, cwd=self.workspace.root, timeout=timeout)
-
     async def health(self, session: Session) -> Health:
         """Say how a session's kernel is, within 300 ms, whatever it does."""
         return replace(await health.check(session), degraded=self.degraded)
@@ -453,12 +413,8 @@ class Sessions:
         Raises:
             SessionNotFoundError: One of the ids is unknown; nothing was done.
         """
-        named = [self.get(name) for name in session_ids or ()]
-        chosen, kept = choose(
-            named or (list(self._sessions.values()) if session_ids is None else []),
-            older_than=older_than,
-            is_named=session_ids is not None,
-        )
+        named = None if session_ids is None else [self.get(name) for name in session_ids]
+        chosen, kept = choose(named, self._sessions.values(), older_than=older_than)
         stray = await asyncio.to_thread(self._find_stray)
         report = CleanUpReport(
             deleted=[session.id for session in chosen],
@@ -467,22 +423,8 @@ class Sessions:
             dry_run=dry_run,
         )
         if not dry_run:
-            await self._carry_out(report, chosen, stray)
+            await carry_out(report, chosen, stray, self.delete)
         return report
-
-    async def _carry_out(
-        self, report: CleanUpReport, chosen: Sequence[Session], stray: Sequence[Path]
-    ) -> None:
-        for session in chosen:
-            # A call that came meanwhile wins; a deletion that did is all we wanted.
-            if session.is_busy:
-                report.deleted.remove(session.id)
-                report.kept[session.id] = BUSY
-            else:
-                with suppress(SessionNotFoundError):
-                    await self.delete(session.id)
-        for path in stray:
-            await asyncio.to_thread(remove, path)
 
     def _find_stray(self) -> Sequence[Path]:
         known = {session.directory.name for session in self._sessions.values()}
@@ -514,17 +456,6 @@ class Sessions:
         while (made := f"session-{secrets.token_hex(4)}") in self._sessions:
             pass
         return made
-
-    def _check_room(self, session_id: str) -> None:
-        if session_id in self._reserved:
-            msg = f"session '{session_id}' is being created or deleted right now; try again"
-            raise SessionExistsError(msg)
-        if len(self._sessions) + len(self._reserved) >= self.config.max_sessions:
-            msg = (
-                f"there are {self.config.max_sessions} sessions, the limit of this server "
-                "(max_sessions). Delete one that is not needed with delete_session."
-            )
-            raise LimitExceededError(msg)
 
     async def _finish(self, work: Coroutine[Any, Any, None]) -> None:
         """Do work to its end, also if whoever waits for it is cancelled."""

@@ -1,9 +1,10 @@
 """What may be asked for: ids, descriptions, code; and what is said to what may not."""
 
 import re
+from collections.abc import Collection
 from contextlib import suppress
 
-from carrel.errors import InvalidArgumentError
+from carrel.errors import InvalidArgumentError, LimitExceededError, SessionExistsError
 from carrel.models import SessionSpec
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -56,3 +57,27 @@ def check_code(code: str) -> None:
             "Save data to a file and read it in the code."
         )
         raise InvalidArgumentError(msg)
+
+
+def check_room(session_id: str, *, reserved: Collection[str], existing: int, limit: int) -> None:
+    """Refuse a session that there is no room for, or whose id is just being taken or freed.
+
+    Args:
+        session_id: The id it shall have.
+        reserved: Ids of sessions that are being created or deleted.
+        existing: How many sessions there are besides these.
+        limit: How many there may be.
+
+    Raises:
+        LimitExceededError: There are as many as there may be.
+        SessionExistsError: The id is in use for the moment.
+    """
+    if session_id in reserved:
+        msg = f"session '{session_id}' is being created or deleted right now; try again"
+        raise SessionExistsError(msg)
+    if existing + len(reserved) >= limit:
+        msg = (
+            f"there are {limit} sessions, the limit of this server (max_sessions). "
+            "Delete one that is not needed with delete_session."
+        )
+        raise LimitExceededError(msg)

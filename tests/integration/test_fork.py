@@ -275,7 +275,7 @@ async def test_a_preload_that_can_not_be_had_is_named_and_left_out(
 async def test_a_preloaded_package_can_be_replaced_in_a_session(config: Config) -> None:
     async with Sessions(replace(config, preloads=("packaging.version",))) as sessions:
         session = await new(sessions)
-        report = await sessions.install(session, ["packaging==23.2"], timeout=300)
+        report = await session.install(["packaging==23.2"], timeout=300)
         assert report.installation.returncode == 0, report.installation.stderr
         assert report.stale_modules == ("packaging",)
         await session.restart()

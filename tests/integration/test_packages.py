@@ -12,7 +12,7 @@ async def test_two_sessions_have_two_versions_and_the_server_none(sessions: Sess
     found = {}
     for name, version in (("a", "1.15.0"), ("b", "1.16.0")):
         session = await sessions.create(SessionSpec(id=name))
-        report = await sessions.install(session, [f"six=={version}"], timeout=HANG)
+        report = await session.install([f"six=={version}"], timeout=HANG)
         assert report.installation.returncode == 0, report.installation.stderr
         assert report.installation.installed == (f"six=={version}",)
         assert not report.stale_modules
@@ -28,10 +28,10 @@ async def test_two_sessions_have_two_versions_and_the_server_none(sessions: Sess
 
 async def test_another_version_of_a_loaded_module_asks_for_a_restart(sessions: Sessions) -> None:
     session = await sessions.create(SessionSpec(id="a"))
-    await sessions.install(session, ["six==1.15.0"], timeout=HANG)
+    await session.install(["six==1.15.0"], timeout=HANG)
     run = await sessions.run(session, "import six")
     await run.wait(HANG)
-    report = await sessions.install(session, ["six==1.16.0"], timeout=HANG)
+    report = await session.install(["six==1.16.0"], timeout=HANG)
     assert report.stale_modules == ("six",)
     await session.restart()
     run = await sessions.run(session, "import six; print(six.__version__)")
@@ -41,7 +41,7 @@ async def test_another_version_of_a_loaded_module_asks_for_a_restart(sessions: S
 
 async def test_an_unknown_package_is_a_return_code_and_changes_nothing(sessions: Sessions) -> None:
     session = await sessions.create(SessionSpec(id="a"))
-    report = await sessions.install(session, ["no-such-package-carrel-test"], timeout=HANG)
+    report = await session.install(["no-such-package-carrel-test"], timeout=HANG)
     assert report.installation.returncode != 0
     assert report.installation.stderr
     assert not session.environment.exists
@@ -49,14 +49,14 @@ async def test_an_unknown_package_is_a_return_code_and_changes_nothing(sessions:
 
 async def test_what_the_interpreter_has_is_not_installed_again(sessions: Sessions) -> None:
     session = await sessions.create(SessionSpec(id="a"))
-    report = await sessions.install(session, ["ipykernel"], timeout=HANG)
+    report = await session.install(["ipykernel"], timeout=HANG)
     assert report.installation.returncode == 0
     assert report.installation.installed == ()
 
 
 async def test_subprocesses_of_a_session_use_its_environment(sessions: Sessions) -> None:
     session = await sessions.create(SessionSpec(id="a"))
-    await sessions.install(session, ["six==1.16.0"], timeout=HANG)
+    await session.install(["six==1.16.0"], timeout=HANG)
     code = (
         "import subprocess, sys\n"
         "program = 'import six, ipykernel; print(six.__version__)'\n"

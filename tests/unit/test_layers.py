@@ -16,6 +16,7 @@ ROWS: list[set[str]] = [
     {"config", "specs", "run", "environments", "images"},
     {"services", "launches", "adoption", "inspection", "interrupts"},
     {"late"},
+    {"executions"},
     {"session"},
     {"health", "recovery", "cleanup"},
     {"sessions"},

@@ -29,7 +29,7 @@ async def install_dependencies(
     """
     app = app_of(ctx)
     session = app.sessions.find(caller_of(ctx), session_id)
-    report = await app.sessions.install(session, packages, timeout=timeout)
+    report = await session.install(packages, timeout=timeout)
     done = report.installation
     result = Installed(
         session_id=session.id,

@@ -45,7 +45,7 @@ async def run_script(
     sessions = app_of(ctx).sessions
     session = sessions.find(caller_of(ctx), session_id)
     shown = library.script_name(sessions.workspace, path)
-    done = await sessions.run_script(session, path, args or [], timeout=timeout)
+    done = await session.run_script(path, args or [], timeout=timeout)
     result = ScriptRun(
         session_id=session.id,
         script=shown,
