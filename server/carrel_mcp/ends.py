@@ -1,7 +1,9 @@
 """What ends a server besides the end of its input: signals, and a host that is gone.
 
-The first signal ends it in order; a second one kills everything that is ours at once.
-Handlers are Python's own, not the event loop's: they work while the loop is blocked too.
+The first signal ends it in order; a second one kills everything that is ours at once. A
+thread hears of them, not the event loop, which may be what is blocked; nor a handler: one
+only runs when the main thread comes back from what it does, and Linux gives a second signal
+to another thread than the first.
 """
 
 import asyncio
@@ -9,9 +11,10 @@ import logging
 import os
 import select
 import signal
+import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
 from typing import NoReturn
 
 log = logging.getLogger(__name__)
@@ -19,7 +22,7 @@ log = logging.getLogger(__name__)
 END_SIGNALS = tuple(
     signal.Signals[name] for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)
 )
-KILL_ROUNDS = 3  # what is killed may have started something since it was listed
+HALT_ROUNDS = 20  # looks for what was started before its parent was halted
 
 
 def exit_on_signals() -> None:
@@ -35,33 +38,54 @@ def ending_on_signals(end: Callable[[], object]) -> Iterator[None]:
     What was done at signals before is done again afterwards.
     """
     loop = asyncio.get_running_loop()
-    signalled = False
+    heard, wakeup = socket.socketpair()
+    wakeup.setblocking(False)
 
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        nonlocal signalled
-        if signalled:
-            kill_everything()
-        signalled = True
-        loop.call_soon_threadsafe(end)
+    def hear() -> None:
+        count = 0
+        with heard:
+            while numbers := heard.recv(16):
+                count += len(numbers)
+                if count > 1:
+                    kill_everything()
+                with suppress(RuntimeError):  # closed: it has ended
+                    loop.call_soon_threadsafe(end)
 
-    before = {number: signal.signal(number, on_signal) for number in END_SIGNALS}
+    threading.Thread(target=hear, name="signals", daemon=True).start()
+    before_wakeup = signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
+    before = {number: signal.signal(number, lambda *_: None) for number in END_SIGNALS}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(before_wakeup)
+        wakeup.close()  # the thread reads the end
 
 
 def kill_everything() -> NoReturn:
-    """Kill all that descends from this process, and end it; takes no care of anything."""
-    import psutil  # the start does without
+    """Kill all that descends from this process, and end it; takes no care of anything.
 
-    for _ in range(KILL_ROUNDS):
-        with suppress(psutil.Error):
-            for child in psutil.Process().children(recursive=True):
+    All are halted first: what one of them starts between being listed and being killed
+    would be nobody's child then, and live on.
+    """
+    try:
+        import psutil  # the start does without
+
+        halted: set[psutil.Process] = set()
+        for _ in range(HALT_ROUNDS):
+            found = set(psutil.Process().children(recursive=True)) - halted
+            for child in found:
                 with suppress(psutil.Error):
-                    child.kill()
-    os._exit(1)
+                    child.suspend()
+            halted |= found
+            if not found:
+                break
+        for child in halted:
+            with suppress(psutil.Error):
+                child.kill()
+    finally:  # whatever happens
+        os._exit(1)
 
 
 @contextmanager
