@@ -13,6 +13,7 @@ import os
 import shutil
 import stat
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -122,7 +123,10 @@ class StateDirectory:
         Args:
             keep_runtime: Whether kernels live on, and so their sockets stay.
         """
-        if not keep_runtime:
+        if keep_runtime:
+            with suppress(OSError):  # there is something to keep
+                self.runtime.rmdir()
+        else:
             # Sockets of kernels that were killed while they started are still there.
             shutil.rmtree(self.runtime, ignore_errors=True)
         self._lock.close()

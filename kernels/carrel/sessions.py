@@ -31,6 +31,7 @@ from carrel.engines.local import LocalEngine
 from carrel.engines.pool import WarmPool
 from carrel.environments import SessionEnvironment
 from carrel.errors import (
+    CarrelError,
     ConflictError,
     ExecutionNotFoundError,
     KernelStartError,
@@ -59,6 +60,10 @@ log = logging.getLogger(__name__)
 
 NAMED_IDS = 20  # ids that "unknown session" lists
 STOP_GRACE = 0.5  # seconds an idle kernel has for its exit handlers when all stop
+
+
+class StartAbandonedError(Exception):
+    """Cancels the tasks of a service whose start failed."""
 
 
 class Sessions:
@@ -95,7 +100,8 @@ class Sessions:
             self._store = Store(self._state.database, self._state.reclaim)
             await self._store.open()
         except BaseException:
-            self._state.release()
+            # Kernels of a dead server may wait there for one that can start.
+            self._state.release(keep_runtime=True)
             raise
         crash_point("store.opened")
         self._launches = Launches(self.config, self._python, self._state, self.workspace.root)
@@ -115,9 +121,12 @@ class Sessions:
             if mode == "fork":  # what was asked for and can't be had is an error now, not later
                 await self._engine.ensure_fork_server(self._launches.fresh())
             await self._load()
-        except BaseException:
-            await self._tasks.__aexit__(None, None, None)
-            await self._release()
+        except BaseException as error:
+            # What a dead server left is kept for one that can start; a cancel ends it.
+            self._is_leaving = isinstance(error, CarrelError)
+            with anyio.CancelScope(shield=True):
+                await self._abandon_tasks()
+                await self._release()
             raise
         self._filling = self._spawn(self._pool.run(), name="warm pool")
         return self
@@ -138,6 +147,12 @@ class Sessions:
             await self._tasks.__aexit__(None, None, None)
             await self._release()
             stopping.result()
+
+    async def _abandon_tasks(self) -> None:
+        """Cancel what was spawned, as leaving the group with an error does."""
+        with suppress(BaseExceptionGroup):
+            error = StartAbandonedError()
+            await self._tasks.__aexit__(StartAbandonedError, error, None)
 
     async def _release(self) -> None:
         if self._is_leaving:

@@ -195,3 +195,13 @@ def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
 def test_the_json_of_a_page_is_json(page: Path) -> None:
     for _, text in blocks_of(page, "json"):
         json.loads(text)
+
+
+def test_what_survives_what_names_tests_that_are_there() -> None:
+    page = (DOCS / "survival.md").read_text(encoding="utf-8")
+    rows = page.partition("## Case by case")[2].partition("## ")[0].splitlines()
+    rows_with_tests = [row for row in rows if row.startswith("| ")][2:]
+    assert all(re.search(r"\[test_", row) for row in rows_with_tests)
+    for name, target in re.findall(r"\[(test_\w+)\]\((\S+)\)", page):
+        text = (DOCS / target).resolve().read_text(encoding="utf-8")
+        assert re.search(rf"def {name}\(", text), name

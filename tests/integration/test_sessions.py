@@ -4,6 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -194,3 +195,23 @@ def _process(pid: int) -> psutil.Process | None:
         return None if process.status() == psutil.STATUS_ZOMBIE else process
     except psutil.NoSuchProcess:
         return None
+
+
+async def test_a_start_that_is_cancelled_leaves_nothing(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="carrel-") as runtime:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
+        for step in range(25):
+            directory = config.state_dir.with_name(f"s{step}")
+            sessions = Sessions(replace(config, state_dir=directory))
+            starting = asyncio.create_task(sessions.__aenter__())
+            await asyncio.wait([starting], timeout=0.01 * step)
+            if starting.done():
+                await sessions.__aexit__(None, None, None)
+            starting.cancel()
+            await asyncio.wait([starting])
+            assert not list(Path(runtime).glob("carrel/*")), step
+            left = psutil.Process().children()
+            await asyncio.to_thread(psutil.wait_procs, left, timeout=HANG)
+            assert not psutil.Process().children(), step

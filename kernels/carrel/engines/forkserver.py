@@ -172,10 +172,14 @@ class ForkServer:
 
     async def aclose(self) -> None:
         """End the fork server, and all its kernels that are not down already."""
+        await self.end()
+
+    def end(self) -> "asyncio.Future[None]":
+        """Tell it to end, which does not need to be waited for; the future is its end."""
         with suppress(OSError):
             self._socket.send(json.dumps({"op": "end"}).encode())
         self._close()
-        await asyncio.to_thread(self._reap)
+        return self._loop.run_in_executor(None, self._reap)
 
     def leave(self) -> None:
         """Go away and let it wait for the next server."""

@@ -192,7 +192,13 @@ class LocalEngine:
         self.started = started
         for name, why in started.refused.items():
             log.warning("not preloaded: %s (%s)", name, why)
-        if server is not None and not await self._passes_test(server, probe):
+        try:
+            passes = server is not None and await self._passes_test(server, probe)
+        except BaseException:
+            if server is not None:
+                server.end()
+            raise
+        if server is not None and not passes:
             await server.aclose()
             return None
         return server
