@@ -76,6 +76,7 @@ async def test_input_raises_at_once(agent: Agent) -> None:
     assert "variable" in done["error"]["message"]
 
 
+@fault("B18")
 async def test_a_cell_behind_a_failing_one_runs(agent: Agent) -> None:
     failing = await agent.run("import time; time.sleep(0.5); 1/0", wait=0)
     queued = await agent.run("'I ran'", wait=0)
@@ -92,6 +93,7 @@ async def test_a_cell_behind_a_failing_one_runs(agent: Agent) -> None:
     assert ends[1]["results"] == ["'I ran'"]
 
 
+@fault("B18")
 async def test_a_cell_behind_one_that_is_interrupted_or_dies_is_never_silently_dropped(
     agent: Agent,
 ) -> None:
@@ -220,6 +222,7 @@ class Flood:
         return "".join(pieces)
 
 
+@fault("B13")
 async def test_three_hundred_megabytes_printed_at_once(agent: Agent, place: Place) -> None:
     flood = Flood(agent, place)
     count = 300_000_000
@@ -243,6 +246,7 @@ async def test_three_hundred_megabytes_printed_at_once(agent: Agent, place: Plac
     assert shown + gone == count + 1 + len("the end\n")
 
 
+@fault("B13")
 async def test_a_million_lines(agent: Agent, place: Place) -> None:
     flood = Flood(agent, place)
     done = await flood.run("for i in range(1_000_000): print(i)")
@@ -253,6 +257,7 @@ async def test_a_million_lines(agent: Agent, place: Place) -> None:
     assert done["stdout"].endswith("999998\n999999\n")
 
 
+@fault("B13")
 async def test_twenty_thousand_displays(agent: Agent, place: Place) -> None:
     flood = Flood(agent, place)
     done = await flood.run("for i in range(20_000): display(i)")
@@ -263,6 +268,7 @@ async def test_twenty_thousand_displays(agent: Agent, place: Place) -> None:
     assert len(done["results"]) < 50
 
 
+@fault("B13")
 async def test_a_child_process_that_writes_a_hundred_megabytes(agent: Agent, place: Place) -> None:
     flood = Flood(agent, place)
     count = 100_000_000

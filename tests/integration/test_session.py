@@ -9,6 +9,7 @@ from carrel import Execution, ExecutionStatus, KernelState, Session, Sessions, S
 from carrel.errors import KernelDeadError
 from carrel.models import InterruptStep
 from carrel.outputs import Display, Spill, stream_text
+from tests.faults.matrix import fault
 
 HANG = 60  # seconds after which a test is stuck; nothing here takes that long
 
@@ -68,6 +69,7 @@ async def test_executions_run_in_the_order_they_were_asked_for(
     assert [r.execution.index for r in runs] == list(range(2, 22))
 
 
+@fault("B18")
 async def test_a_cell_behind_a_failing_one_runs(sessions: Sessions, session: Session) -> None:
     failing = await sessions.run(session, "import time; time.sleep(0.3); 1/0")
     behind = await run(sessions, session, "print('ran')")
@@ -86,6 +88,7 @@ async def test_an_exception_is_a_result_without_escapes(
     assert "in f()" in execution.error.traceback
 
 
+@fault("B9")
 @pytest.mark.parametrize(
     "code",
     [
@@ -115,6 +118,7 @@ async def test_an_interrupt_says_which_step_worked(sessions: Sessions, session: 
     assert execution.status is ExecutionStatus.INTERRUPTED
 
 
+@fault("B9")
 async def test_a_cell_that_swallows_the_first_interrupt_gets_a_second(
     sessions: Sessions, session: Session
 ) -> None:
@@ -127,6 +131,7 @@ async def test_a_cell_that_swallows_the_first_interrupt_gets_a_second(
     assert report.step is InterruptStep.SIGINT_AGAIN
 
 
+@fault("B9")
 async def test_native_code_that_holds_the_interpreter_is_reported_with_its_stack(
     sessions: Sessions, session: Session
 ) -> None:
@@ -164,6 +169,7 @@ async def test_a_queued_execution_that_is_interrupted_never_runs(
     assert queued.snapshot().status is ExecutionStatus.CANCELLED
 
 
+@fault("B2")
 @pytest.mark.parametrize(
     ("code", "cause"),
     [
@@ -191,6 +197,7 @@ async def test_a_death_names_its_cause_and_keeps_what_was_printed(
     assert session.record.generation == 2
 
 
+@fault("B10")
 @pytest.mark.parametrize("state", ["idle", "busy", "stopped", "dead", "native"])
 async def test_a_restart_works_from_every_state(
     sessions: Sessions, session: Session, state: str
@@ -242,6 +249,7 @@ async def test_input_is_refused_at_once_with_advice(sessions: Sessions, session:
     assert "variable" in execution.error.message
 
 
+@fault("B11")
 @pytest.mark.parametrize(
     "code",
     [
@@ -265,6 +273,7 @@ async def test_a_cell_can_not_spoil_the_next_one(
     assert stopped.status is ExecutionStatus.TIMED_OUT
 
 
+@fault("B12")
 async def test_a_thread_that_prints_after_its_cell_is_heard_under_that_cell(
     sessions: Sessions, session: Session
 ) -> None:

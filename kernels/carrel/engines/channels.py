@@ -59,6 +59,8 @@ class Channels:
         self._watchers: dict[str, Callable[[str, Message], None]] = {}
         self._on_orphan: Callable[[Message], None] = lambda message: None
         self._closed = False
+        self._asked: set[asyncio.Future[Message]] = set()
+        self._gone = ""
         #: frames that were no message of this kernel
         self.rejected_count = 0
         for channel, kind in (("shell", zmq.DEALER), ("control", zmq.DEALER), ("iopub", zmq.SUB)):
@@ -116,16 +118,20 @@ class Channels:
             deadline: Seconds to wait.
 
         Raises:
-            KernelSilentError: No reply came in time.
+            KernelSilentError: No reply came in time, or can't come any more.
         """
+        if self._gone:
+            raise KernelSilentError(self._gone)
         reply: asyncio.Future[Message] = self._loop.create_future()
+        self._asked.add(reply)
 
         def watch(source: str, message: Message) -> None:
             if source == channel and not reply.done():
                 reply.set_result(message["content"])
 
-        msg_id = self.request(channel, msg_type, content, watch)
+        msg_id = ""
         try:
+            msg_id = self.request(channel, msg_type, content, watch)
             async with asyncio.timeout(deadline):
                 return await reply
         except TimeoutError:
@@ -133,6 +139,15 @@ class Channels:
             raise KernelSilentError(msg) from None
         finally:
             self.forget(msg_id)
+            self._asked.discard(reply)
+
+    def give_up(self, why: str) -> None:
+        """Tell all who ask, now and later, that nobody is there to answer any more."""
+        self.drain()  # an answer may be among its last words
+        self._gone = why
+        for reply in self._asked:
+            if not reply.done():
+                reply.set_exception(KernelSilentError(why))
 
     def close(self) -> None:
         """Close the sockets. What was not read is gone."""

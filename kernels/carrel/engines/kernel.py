@@ -29,6 +29,7 @@ class LocalKernel:
         #: the fork server that ends it when no server comes for it; None: nobody does yet
         self.guardian: ForkServer | None = None
         self._connection = connection
+        process.on_exit(lambda ended: channels.give_up(f"the kernel has ended ({ended})"))
 
     @property
     def record(self) -> KernelRecord:

@@ -30,24 +30,47 @@ from ipykernel.kernelapp import IPKernelApp
 from ipykernel.kernelbase import StdinNotImplementedError
 from ipykernel.zmqshell import ZMQInteractiveShell
 from IPython.core.application import BaseIPythonApplication
+from IPython.core.formatters import DisplayFormatter
 from traitlets import Any as AnyTrait
 from traitlets import Dict, Type
 from traitlets.config import Config
 
 from . import streams
-from .helper import Helper
+from .helper import Helper, type_name
 from .touched import Touched
 
 #: what stock imports only while a kernel starts
 USED_BY_EVERY_KERNEL = ("tornado.platform.asyncio", "IPython.extensions.storemagic")
 DIGESTS = 1000  # message signatures remembered against replay; stock keeps 65,536
+ERROR_CHARS = 500  # of the text of an exception that showing a value raised
 NO_INPUT = (
     "input() can't be answered in this session: nobody is at its keyboard. "
     "Put the value into a variable and run the code again."
 )
 NO_EXIT = "exit() ends no session: its variables are still there. restart_kernel empties it."
-#: what IPython says below each SystemExit, which is no use to anybody here
-EXIT_HINT = "To exit: use"
+#: what IPython says below each SystemExit, and when it forgets the oldest results
+NO_USE_HERE = ("To exit: use", "Output cache limit")
+
+
+class Formatter(DisplayFormatter):  # type: ignore[misc]  # IPython's types are partial
+    """How values are shown; one that can't be shown is no failure of the cell that made it.
+
+    Stock prints the traceback of a ``__repr__`` that raises as if it were the cell's own, and
+    answers the cell with an error that has neither name nor text.
+    """
+
+    def format(self, obj: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return the forms of a value, with a line about those that could not be made."""
+        failures: list[str] = []
+        self.parent.format_failures = failures
+        try:
+            data, metadata = super().format(obj, *args, **kwargs)
+        finally:
+            self.parent.format_failures = None
+        if failures:
+            shown = data.get("text/plain") or f"<{type_name(type(obj))} object>"
+            data["text/plain"] = "\n".join([shown, *failures])
+        return data, metadata
 
 
 class Shell(ZMQInteractiveShell):  # type: ignore[misc]  # ipykernel has no types
@@ -55,6 +78,22 @@ class Shell(ZMQInteractiveShell):  # type: ignore[misc]  # ipykernel has no type
 
     displayhook_class = Type(streams.DisplayHook)
     display_pub_class = Type(streams.DisplayPublisher)
+    #: what could not be shown of the value that is being shown; None: nothing is
+    format_failures: list[str] | None = None
+
+    def init_display_formatter(self) -> None:
+        """Show values our way."""
+        self.display_formatter = Formatter(parent=self)
+        self.configurables.append(self.display_formatter)
+
+    def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
+        """Note what IPython tells of a value that it can't show; print anything else."""
+        if self.format_failures is None:
+            super().showtraceback(exc_tuple, *args, **kwargs)
+            return
+        error = exc_tuple[1] if exc_tuple else sys.exc_info()[1]
+        kind = type(error).__name__
+        self.format_failures.append(f"[showing it raised {kind}: {text_of(error)}]")
 
     def _tee(self, channel: str) -> AbstractContextManager[None]:
         """Stock keeps every character ever printed in memory, for the history database."""
@@ -63,6 +102,24 @@ class Shell(ZMQInteractiveShell):  # type: ignore[misc]  # ipykernel has no type
     def ask_exit(self) -> None:
         """Raise what exit() raises in a script; stock ends the kernel a moment later."""
         raise SystemExit(NO_EXIT)
+
+
+def end_child(reply: dict[str, Any]) -> None:
+    """End a process that the cell forked and that came to the cell's end, too.
+
+    Stock goes on in it as a second kernel on the same sockets.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0 if reply.get("status") == "ok" else 1)
+
+
+def text_of(error: BaseException | None) -> str:
+    """Return what an exception says, which is code of the user's too."""
+    try:
+        return str(error)[:ERROR_CHARS]
+    except Exception:
+        return "(and its text can't be shown either)"
 
 
 class Kernel(IPythonKernel):  # type: ignore[misc]
@@ -86,6 +143,7 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
         self.journal = streams.shared.journal
         self.helper = Helper(self, self.journal)
         self.session.digest_history_size = DIGESTS
+        self.session.check_pid = False  # what a forked child shows, our publisher takes care of
         self.standard_streams = (sys.stdout, sys.stderr)
         launch = self.parent.launch
         self.touched = Touched(launch["workspace"], launch["touched_file"])
@@ -110,16 +168,21 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
         self.journal.begin(parent["msg_id"])
         self.touched.begin()
         self.user_code = streams.shared.in_user_code = True
+        pid, reply = os.getpid(), {}
         try:
             reply = await super().do_execute(code, silent, *args, **kwargs)
         except KeyboardInterrupt as error:  # between the cell's end and the next line
             reply = self.interrupted(error)
         finally:
+            if os.getpid() != pid:
+                end_child(reply)
             self.user_code = streams.shared.in_user_code = False
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             sys.stdout, sys.stderr = self.standard_streams
             self.helper.running = None
-            self.shell.history_manager.outputs.clear()
+            history = self.shell.history_manager
+            history.outputs.clear()
+            history.output_hist_reprs.clear()
         reply["carrel"] = self.report(parent)
         self.journal.note_reply(parent["msg_id"], reply)
         return reply
@@ -244,7 +307,8 @@ class KernelApp(IPKernelApp):  # type: ignore[misc]
         )
         for name in USED_BY_EVERY_KERNEL:
             import_module(name)
-        warnings.filterwarnings("ignore", EXIT_HINT, UserWarning)
+        for message in NO_USE_HERE:
+            warnings.filterwarnings("ignore", message, UserWarning)
         # The first cell is slow: it fills caches that every kernel then has.
         app.prebuilt.run_cell("1 + 1", silent=True, store_history=False)
         app.prebuilt._sys_modules_keys = set(sys.modules)

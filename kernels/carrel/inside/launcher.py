@@ -50,9 +50,10 @@ def run(launch: dict[str, Any], ready_fd: int) -> None:
     """Become the kernel of `launch`, say so on `ready_fd`, and run until told to stop."""
     sys.argv = [""]
     hold_on_to(launch["lifeline"])
-    os.chdir(launch["cwd"])
     enable_stack_dumps(launch["stack_file"])
     try:
+        os.makedirs(launch["cwd"], exist_ok=True)  # a cell may have removed it
+        os.chdir(launch["cwd"])
         prepare(with_shell=True)
         app = resume(launch)
     except BaseException:

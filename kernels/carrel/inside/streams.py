@@ -23,6 +23,7 @@ from typing import Any
 
 from ipykernel.displayhook import ZMQShellDisplayHook
 from ipykernel.iostream import IOPubThread, OutStream
+from ipykernel.jsonutil import json_clean
 from ipykernel.zmqshell import ZMQDisplayPublisher
 from tornado.ioloop import IOLoop
 
@@ -165,8 +166,10 @@ class Stream(OutStream):  # type: ignore[misc]  # ipykernel has no types
                 self.write(self._decoder.decode(data))
 
     def close(self) -> None:
-        """Give the descriptor back."""
-        if self.pub_thread is not None:
+        """Give the descriptor back; a cell can't close what the next one needs."""
+        if shared.in_user_code:
+            self.flush()
+        elif self.pub_thread is not None:
             os.dup2(self._original_stdstream_copy, self._original_stdstream_fd)
             os.close(self._original_stdstream_copy)
             self.pub_thread = None
@@ -208,10 +211,14 @@ class Publisher(IOPubThread):  # type: ignore[misc]
 
 
 def display_text(frames: list[bytes]) -> str:
-    """Return the plain text of a display message that a forked child sends."""
+    """Return the plain text of a display or an error that a forked child sends."""
     content = json.loads(frames[-1])
-    data = content.get("data") if isinstance(content, dict) else None
+    if not isinstance(content, dict):
+        return ""
+    data = content.get("data")
     text = data.get("text/plain", "") if isinstance(data, dict) else ""
+    if traceback := content.get("traceback"):
+        text = "\n".join(traceback)
     return text if isinstance(text, str) else ""
 
 
@@ -225,16 +232,20 @@ def cap_bundle(data: dict[str, Any], budget: Budget) -> dict[str, Any]:
     for mime, value in data.items():
         if mime == "text/plain":
             continue
-        size = (
-            len(value) if isinstance(value, (str, bytes)) else len(json.dumps(value, default=str))
-        )
+        try:
+            plain = value if isinstance(value, (str, bytes)) else json.dumps(json_clean(value))
+        except (TypeError, ValueError) as error:
+            left_out.append(f"[{mime} left out: {error}]")
+            continue
+        size = len(plain)
         textual = not mime.startswith("image/") or mime == "image/svg+xml"
         if (textual and size > TEXT_LIMIT) or not budget.take_rich(size):
             left_out.append(f"[{mime} of {size} bytes left out: over the limit]")
         else:
             kept[mime] = encodable(value) if isinstance(value, str) else value
     text = data.get("text/plain")
-    if isinstance(text, str):
+    if text is not None:
+        text = text if isinstance(text, str) else repr(text)
         kept["text/plain"] = budget.take("display", encodable(text))
     if left_out:
         kept["text/plain"] = "\n".join([str(kept.get("text/plain", "")), *left_out]).strip()

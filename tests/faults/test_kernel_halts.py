@@ -1,0 +1,78 @@
+"""A kernel does not end, or does nothing at all: what an interrupt does, step by step."""
+
+import signal
+
+import pytest
+
+from carrel import ExecutionStatus, Session, Sessions, SessionSpec
+from carrel.models import Activity, HealthStatus, InterruptStep
+
+from .kernels import pid_of, restarted, run, started, value
+from .matrix import fault
+
+pytestmark = pytest.mark.usefixtures("bystander")
+
+
+@pytest.fixture
+async def session(sessions: Sessions) -> Session:
+    return await sessions.create(SessionSpec(id="s"))
+
+
+@fault("B9")
+@pytest.mark.parametrize(
+    "code",
+    [
+        "while True: pass",
+        "import time; time.sleep(60)",
+        "import ctypes; ctypes.PyDLL(None).sleep(60)",  # holds the interpreter
+        "import re; re.match(r'(a+)+$', 'a' * 40 + 'b')",
+        "await __import__('asyncio').sleep(60)",
+        "!sleep 60",
+    ],
+    ids=["loop", "sleep", "native sleep", "regex", "await", "child"],
+)
+async def test_the_first_interrupt_ends_a_cell(
+    sessions: Sessions, session: Session, code: str
+) -> None:
+    await run(sessions, session, "kept = 1")
+    running = await started(sessions, session, f"print(1, flush=True)\n{code}")
+    report = await session.interrupt()
+    assert (report.step, report.responsive) == (InterruptStep.SIGINT, True)
+    assert running.snapshot().status is ExecutionStatus.INTERRUPTED
+    assert await value(sessions, session, "kept") == "1"
+
+
+@fault("B9")
+async def test_a_cell_that_no_interrupt_ends_is_told_and_ended_by_force(
+    sessions: Sessions, session: Session
+) -> None:
+    code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\nprint(1, flush=True)"
+    running = await started(sessions, session, f"{code}\nwhile True: pass")
+    report = await session.interrupt()
+    assert (report.step, report.responsive) == (InterruptStep.NO_EFFECT, True)
+    assert not running.done.is_set()
+    assert (await session.interrupt(force=True)).step is InterruptStep.RESTARTED
+    done = running.snapshot()
+    assert done.status is ExecutionStatus.DIED
+    assert done.error is not None
+    assert "force" in done.error.message
+    assert await value(sessions, session, "1+1") == "2"
+
+
+@fault("B10")
+async def test_a_halted_kernel_is_said_to_be_and_woken_by_an_interrupt(
+    sessions: Sessions, session: Session
+) -> None:
+    await run(sessions, session, "kept = 1")
+    running = await started(sessions, session, "print(1, flush=True)\nwhile True: pass")
+    assert session.kernel is not None
+    session.kernel.process.send_signal(signal.SIGSTOP)
+    health = await sessions.health(session)
+    assert (health.status, health.activity) == (HealthStatus.STOPPED, Activity.STOPPED)
+    assert (await session.interrupt()).step is InterruptStep.SIGINT
+    assert running.snapshot().status is ExecutionStatus.INTERRUPTED
+    assert await value(sessions, session, "kept") == "1"
+    session.kernel.process.send_signal(signal.SIGSTOP)
+    before = pid_of(session)
+    await restarted(sessions, session)
+    assert pid_of(session) != before
