@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 from carrel.crashpoints import crash_point
 from carrel.engines.local import LocalEngine
-from carrel.engines.process import Exit
+from carrel.engines.process import Exit, end_strays
 from carrel.models import Execution, KernelRecord, SessionRecord
 from carrel.paths import StateDirectory
 from carrel.session import Session
@@ -119,6 +119,8 @@ class Recovery:
         crash_point("recover.adopted")
         # From here on every kernel that lives is a session's: what files say is final.
         self.report.kernels_ended = await self._engine.end_unclaimed()
+        dead = [Path(kernels[name].path).name for name in ends]
+        await asyncio.to_thread(end_strays, dead)
         for name in self._sessions:
             await self._conclude(name, ends.get(name))
         for record in await self._store.deletions():

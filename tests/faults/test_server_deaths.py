@@ -53,6 +53,15 @@ def kernel_pid(server: RawServer, session_id: str = "default") -> int:
     return pid
 
 
+def sleepers_of(place: Place) -> int:
+    """Count the processes of this place that run `sleep`."""
+    found = 0
+    for process in place.processes():
+        with suppress(psutil.Error):  # it ended meanwhile
+            found += process.name() == "sleep"
+    return found
+
+
 def gone(pid: int) -> bool:
     """Say whether a process has ended."""
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
@@ -240,7 +249,7 @@ def test_after_the_orphan_timeout_nothing_is_left(place: Place, settled: bool) -
             "import ctypes; ctypes.PyDLL(None).sleep(100)"
         )
         started(server, daemon, "other")
-        assert until(lambda: sum("sleep" in p.name() for p in place.processes()) == 2, HANG)
+        assert until(lambda: sleepers_of(place) == 2, HANG)
         kill(server)
         assert not place.survivors(10)
         # What is left of its sockets the next server removes.
@@ -265,8 +274,22 @@ def test_server_and_fork_server_killed_together_leave_nothing(
         assert after.tool("get_kernel_health", session_id="other")["status"] == "dead"
 
 
+@fault("D2")
+def test_a_daemon_that_outlived_server_and_fork_server_is_ended_by_the_next(
+    server: RawServer, place: Place
+) -> None:
+    code = "import subprocess; p = subprocess.Popen(['sleep', '99'], start_new_session=True); p.pid"
+    daemon = int(server.tool("run_python_code", code=code, session_id="other")["results"][0])
+    guardian = next(p for p in place.processes() if p.ppid() == server.process.pid)
+    os.kill(guardian.pid, signal.SIGKILL)
+    kill(server)
+    with next_server(place):
+        assert until(lambda: gone(daemon), HANG)
+
+
 @fault("B12")
-def test_the_processes_of_a_session_end_with_it(place: Place) -> None:
+@pytest.mark.parametrize("settled", [False, True])
+def test_the_processes_of_a_session_end_with_it(place: Place, settled: bool) -> None:
     daemon = (
         "import os, subprocess, sys\n"
         "for _ in range(3):\n"
@@ -279,10 +302,11 @@ def test_the_processes_of_a_session_end_with_it(place: Place) -> None:
         "os.wait(); None"
     )
     with RawServer(place) as server:
-        assert until(lambda: has_guardian(place), HANG)
+        if settled:
+            assert until(lambda: has_guardian(place), HANG)
 
         def sleepers() -> int:
-            return sum("sleep" in process.name() for process in place.processes())
+            return sleepers_of(place)
 
         for end in ("delete_session", "restart_kernel", "kill"):
             server.tool("create_session", session_id=end)

@@ -165,6 +165,7 @@ class ForkServer:
         """
         process = ForkedProcess(pid, os.pidfd_open(pid))
         process.start = start
+        process.has_heir = knows_exit
         self._children[pid] = process
         if pid in self._early_exits or not knows_exit:
             process.tell_code(self._early_exits.get(pid))

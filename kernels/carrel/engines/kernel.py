@@ -9,7 +9,7 @@ from typing import Any
 from carrel.engines.channels import PORTS, Channels, Connection
 from carrel.engines.forkserver import ForkServer
 from carrel.engines.journal import Entry, parse
-from carrel.engines.process import KernelProcess, boot_id
+from carrel.engines.process import Exit, KernelProcess, boot_id, end_strays
 from carrel.engines.wire import Message
 from carrel.errors import KernelSilentError, KernelStartError
 from carrel.models import KernelRecord
@@ -29,7 +29,8 @@ class LocalKernel:
         #: the fork server that ends it when no server comes for it; None: nobody does yet
         self.guardian: ForkServer | None = None
         self._connection = connection
-        process.on_exit(lambda ended: channels.give_up(f"the kernel has ended ({ended})"))
+        self._tidying: asyncio.Future[int] | None = None
+        process.on_exit(self._on_exit)
 
     @property
     def record(self) -> KernelRecord:
@@ -96,6 +97,8 @@ class LocalKernel:
                 )
                 await self.process.wait(grace)
         await self.process.kill(family)
+        if self._tidying is not None:
+            await self._tidying
         self.release()
 
     async def drain(self) -> None:
@@ -107,6 +110,13 @@ class LocalKernel:
         """Close the channels and remove the kernel's files."""
         self.channels.close()
         remove_files(self._connection)
+
+    def _on_exit(self, ended: Exit) -> None:
+        self.channels.give_up(f"the kernel has ended ({ended})")
+        if not self.process.has_heir:
+            name = self._connection.path.name
+            loop = asyncio.get_running_loop()
+            self._tidying = loop.run_in_executor(None, end_strays, [name])
 
     def leave(self) -> None:
         """Close the channels and leave the kernel as it is, for the next server."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from carrel.engines.channels import Connection
-from carrel.engines.process import KernelProcess
+from carrel.engines.process import KERNEL_MARK, KernelProcess
 from carrel.errors import KernelStartError
 
 INSIDE = Path(__file__).parents[1] / "inside" / "__main__.py"
@@ -82,7 +82,7 @@ class Launch:
             "cwd": str(self.workspace),
             "workspace": str(self.workspace),
             "heartbeat": self.heartbeat,
-            "env": self.env,
+            "env": self.environment_of(connection_file),
             "log_file": str(self.directory / "kernel.log"),
             "stack_file": str(self.directory / "stacks.txt"),
             "touched_file": str(self.directory / "touched"),
@@ -99,6 +99,10 @@ class Launch:
                 "rich_bytes": self.output.rich_bytes,
             },
         }
+
+    def environment_of(self, connection_file: Path) -> dict[str, str]:
+        """Return the kernel's variables, with the mark by which all it starts can be found."""
+        return self.env | {KERNEL_MARK: connection_file.stem}
 
     def write_files(self, connection: Connection, ready_fd: int) -> Path:
         """Write the connection file and the launch file; return the latter's path."""

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,8 @@ import psutil
 
 from carrel.paths import process_start
 
+#: variable that names the kernel, in everything that it starts
+KERNEL_MARK = "_CARREL_KERNEL"
 FAMILY_DEADLINE = 0.5  # seconds for killed descendants to be gone; zombies may stay longer
 CODE_DEADLINE = 1.0  # seconds the fork server has to tell how its child ended
 
@@ -44,6 +46,27 @@ def boot_id() -> str:
     return ""
 
 
+def end_strays(kernels: Collection[str]) -> int:
+    """Kill what kernels that are gone have left, wherever it is; return how many that were.
+
+    A process is found by the variable that its kernel gave to all it started. The fork server
+    needs no such help (it inherits what is left), but not every kernel is its child.
+
+    Args:
+        kernels: Names of kernels that have ended.
+    """
+    marks = [f"{KERNEL_MARK}={name}\0".encode() for name in kernels]
+    found = 0
+    for folder in Path("/proc").glob("[0-9]*") if marks else ():
+        try:
+            if any(mark in (folder / "environ").read_bytes() + b"\0" for mark in marks):
+                os.kill(int(folder.name), signal.SIGKILL)
+                found += 1
+        except OSError:  # somebody else's, or gone
+            continue
+    return found
+
+
 def kill_family(pid: int) -> None:
     """Kill a process and all that descends from it, without waiting."""
     with suppress(psutil.Error):
@@ -62,6 +85,8 @@ class KernelProcess:
 
     #: how it was started: "fork" or "spawn"
     start = "spawn"
+    #: whether the fork server inherits, and ends, what it leaves behind
+    has_heir = False
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -187,6 +212,7 @@ class ForkedProcess(KernelProcess):
     """A child of the fork server, which reaps it and tells how it ended."""
 
     start = "fork"
+    has_heir = True
 
     def __init__(self, pid: int, pidfd: int) -> None:
         super().__init__(pid)

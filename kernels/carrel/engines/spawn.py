@@ -34,7 +34,7 @@ def _start(launch: Launch, connection: Connection, ready_fd: int) -> KernelProce
         popen = subprocess.Popen(
             [str(launch.python), "-P", str(INSIDE), "kernel", str(launch_file)],
             cwd=launch.workspace,
-            env=launch.env,
+            env=launch.environment_of(launch_file),
             stdin=subprocess.DEVNULL,
             stdout=log_fd,
             stderr=log_fd,
