@@ -64,7 +64,11 @@ def sleepers_of(place: Place) -> int:
 
 def gone(pid: int) -> bool:
     """Say whether a process has ended."""
-    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    try:
+        status: str = psutil.Process(pid).status()
+    except psutil.NoSuchProcess:
+        return True
+    return status == psutil.STATUS_ZOMBIE
 
 
 def has_guardian(place: Place) -> bool:
