@@ -435,9 +435,13 @@ class RawServer:
         """Call a tool without waiting for its answer; return the request's id."""
         return self.start("tools/call", {"name": tool, "arguments": arguments})
 
+    def call(self, tool: str, /, **arguments: Any) -> dict[str, Any]:
+        """Call a tool and return its result, error or not."""
+        return self.request("tools/call", {"name": tool, "arguments": arguments})
+
     def tool(self, tool: str, /, **arguments: Any) -> dict[str, Any]:
         """Call a tool that must work and return what it says."""
-        result = self.request("tools/call", {"name": tool, "arguments": arguments})
+        result = self.call(tool, **arguments)
         assert not result.get("isError"), result
         said: dict[str, Any] = result["structuredContent"]
         return said

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from carrel.engines.process import KERNEL_MARK, KernelProcess
 from carrel.errors import KernelStartError
 
 INSIDE = Path(__file__).parents[1] / "inside" / "__main__.py"
+NEEDED_BYTES = 1 << 20  # a log, a journal, IPython's profile
 LOG_LINES = 20  # lines of the kernel's log that a failed start quotes
 
 
@@ -112,10 +114,24 @@ class Launch:
 
     def write_file(self, connection_file: Path, ready_fd: int) -> Path:
         """Write the launch file for a connection file that is there; return its path."""
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            msg = (
+                f"can't make {self.directory}: {error.strerror}.{full_disk(self.directory.parent)}"
+            )
+            raise KernelStartError(msg) from error
         launch_file = connection_file.with_suffix(".launch")
         write_private(launch_file, self.config(connection_file, ready_fd))
         return launch_file
+
+
+def full_disk(directory: Path) -> str:
+    """Say so if the disk of a directory has no room for what a kernel writes; else nothing."""
+    with suppress(OSError):
+        if shutil.disk_usage(directory).free < NEEDED_BYTES:
+            return f" The disk of {directory} is full: free space there and try again."
+    return ""
 
 
 def log_tail(path: Path) -> str:
@@ -162,7 +178,7 @@ async def await_ready(
         return
     ended = await process.kill()
     why = f"took longer than {deadline:g} s" if ready is None else f"ended ({ended})"
-    tail = log_tail(launch.directory / "kernel.log")
+    tail = full_disk(launch.directory) or log_tail(launch.directory / "kernel.log")
     msg = f"the kernel of {launch.python} {why} while it started.{tail}"
     raise KernelStartError(msg)
 
