@@ -487,6 +487,7 @@ class Sessions:
         await self._store.delete_session(session.id)
         crash_point("delete.forgotten")
         await asyncio.to_thread(shutil.rmtree, session.directory, ignore_errors=True)
+        self._launches.made.discard(session.directory.name)
 
     async def _load(self) -> None:
         """Take over what the server before us had."""
