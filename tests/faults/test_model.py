@@ -1,5 +1,6 @@
 """Sessions against a model of them: whatever is done in whatever order, both agree."""
 
+import ast
 import asyncio
 import os
 import shutil
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -220,6 +221,10 @@ class SessionsMachine(RuleBasedStateMachine):
             assert session.record.execution_count == model.count
             expected = KernelState.DEAD if model.dead else KernelState.IDLE
             assert session.kernel_state is expected
+            if not model.dead:
+                done = self.cell(name, "print({n: v for n, v in globals().items() if n in 'xy'})")
+                assert done is not None
+                assert ast.literal_eval(stream_text(done.outputs, "stdout")) == model.variables
         directories = {session.directory.name for session in there.values()}
         on_disk = {path.name for path in (self.sessions.state_dir / "sessions").iterdir()}
         assert len(on_disk - directories) <= 2  # of warm kernels
@@ -254,5 +259,7 @@ def test_sessions_are_what_their_model_is() -> None:
             deadline=None,
             database=None,
             suppress_health_check=list(HealthCheck),
+            # To shrink what failed takes minutes.
+            phases=list(Phase) if SOAK else [Phase.generate],
         ),
     )
