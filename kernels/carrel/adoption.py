@@ -133,6 +133,21 @@ async def conclude_from_file(run: Run, journal: Path, ended: Exit, cause: str) -
         run.conclude(None)
 
 
+async def hear_last_words(run: Run, journal: Path) -> None:
+    """Add to an execution whose kernel died what that had published and could not send any more.
+
+    Args:
+        run: The execution, with what came live.
+        journal: The kernel's file.
+    """
+    kept = Run(run.execution)
+    catch_up = CatchUp(kept, journal)
+    await catch_up.read_file()
+    catch_up.settle()
+    if not kept.missed_output:
+        run.take(kept)
+
+
 def with_late_output(stored: Execution, run: Run) -> Execution | None:
     """Return a finished execution with what its threads printed later; None: nothing new.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from carrel import interrupts
-from carrel.adoption import CatchUp, conclude_from_file, with_late_output
+from carrel.adoption import CatchUp, conclude_from_file, hear_last_words, with_late_output
 from carrel.crashpoints import crash_point
 from carrel.engines.kernel import LocalKernel
 from carrel.engines.process import Exit
@@ -287,6 +287,7 @@ class Executions:
         """Wait for the rest of the output: until idle, or a dead kernel's last words."""
         if kernel.process.exit is not None:
             await kernel.drain()
+            await hear_last_words(run, self._owner.journal)
             return
         with suppress(TimeoutError):
             async with asyncio.timeout(IDLE_GRACE):

@@ -68,6 +68,13 @@ class Run:
             self._reply = message["content"]
             self.ended.set()
 
+    def take(self, kept: "Run") -> None:
+        """Take the rest of what was heard of this execution from what its kernel kept of it."""
+        self.fold = kept.fold
+        self._reply = self._reply or kept._reply
+        if kept.idle.is_set():
+            self.idle.set()
+
     async def wait(self, seconds: float | None) -> bool:
         """Wait up to `seconds` (None: without limit) for the outcome; say whether it is there."""
         if not self.done.is_set() and (seconds is None or seconds > 0):

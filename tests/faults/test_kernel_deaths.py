@@ -14,7 +14,7 @@ import pytest
 from carrel import ExecutionStatus, KernelState, Session, Sessions, SessionSpec
 from carrel.errors import CarrelError, KernelDeadError, KernelSilentError
 from carrel.models import Activity, HealthStatus
-from carrel.outputs import stream_text
+from carrel.outputs import Display, Stream, stream_text
 
 from .conftest import Bystander
 from .kernels import HANG, pid_of, restarted, run, started, until, value
@@ -209,3 +209,16 @@ async def test_who_asks_a_kernel_that_dies_is_told_so_at_once(
     os.kill(pid_of(session), signal.SIGKILL)
     with pytest.raises(KernelSilentError, match=r"ended .*SIGKILL"):
         await asking
+
+
+@fault("B2")
+async def test_what_was_flushed_is_kept_however_soon_death_comes(
+    sessions: Sessions, session: Session
+) -> None:
+    last_words = "import os; display('words'); print('last', flush=True); os._exit(0)"
+    for _ in range(3 * REPEATS):
+        done = await run(sessions, session, last_words)
+        assert done.status is ExecutionStatus.DIED
+        shown = [output.text for output in done.outputs if isinstance(output, (Stream, Display))]
+        assert shown == ["'words'", "last\n"]
+        await session.restart()
