@@ -78,6 +78,7 @@ def files_of(place: Place) -> list[str]:
     )
 
 
+@fault("A1")
 async def test_an_unknown_session_is_refused_and_those_there_are_get_named(guarded: Agent) -> None:
     calls: list[tuple[str, dict[str, Any]]] = [
         ("run_python_code", {"code": "1"}),
@@ -94,11 +95,12 @@ async def test_an_unknown_session_is_refused_and_those_there_are_get_named(guard
     cases = [
         (tool, {"session_id": session_id, **arguments})
         for tool, arguments in calls
-        for session_id in ("nowhere", "", *BAD_IDS)
+        for session_id in ("nowhere", "", "Other", *BAD_IDS)
     ]
     await check_refusals(guarded, cases, "no session", "default, other", "create_session")
 
 
+@fault("A1")
 async def test_an_id_that_can_not_be_one_is_refused_with_what_could_be(guarded: Agent) -> None:
     cases = [("create_session", {"session_id": session_id}) for session_id in BAD_IDS]
     await check_refusals(guarded, cases, "letters, digits")
@@ -110,11 +112,14 @@ async def test_an_empty_id_makes_one(agent: Agent) -> None:
     assert await agent.value("1+1", made["session_id"]) == "2"
 
 
+@fault("A2")
 async def test_an_id_that_is_taken_is_refused_and_the_session_stays(guarded: Agent) -> None:
     await guarded.run("mine = 1", "other")
     text = await guarded.refused("create_session", session_id="other", description="usurper")
     assert "exists" in text
     assert "reuse" in text
+    again = await guarded.ask("create_session", session_id="other", if_exists="reuse")
+    assert again["status"] == "existing"
     assert await guarded.value("mine", "other") == "1"
 
 
@@ -124,18 +129,38 @@ async def test_the_default_session_can_not_be_deleted(guarded: Agent) -> None:
     assert "restart_kernel" in text
 
 
+@fault("A2")
 async def test_deleting_twice_is_refused_the_second_time(guarded: Agent) -> None:
     await guarded.ask("create_session", session_id="gone")
     await guarded.ask("delete_session", session_id="gone")
-    assert "no session 'gone'" in await guarded.refused("delete_session", session_id="gone")
+    for tool in ("delete_session", "switch_session", "restart_kernel"):
+        assert "no session 'gone'" in await guarded.refused(tool, session_id="gone")
 
 
+@fault("A3")
 async def test_empty_code_runs_and_does_nothing(guarded: Agent) -> None:
     for code in ("", "\n", "# a comment"):
         done = await guarded.run(code)
         assert (done["status"], done["stdout"], done["results"]) == ("completed", "", [])
 
 
+ODD_CODE = {
+    "x = 1\r\nif x:\r\n\tprint(x)\r\n": "completed",
+    "\ufeffprint(1)": "failed",  # as in Jupyter
+    "def f():\n\tif True:\n\t\treturn 1\nprint(f())": "completed",
+    "print('\N{PARTY POPPER}\u200b')  # \u2028": "completed",
+    "x = 'a\0b'": "failed",
+}
+
+
+@fault("A3")
+async def test_code_with_odd_characters_runs_or_its_error_is_a_result(guarded: Agent) -> None:
+    for code, status in ODD_CODE.items():
+        done = await guarded.run(code)
+        assert done["status"] == status, (code, done)
+
+
+@fault("A3")
 async def test_code_of_ten_megabytes_is_refused_with_its_size_and_the_limit(guarded: Agent) -> None:
     text = await guarded.refused("run_python_code", code="#" * HUGE)
     assert str(HUGE) in text
@@ -143,6 +168,7 @@ async def test_code_of_ten_megabytes_is_refused_with_its_size_and_the_limit(guar
     assert len(text) < 1000
 
 
+@fault("A3")
 async def test_a_syntax_error_is_a_result_that_points_at_the_place(guarded: Agent) -> None:
     done = await guarded.run("x = 1\nif x\n    pass")
     assert done["status"] == "failed"
@@ -151,6 +177,7 @@ async def test_a_syntax_error_is_a_result_that_points_at_the_place(guarded: Agen
     assert "\x1b" not in done["error"]["traceback"]
 
 
+@fault("A4")
 async def test_an_amount_of_time_that_is_none_is_refused_and_nothing_runs(guarded: Agent) -> None:
     calls: list[tuple[str, str, dict[str, Any]]] = [
         ("run_python_code", "timeout", {"code": "ran = True"}),
@@ -166,6 +193,7 @@ async def test_an_amount_of_time_that_is_none_is_refused_and_nothing_runs(guarde
     assert await guarded.value("'ran' in globals()") == "False"
 
 
+@fault("A4")
 def test_a_number_that_json_does_not_have_is_refused(place: Place) -> None:
     with RawServer(place) as server:
         for number, (parameter, spelling) in enumerate(
@@ -202,14 +230,17 @@ PACKAGES = [
     [""],
     [],
     ["packaging", "--pre"],
+    [f"package-{number}" for number in range(1000)],
 ]
 
 
+@fault("A5")
 async def test_packages_that_are_no_plain_requirements_are_refused(guarded: Agent) -> None:
     cases = [("install_dependencies", {"packages": packages}) for packages in PACKAGES]
     await check_refusals(guarded, cases)
 
 
+@fault("A5")
 async def test_a_package_that_does_not_exist_is_a_result_and_changes_nothing(
     guarded: Agent,
 ) -> None:
@@ -217,6 +248,13 @@ async def test_a_package_that_does_not_exist_is_a_result_and_changes_nothing(
     assert done["returncode"] != 0
     assert done["installed"] == []
     assert done["stderr"]
+
+
+@fault("A5")
+async def test_packages_that_exclude_each_other_are_the_resolvers_result(guarded: Agent) -> None:
+    done = await guarded.ask("install_dependencies", packages=["six==1.15.0", "six==1.16.0"])
+    assert (done["returncode"] != 0, done["installed"]) == (True, [])
+    assert "six" in done["stderr"]
 
 
 SCRIPT_NAMES = [
@@ -239,6 +277,7 @@ SCRIPT_NAMES = [
 ]
 
 
+@fault("A6")
 async def test_a_script_name_that_is_no_plain_file_name_is_refused(guarded: Agent) -> None:
     cases = [("save_script", {"name": name, "content": "print('never')"}) for name in SCRIPT_NAMES]
     await check_refusals(guarded, cases, "script name")
@@ -249,6 +288,7 @@ async def test_a_script_that_is_not_in_the_workspace_is_not_run(guarded: Agent) 
     await check_refusals(guarded, [("run_script", {"path": path}) for path in paths])
 
 
+@fault("A6")
 async def test_a_link_is_neither_overwritten_nor_followed_out_of_the_workspace(
     agent: Agent, place: Place
 ) -> None:
@@ -266,6 +306,7 @@ async def test_a_link_is_neither_overwritten_nor_followed_out_of_the_workspace(
     assert await agent.value("1+1") == "2"
 
 
+@fault("A6")
 async def test_a_script_is_not_overwritten_unless_asked_for(agent: Agent, place: Place) -> None:
     await agent.ask("save_script", name="mine", content="print(1)")
     text = await agent.refused("save_script", name="mine.py", content="print(2)")
@@ -293,14 +334,18 @@ MISFITS: list[tuple[str, dict[str, Any], str]] = [
     ("create_session", {"session_id": "n", "description": "d" * 100_000}, "description"),
     ("create_session", {"session_id": "n", "metadata": {"m": "d" * 100_000}}, "metadata"),
     ("restart_kernel", {"preserve_state": True}, "preserve_state"),
+    ("create_session", {"session_id": "n", "metadata": [[[[[[]]]]]]}, "metadata"),
+    ("run_python_code", {"code": {"code": {"code": "1"}}}, "code"),
 ]
 
 
+@fault("A7")
 async def test_an_argument_that_does_not_fit_is_named(guarded: Agent) -> None:
     for tool, arguments, named in MISFITS:
         await check_refusals(guarded, [(tool, arguments)], named)
 
 
+@fault("A3")
 def test_lone_surrogates_on_the_wire_get_an_error_with_the_requests_id(place: Place) -> None:
     with RawServer(place) as server:
         server.tool("run_python_code", code="kept = 1")

@@ -23,6 +23,7 @@ from carrel.errors import (
     SessionNotFoundError,
     StateDirHeldError,
 )
+from tests.faults.matrix import fault
 
 HANG = 60  # seconds after which a test is stuck
 
@@ -215,3 +216,13 @@ async def test_a_start_that_is_cancelled_leaves_nothing(
             left = psutil.Process().children()
             await asyncio.to_thread(psutil.wait_procs, left, timeout=HANG)
             assert not psutil.Process().children(), step
+
+
+@fault("A3")
+async def test_the_record_holds_the_code_as_it_was_given(sessions: Sessions) -> None:
+    session = await sessions.create(SessionSpec(id="a"))
+    for code in ("x = 1\r\n\ty", "\ufeff'bom'", "'a\0b'", "'\U0001f600\u2028'", "#" + "x" * 10**6):
+        run = await sessions.run(session, code)
+        assert await run.wait(HANG)
+        kept = await sessions._store.execution(run.id)
+        assert kept is not None and kept.code == code
