@@ -12,6 +12,7 @@ from typing import Any, get_args
 
 import click
 
+from carrel.descriptors import raise_limit
 from carrel.errors import CarrelError
 from carrel_mcp.ends import exit_on_signals
 from carrel_mcp.logs import logging_to_stderr
@@ -70,6 +71,7 @@ def serve_with(settings: Settings) -> None:
     Raises:
         click.ClickException: It can't be served like this.
     """
+    raise_limit()
     if settings.log_level != "DEBUG":  # each request is no news
         logging.getLogger("mcp").setLevel(logging.WARNING)
     # Nothing of what is imported now is ever garbage; not looking for it saves a tenth of
