@@ -68,7 +68,7 @@ def gone(pid: int) -> bool:
         status: str = psutil.Process(pid).status()
     except psutil.NoSuchProcess:
         return True
-    return status == psutil.STATUS_ZOMBIE
+    return bool(status == psutil.STATUS_ZOMBIE)
 
 
 def has_guardian(place: Place) -> bool:
