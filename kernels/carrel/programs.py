@@ -1,12 +1,16 @@
 """Run programs to their end: no shell, bounded output, nothing left behind."""
 
 import asyncio
+import fcntl
 import os
 import signal
-from contextlib import suppress
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+F_SETSIG = 10  # Linux; the fcntl module has no name for it
 OUTPUT_BYTES = 20_000  # of each of stdout and stderr that is kept
 
 
@@ -32,17 +36,27 @@ async def run_program(
     """Run a program to its end, in a process group of its own, without a shell.
 
     Its output is kept up to a limit (beginning and end). On timeout and on cancellation the
-    whole group is killed before this returns; a timeout is returncode -9 and says so.
+    whole group is killed before this returns; a timeout is returncode -9 and says so. Should
+    we be killed, Linux kills the group.
     """
-    process = await asyncio.create_subprocess_exec(
-        *argv,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=env,
-        cwd=cwd,
-        start_new_session=True,
-    )
+    with lifeline() as hold:
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=env,
+            cwd=cwd,
+            start_new_session=True,
+            pass_fds=(hold,),
+        )
+        if sys.platform == "linux":
+            with suppress(ProcessLookupError):  # it has ended, and was waited for, already
+                fcntl.fcntl(hold, fcntl.F_SETOWN, -process.pid)
+        return await _finish(process, timeout)
+
+
+async def _finish(process: asyncio.subprocess.Process, timeout: float) -> Completed:
     assert process.stdout is not None and process.stderr is not None
     out, err = Kept(), Kept()
     note = ""
@@ -58,6 +72,21 @@ async def run_program(
         await process.wait()
     code = process.returncode if process.returncode is not None else -9
     return Completed(returncode=code, stdout=out.text, stderr=err.text + note)
+
+
+@contextmanager
+def lifeline() -> Iterator[int]:
+    """Make a pipe whose other end only we hold; who owns this end is killed when we are gone."""
+    readable, writable = os.pipe()
+    try:
+        if sys.platform == "linux":
+            fcntl.fcntl(readable, F_SETSIG, signal.SIGKILL)
+            flags = fcntl.fcntl(readable, fcntl.F_GETFL)
+            fcntl.fcntl(readable, fcntl.F_SETFL, flags | os.O_ASYNC)
+        yield readable
+    finally:
+        os.close(readable)
+        os.close(writable)
 
 
 class Kept:
