@@ -6,20 +6,29 @@ meanwhile. Only then is it known whether the kernel had taken the execution up a
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
-from carrel.engines.journal import Entry, is_whole, read_journal
+from carrel.engines.journal import Entry, newest_begun, read_journal
 from carrel.engines.kernel import LocalKernel
 from carrel.engines.process import Exit
 from carrel.engines.wire import Message
 from carrel.errors import KernelSilentError, KernelStartError
-from carrel.models import Execution
-from carrel.outputs import Display, Output
-from carrel.run import Run
+from carrel.models import Execution, ExecutionStatus
+from carrel.outputs import Display, Output, Spill
+from carrel.run import UNSOUND, Run
+
+Find = Callable[[str], Awaitable[Execution | None]]
 
 SHELL_DEADLINE = 30.0  # seconds between looks whether the kernel has taken an execution up
+BEGIN_PAUSE = 0.01  # seconds between looks whether a kernel that said "busy" has begun
+STATUS_DEADLINE = 10.0  # seconds a kernel has to say what it runs
+SILENCE_PAUSE = 1.0  # seconds before a kernel is asked again that did not answer
 NEVER_REACHED = "the server ended before the kernel got it; it never ran"
+NOT_KEPT = "its server ended, and what the kernel kept does not say whether it ran"
 
 
 class CatchUp:
@@ -28,7 +37,9 @@ class CatchUp:
     def __init__(self, run: Run, journal: Path) -> None:
         self.run = run
         self._journal = journal
-        self._entries: list[Entry] = []
+        self._last_seq = 0
+        self._newest: str | None = None
+        self._is_whole = False
         self._seen: set[str] = set()
         self._held: list[tuple[str, Message]] | None = []
 
@@ -44,47 +55,127 @@ class CatchUp:
         elif message["header"]["msg_id"] not in self._seen:
             self.run.hear(channel, message)
 
-    async def follow(self, kernel: LocalKernel) -> None:
+    async def follow(self, kernel: LocalKernel, find: Find) -> None:
         """Catch up with a kernel that lives; returns when what follows comes live.
 
         The run has ended when this returns, if it had ended or never begun. A kernel that
         dies meanwhile leaves its file.
+
+        Args:
+            kernel: The kernel.
+            find: Returns an execution from the store.
         """
-        await self.read_file()
+        await self._read_ahead()
         try:
             await kernel.reconnect()
-            self._feed(await kernel.replay(self._last_seq))
-            while not self._was_published:
-                await self._ask_shell(kernel)
-                self._feed(await kernel.replay(self._last_seq))
-                if not self.has_begun:
-                    self.run.cancel(NEVER_REACHED)
+            await self._replay(kernel)
+            while not self.has_begun and not self._was_answered:
+                if self._held:  # it is about to
+                    await asyncio.sleep(BEGIN_PAUSE)
+                else:
+                    # Twice: the sockets of two servers are read in turn, not in order.
+                    await self._ask_shell(kernel)
+                    await self._ask_shell(kernel)
+                await self._replay(kernel)
+                if not (self.run.begun.is_set() or self._held):
+                    await self.conclude_unbegun(find, known=self._newest or "")
                     self.run.ended.set()
                     break
-        except (KernelStartError, KernelSilentError):
+            await self._check_that_it_runs(kernel)
+        except KernelStartError:
             await self.read_file()
         self._open()
 
-    async def read_file(self) -> bool:
-        """Take what the file has; say whether there is one."""
+    async def read_file(self) -> None:
+        """Take what the file has."""
         entries = await asyncio.to_thread(read_journal, self._journal)
         self._feed(entries or [])
-        return entries is not None
+
+    async def conclude_from_file(self, ended: Exit, cause: str, find: Find) -> None:
+        """Decide the outcome of an execution whose kernel is gone, from what the kernel kept.
+
+        Args:
+            ended: How the kernel ended.
+            cause: The same in words.
+            find: Returns an execution from the store.
+        """
+        await self.read_file()
+        self.settle()
+        if self.has_begun:
+            self.run.conclude(ended, cause)
+        else:
+            await self.conclude_unbegun(find, known=self._newest)
+
+    async def conclude_unbegun(self, find: Find, *, known: str | None) -> None:
+        """Decide the outcome of an execution that is not the newest its kernel knows.
+
+        Args:
+            find: Returns an execution from the store.
+            known: The newest; empty: there was none at all; None: nothing was kept.
+        """
+        before = await find(known) if known else None
+        own = self.run.execution
+        comes_after = (
+            before is not None and before.session_id == own.session_id and before.index < own.index
+        )
+        if known == "" or comes_after:
+            self.run.cancel(NEVER_REACHED)
+        else:
+            self.run.lose(NOT_KEPT)
 
     def settle(self) -> None:
         """Note whether something is missing between what was kept and what came live."""
-        self.run.missed_output = not is_whole(self._entries)
+        self.run.missed_output = not self._is_whole
 
     @property
-    def _last_seq(self) -> int:
-        return self._entries[-1].seq if self._entries else 0
+    def _was_answered(self) -> bool:
+        heard = any(channel == "shell" for channel, _ in self._held or ())
+        return heard or self.run.ended.is_set()
 
-    @property
-    def _was_published(self) -> bool:
-        return self.has_begun or self.run.ended.is_set() or bool(self._held)
+    async def _check_that_it_runs(self, kernel: LocalKernel) -> None:
+        """Conclude an execution that has ended and whose reply is nowhere: it would never end."""
+        if self._was_answered:
+            return
+        with suppress(KernelSilentError):
+            status = await kernel.request("status", deadline=STATUS_DEADLINE)
+            if status["msg_id"] == self.run.id:
+                return
+            await self._ask_shell(kernel)  # it may be about to reply
+            await self._replay(kernel)
+            if not self._was_answered:
+                self.run.lose(NOT_KEPT)
+                self.run.ended.set()
+
+    async def _read_ahead(self) -> None:
+        """Take what the file has up to the first gap; the kernel itself knows the rest."""
+        entries = await asyncio.to_thread(read_journal, self._journal) or []
+        first = entries[0].seq if entries else 0
+        self._feed([entry for i, entry in enumerate(entries) if entry.seq == first + i])
+
+    async def _replay(self, kernel: LocalKernel) -> None:
+        """Take what the kernel kept since what we know; wait while native code blocks it.
+
+        Raises:
+            KernelStartError: It ended.
+        """
+        while kernel.process.exit is None:
+            try:
+                kept = await kernel.replay(self._last_seq)
+            except KernelSilentError:
+                if self.has_begun:  # the file has all but the newest, and that comes live
+                    break
+                await asyncio.sleep(SILENCE_PAUSE)
+                continue
+            if kept and kept[0].seq > self._last_seq + 1:
+                await self._read_ahead()  # more than its memory holds was published meanwhile
+            self._feed(kept)
+            return
+        await self.read_file()
+        if kernel.process.exit is not None:
+            raise KernelStartError("the kernel ended")
 
     async def _ask_shell(self, kernel: LocalKernel) -> None:
-        """Wait until the kernel has looked at all that was sent to it before."""
+        """Wait until the kernel has looked at what was sent to it before."""
         while kernel.process.exit is None:
             try:
                 await kernel.channels.ask(
@@ -97,14 +188,29 @@ class CatchUp:
 
     def _feed(self, entries: list[Entry]) -> None:
         for entry in entries:
-            if entry.msg_id != self.run.id or entry.seq <= self._last_seq:
+            if entry.seq <= self._last_seq:
                 continue
-            self._entries.append(entry)
-            self.run.begun.set()
-            if entry.channel == "iopub":
-                self._seen.add(str(entry.message["header"].get("msg_id")))
-            if entry.channel != "begin":
-                self.run.hear(entry.channel, entry.message)
+            if entry.seq != self._last_seq + 1:
+                self._is_whole = False
+            self._last_seq = entry.seq
+            if entry.channel in ("open", "begin"):
+                self._newest = entry.msg_id
+            if entry.msg_id == self.run.id:
+                self._take(entry)
+
+    def _take(self, entry: Entry) -> None:
+        self.run.begun.set()
+        if entry.channel == "begin":
+            self._is_whole = True
+            return
+        if entry.channel == "iopub":
+            self._seen.add(str(entry.message["header"].get("msg_id")))
+        try:
+            self.run.hear(entry.channel, entry.message)
+            if entry.channel == "shell" and entry.message["at"]:
+                self.run.ended_at = datetime.fromtimestamp(entry.message["at"], UTC)
+        except UNSOUND:
+            self._is_whole = False
 
     def _open(self) -> None:
         held, self._held = self._held or [], None
@@ -113,24 +219,25 @@ class CatchUp:
             self.hear(channel, message)
 
 
-async def conclude_from_file(run: Run, journal: Path, ended: Exit, cause: str) -> None:
-    """Decide the outcome of an execution whose kernel is gone, from what the kernel kept.
+async def with_what_ran(opened: list[Execution], journal: Path) -> list[Execution]:
+    """Return executions without an outcome, those marked as sent that a kernel has begun.
+
+    While the disk is full a server keeps its records in memory. If it is killed then, what
+    it had sent seems to be waiting still, and would run once more.
 
     Args:
-        run: The execution.
-        journal: The kernel's file.
-        ended: How the kernel ended.
-        cause: The same in words.
+        opened: All of one session, in their order.
+        journal: Its kernel's file.
     """
-    catch_up = CatchUp(run, journal)
-    was_read = await catch_up.read_file()
-    catch_up.settle()
-    if catch_up.has_begun:
-        run.conclude(ended, cause)
-    elif was_read:
-        run.cancel(NEVER_REACHED)
-    else:  # nothing was kept: it may have run or not
-        run.conclude(None)
+    begun = await asyncio.to_thread(newest_begun, journal)
+    places = [i for i, execution in enumerate(opened) if execution.id == begun]
+    sent = places[0] + 1 if places else 0
+    return [
+        replace(execution, status=ExecutionStatus.RUNNING, started_at=execution.created_at)
+        if i < sent and execution.status is ExecutionStatus.QUEUED
+        else execution
+        for i, execution in enumerate(opened)
+    ]
 
 
 async def hear_last_words(run: Run, journal: Path) -> None:
@@ -161,7 +268,7 @@ def with_late_output(stored: Execution, run: Run) -> Execution | None:
     # Images that were saved are noted in what is stored, so that stays.
     kept = stored.outputs
     merged = [
-        kept[i] if i < len(kept) and isinstance(kept[i], Display) else output
+        kept[i] if i < len(kept) and isinstance(kept[i], (Display, Spill)) else output
         for i, output in enumerate(heard)
     ]
     return replace(stored, outputs=tuple(merged))

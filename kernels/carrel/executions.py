@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from carrel import interrupts
-from carrel.adoption import CatchUp, conclude_from_file, hear_last_words, with_late_output
+from carrel.adoption import CatchUp, hear_last_words, with_late_output
 from carrel.crashpoints import crash_point
 from carrel.engines.kernel import LocalKernel
 from carrel.engines.process import Exit
@@ -27,6 +27,7 @@ from carrel.services import Services
 
 log = logging.getLogger(__name__)
 
+CATCH_UP_GRACE = 2.0  # seconds an adopted kernel has to say what it did before a timeout counts
 IDLE_GRACE = 2.0  # seconds after the reply for the rest of the output
 
 
@@ -107,7 +108,7 @@ class Executions:
         self._waiting.extend(Run(e) for e in opened if e.status is ExecutionStatus.QUEUED)
         sent = [e for e in opened if e.status is not ExecutionStatus.QUEUED]
         if sent:
-            self.current = Run(sent[0])
+            self.current = Run(sent[-1])
             self.current.go_on()
         self._is_driven = True
         self._start(self._go_on(kernel, self.current, newest))
@@ -132,7 +133,7 @@ class Executions:
                 run.cancel("the server ended before it ran")
             else:
                 run.go_on()
-                await conclude_from_file(run, self._owner.journal, ended, cause)
+                await self._conclude_from_file(run, ended, cause)
                 await save_images(run, self._services.workspace)
             await self._write_down(run)
             outcomes.append(run.execution.status)
@@ -219,8 +220,12 @@ class Executions:
     async def _give_up(self, run: Run) -> None:
         """Conclude an execution that carrel itself failed at."""
         log.exception("execution %s of session %s failed in carrel", run.id, self._owner.record.id)
-        run.conclude(None)
+        run.lose("carrel itself failed at it; its log says more")
         await self._write_down(run)
+
+    async def _conclude_from_file(self, run: Run, ended: Exit, cause: str) -> None:
+        catch_up = CatchUp(run, self._owner.journal)
+        await catch_up.conclude_from_file(ended, cause, self._services.store.execution)
 
     async def _go_on(self, kernel: LocalKernel, run: Run | None, newest: Execution | None) -> None:
         """Finish what a dead server had sent, then run what it had queued."""
@@ -241,12 +246,18 @@ class Executions:
     async def _finish_adopted(self, run: Run, kernel: LocalKernel) -> None:
         catch_up = CatchUp(run, self._owner.journal)
         kernel.channels.watch(run.id, catch_up.hear)
+        following = asyncio.ensure_future(catch_up.follow(kernel, self._services.store.execution))
+        # What ended in time must not seem to be late because no server heard of it.
+        await asyncio.wait([following], timeout=CATCH_UP_GRACE)
         # Beside the waiting: a blocked kernel answers late, a timeout must not.
-        following = asyncio.ensure_future(catch_up.follow(kernel))
+        ending = asyncio.ensure_future(self._await_end(run))
         try:
-            await self._await_end(run)
-            await following
+            await asyncio.wait([ending, following], return_when=asyncio.FIRST_EXCEPTION)
+            for task in (following, ending):
+                if task.done():
+                    task.result()
         finally:
+            ending.cancel()
             following.cancel()
         await self._finish(run, kernel)
 
@@ -255,7 +266,7 @@ class Executions:
         run = Run(newest)
         catch_up = CatchUp(run, self._owner.journal)
         kernel.channels.watch(run.id, catch_up.hear)
-        await catch_up.follow(kernel)
+        await catch_up.follow(kernel, self._services.store.execution)
         kernel.channels.forget(run.id)
         if found := with_late_output(newest, run):
             await self._services.store.finish_execution(found)

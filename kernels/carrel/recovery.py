@@ -18,10 +18,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
 
+from carrel.adoption import with_what_ran
 from carrel.crashpoints import crash_point
 from carrel.engines.local import LocalEngine
 from carrel.engines.process import Exit, end_strays
-from carrel.models import Execution, KernelRecord, SessionRecord
+from carrel.models import Execution, ExecutionStatus, KernelRecord, SessionRecord
 from carrel.paths import StateDirectory
 from carrel.session import Session
 from carrel.store import Store
@@ -114,12 +115,15 @@ class Recovery:
             self._sessions[record.id] = session
         for execution in await self._store.open_executions():
             self._opened.setdefault(execution.session_id, []).append(execution)
+        for name, session in self._sessions.items():
+            opened = self._opened.get(name, [])
+            self._opened[name] = await with_what_ran(opened, session.journal)
         kernels = await self._store.kernels()
         ends = {name: end for name in self._sessions if (end := await self._adopt(name, kernels))}
         crash_point("recover.adopted")
         # From here on every kernel that lives is a session's: what files say is final.
         self.report.kernels_ended = await self._engine.end_unclaimed()
-        dead = [Path(kernels[name].path).name for name in ends]
+        dead = await asyncio.to_thread(self._find_unclaimed, kernels)
         await asyncio.to_thread(end_strays, dead)
         for name in self._sessions:
             await self._conclude(name, ends.get(name))
@@ -130,6 +134,8 @@ class Recovery:
         self.garbage = await asyncio.to_thread(self._find_garbage, kernels)
         self.report.removed = len(self.garbage)
         crash_point("recover.swept")
+        for name in ends:  # only now: a server that is killed before has told nobody
+            await self._store.forget_kernel(name)
         return self._sessions
 
     async def remove_garbage(self) -> None:
@@ -137,8 +143,10 @@ class Recovery:
         for path in self.garbage:
             await asyncio.to_thread(remove, path)
         for session in list(self._sessions.values()):
+            # In this order: what begins meanwhile has no file among those found.
+            found = await asyncio.to_thread(entries, session.spill_dir)
             known = await self._store.execution_ids(session.id)
-            await asyncio.to_thread(remove_spills, session.spill_dir, known)
+            await asyncio.to_thread(remove_spills, found, known)
 
     async def _adopt(self, name: str, kernels: dict[str, KernelRecord]) -> Exit | None:
         """Adopt a session's kernel; return how it ended if it can't be."""
@@ -150,9 +158,12 @@ class Recovery:
         if isinstance(found, Exit):
             self.report.ended[name] = str(found)
             session.death = f"it ended while its server was gone: {found}"
-            await self._store.forget_kernel(name)
             return found
         opened = self._opened.pop(name, [])
+        # One at a time is sent: those before the last have ended, and nobody wrote down how.
+        sent = [e for e in opened if e.status is not ExecutionStatus.QUEUED]
+        self._opened[name] = sent[:-1]
+        opened = [e for e in opened if e not in sent[:-1]]
         newest = None if opened else await self._store.newest_execution(name)
         session.adopt(found, opened, newest)
         self.report.adopted.append(name)
@@ -164,6 +175,12 @@ class Recovery:
         opened = self._opened.pop(name, [])
         for outcome in await session.conclude(opened, end or Exit(None), cause):
             self._concluded[outcome] += 1
+
+    def _find_unclaimed(self, kernels: dict[str, KernelRecord]) -> set[str]:
+        """Return the names of all kernels that were ever started and are no session's now."""
+        started = {path.stem for path in entries(self._state.runtime) if path.suffix == ".launch"}
+        known = {name: Path(record.path).name for name, record in kernels.items()}
+        return (started | {*known.values()}) - {known[name] for name in self.report.adopted}
 
     def _find_garbage(self, kernels: dict[str, KernelRecord]) -> list[Path]:
         kept = {session.directory.name for session in self._sessions.values()}
@@ -212,9 +229,9 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def remove_spills(folder: Path, known: set[str]) -> int:
-    """Remove spill files of executions that no record knows; count them."""
-    stray = [path for path in entries(folder) if path.stem not in (known | {BACKGROUND})]
+def remove_spills(found: list[Path], known: set[str]) -> int:
+    """Remove those of spill files that belong to executions which no record knows; count them."""
+    stray = [path for path in found if path.stem not in (known | {BACKGROUND})]
     for path in stray:
         path.unlink(missing_ok=True)
     return len(stray)

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from carrel.engines.process import Exit
@@ -11,6 +12,9 @@ from carrel.models import Execution, ExecutionError, ExecutionStatus, now
 from carrel.outputs import OutputFold, plain
 
 NO_REPLY = "the kernel went idle without a reply"
+BAD_REPLY = "the kernel's reply can't be read"
+#: what reading a message raises whose content is not what its kind says
+UNSOUND = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 
 
 class Run:
@@ -31,6 +35,8 @@ class Run:
         self.stop_as: ExecutionStatus | None = None
         #: something that it emitted is known to be gone
         self.missed_output = False
+        #: when it ended, if that was before we heard of it
+        self.ended_at: datetime | None = None
         self._reply: Message | None = None
         self._started = time.monotonic()
 
@@ -98,30 +104,38 @@ class Run:
             ended: How the kernel ended, if it did.
             cause: What is known of why, in words.
         """
+        files: tuple[str, ...] = ()
         if self._reply is not None:
-            status, error = self._outcome(self._reply)
-            report = self._reply.get("carrel") or {}
-            if "overflow" in report:
-                self.fold.settle(report["overflow"])
-            files = tuple(report.get("files", ()))
+            try:
+                status, error = self._outcome(self._reply)
+                files = self._report(self._reply)
+            except UNSOUND:
+                status, error = ExecutionStatus.LOST, _lost(BAD_REPLY)
         elif ended is not None:
             status = ExecutionStatus.DIED
             error = ExecutionError(type="KernelDied", message=cause or str(ended))
-            files = ()
         else:
-            status = ExecutionStatus.LOST
-            error = ExecutionError(type="ReplyLost", message=NO_REPLY)
-            files = ()
+            status, error = ExecutionStatus.LOST, _lost(NO_REPLY)
+        ended_at = self.ended_at or now()
+        duration = self.elapsed
+        if self.ended_at is not None and (began := self.execution.started_at) is not None:
+            duration = max((ended_at - began).total_seconds(), 0.0)
         self.execution = replace(
             self.execution,
             status=status,
             error=error,
             new_files=files,
-            ended_at=now(),
-            duration=self.elapsed,
+            ended_at=ended_at,
+            duration=duration,
             outputs=self.fold.outputs,
             outputs_complete=self.idle.is_set() and not self.missed_output,
         )
+
+    def lose(self, why: str) -> None:
+        """Conclude an execution of which nothing can be known any more."""
+        self._reply = None
+        self.conclude(None)
+        self.execution = replace(self.execution, error=_lost(why))
 
     def cancel(self, why: str) -> None:
         """Conclude an execution that never ran."""
@@ -131,6 +145,13 @@ class Run:
             error=ExecutionError(type="Cancelled", message=why),
             ended_at=now(),
         )
+
+    def _report(self, reply: dict[str, Any]) -> tuple[str, ...]:
+        """Take the kernel's report on the execution; return the files that it made."""
+        report = reply.get("carrel") or {}
+        if "overflow" in report:
+            self.fold.settle(report["overflow"])
+        return tuple(str(file) for file in report.get("files", ()))
 
     def _outcome(self, reply: dict[str, Any]) -> tuple[ExecutionStatus, ExecutionError | None]:
         status = reply.get("status")
@@ -149,3 +170,7 @@ class Run:
             traceback=plain("\n".join(reply.get("traceback", ()))),
         )
         return self.stop_as or ExecutionStatus.FAILED, error
+
+
+def _lost(why: str) -> ExecutionError:
+    return ExecutionError(type="ReplyLost", message=why)

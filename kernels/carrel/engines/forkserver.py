@@ -12,7 +12,7 @@ import signal
 import socket
 import struct
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,7 +54,7 @@ class Profile:
     def digest(self, levels: Sequence[str]) -> str:
         """Return what is the same for fork servers that can stand in for each other."""
         code = max(path.stat().st_mtime_ns for path in INSIDE.parent.glob("*.py"))
-        same = (str(self.python), self.preloads, self.optional, self.orphan_timeout, code)
+        same = (str(self.python), self.preloads, self.optional, code)
         return hashlib.blake2s(repr((same, tuple(levels))).encode(), digest_size=8).hexdigest()
 
 
@@ -98,6 +98,8 @@ class ForkServer:
         self._next = 0
         #: it is gone, or we closed the connection
         self.is_closed = False
+        #: called when it is gone without having been told to
+        self.on_death: Callable[[], None] = lambda: None
         self._loop.add_reader(connection, self._hear)
 
     async def fork(
@@ -142,6 +144,11 @@ class ForkServer:
         with suppress(OSError):  # gone: whoever starts the next one asks again
             await self._send(json.dumps(packet).encode(), None)
 
+    async def wait_for_servers(self, seconds: float) -> None:
+        """Tell it for how long it is to wait for another server when we are gone."""
+        with suppress(OSError):
+            await self._send(json.dumps({"op": "patience", "seconds": seconds}).encode(), None)
+
     async def inventory(self) -> Inventory:
         """Return what it has.
 
@@ -171,14 +178,23 @@ class ForkServer:
             process.tell_code(self._early_exits.get(pid))
         return process
 
+    def give_up_forking(self) -> None:
+        """Have a later server take it for a guardian only."""
+        with suppress(OSError):
+            self._socket.send(json.dumps({"op": "guard"}).encode())
+
     async def aclose(self) -> None:
         """End the fork server, and all its kernels that are not down already."""
         await self.end()
 
-    def end(self) -> "asyncio.Future[None]":
-        """Tell it to end, which does not need to be waited for; the future is its end."""
+    def end(self, *, spare: bool = False) -> "asyncio.Future[None]":
+        """Tell it to end, which does not need to be waited for; the future is its end.
+
+        Args:
+            spare: Leave alone the kernels that it only watches.
+        """
         with suppress(OSError):
-            self._socket.send(json.dumps({"op": "end"}).encode())
+            self._socket.send(json.dumps({"op": "end", "spare": spare}).encode())
         self._close()
         return self._loop.run_in_executor(None, self._reap)
 
@@ -273,6 +289,7 @@ class ForkServer:
         if not self.is_closed:
             self._close()
             self._loop.run_in_executor(None, self._reap)
+            self.on_death()
 
     def _close(self) -> None:
         if self.is_closed:
@@ -291,7 +308,9 @@ class ForkServer:
         self._children.clear()
 
     def _reap(self) -> None:
-        if self._popen is None:  # somebody else's child
+        if self._popen is None:  # nearly always somebody else's child
+            with suppress(ChildProcessError):
+                os.waitpid(self.pid, 0)
             return
         try:
             self._popen.wait(timeout=1)

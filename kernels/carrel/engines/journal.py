@@ -5,6 +5,8 @@ and no more is read than a kernel of ours would have written.
 """
 
 import json
+import os
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any, Literal
 from carrel.engines.wire import Message
 
 READ_BYTES = 64 << 20  # more than a kernel writes
+FIRST_BYTES = 1000  # more than the line with which a journal begins
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,22 +24,25 @@ class Entry:
 
     #: its number; there are no gaps unless something was lost
     seq: int
-    #: "begin": it took the execution up; "iopub": it published; "shell": it replied
-    channel: Literal["begin", "iopub", "shell"]
-    #: the execution
+    #: "open": it began to keep things; "begin": it took the execution up; "iopub": it
+    #: published; "shell": it replied
+    channel: Literal["open", "begin", "iopub", "shell"]
+    #: the execution; empty: none yet
     msg_id: str
-    #: the message, as `Wire.read` gives it; of a reply only its content
+    #: the message, as `Wire.read` gives it; of a reply only its content, and when it was made
     message: Message
 
 
 def read_journal(path: Path) -> list[Entry] | None:
     """Return what the file at `path` holds; None if there is no such file."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(READ_BYTES)
-    except OSError:
-        return None
-    return parse(data.split(b"\n"))
+    data = _read(path, READ_BYTES)
+    return None if data is None else parse(data.split(b"\n"))
+
+
+def newest_begun(path: Path) -> str:
+    """Return the execution that a kernel took up last; empty: none, or it is not known."""
+    lines = (_read(path, FIRST_BYTES) or b"").split(b"\n", 1)
+    return next((entry.msg_id for entry in parse(lines[:1])), "")
 
 
 def parse(lines: Iterable[bytes | str]) -> list[Entry]:
@@ -45,24 +51,32 @@ def parse(lines: Iterable[bytes | str]) -> list[Entry]:
     for line in lines:
         try:
             entries.append(_entry(json.loads(line)))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError):
+            break
+        except RecursionError:
             break
     return entries
 
 
-def is_whole(entries: list[Entry]) -> bool:
-    """Say whether nothing is missing from the begin of the execution to the last entry."""
-    if not entries or entries[0].channel != "begin":
-        return False
-    return entries[-1].seq - entries[0].seq == len(entries) - 1
+def _read(path: Path, most: int) -> bytes | None:
+    # A cell can put anything there: what is no file must not keep us waiting.
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        with os.fdopen(os.open(path, flags), "rb") as file:
+            return file.read(most) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else None
+    except OSError:
+        return None
 
 
 def _entry(line: dict[str, Any]) -> Entry:
     channel, seq = line["channel"], int(line["seq"])
+    if channel == "open":
+        return Entry(seq, "open", "", {})
     if channel == "begin":
         return Entry(seq, "begin", str(line["msg_id"]), {})
     if channel == "shell":
-        return Entry(seq, "shell", str(line["msg_id"]), {"content": dict(line["content"])})
+        reply: Message = {"content": dict(line["content"]), "at": float(line.get("at", 0))}
+        return Entry(seq, "shell", str(line["msg_id"]), reply)
     header, parent = dict(line["header"]), dict(line["parent_header"])
     msg_id = str(parent.get("msg_id", ""))
     message: Message = {

@@ -10,21 +10,29 @@ import asyncio
 import logging
 import os
 import secrets
+import signal
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import zmq
 
-from carrel.engines.channels import Channels, Connection
+from carrel.engines.channels import PORTS, Channels, Connection
 from carrel.engines.forkserver import ForkServer, Inventory, Profile
 from carrel.engines.guardians import Started, find_fork_servers, start_fork_server
 from carrel.engines.kernel import LocalKernel, handshake, remove_files
 from carrel.engines.launch import Launch
-from carrel.engines.process import Exit, KernelProcess, boot_id, kill_family
+from carrel.engines.process import (
+    FAMILY_DEADLINE,
+    Exit,
+    KernelProcess,
+    boot_id,
+    kill_family,
+)
 from carrel.engines.spawn import spawn
 from carrel.engines.wire import new_id
-from carrel.errors import KernelSilentError, KernelStartError
+from carrel.errors import CarrelError, KernelSilentError, KernelStartError
 from carrel.models import KernelRecord
 from carrel.paths import private_directory, process_start
 
@@ -32,6 +40,7 @@ log = logging.getLogger(__name__)
 
 START_DEADLINE = 60.0  # seconds from the start of a process to its answer
 TEST_DEADLINE = 20.0  # seconds a forked kernel has to pass the start-up test
+REPLACEMENTS = 5  # times that a fork server which died is replaced without being needed
 LEVELS = ("shell", "imports")  # how far a fork server prepares its kernels; best first
 GUARDIAN = "none"  # it prepares nothing, it only looks after kernels that are spawned
 
@@ -57,7 +66,12 @@ class LocalEngine:
         self._kernels: list[LocalKernel] = []
         self._inherited: list[tuple[ForkServer, Inventory]] = []
         self._claimed: set[int] = set()
-        self._lifeline = hold_lifeline(profile.lifeline) if profile and profile.lifeline else -1
+        self._lifelines: list[int] = []
+        self._hold_lifeline()
+        self._probe: Launch | None = None
+        self._replacing: asyncio.Task[None] | None = None
+        self._replaced = 0
+        self._killed: list[psutil.Process] = []
         #: what the fork server said when it started; None: it has not been started
         self.started: Started | None = None
 
@@ -89,6 +103,7 @@ class LocalEngine:
             KernelStartError: It did not get that far; nothing of it is left.
         """
         private_directory(self._runtime)  # somebody may have cleaned up
+        self._hold_lifeline()
         connection = self._new_connection()
         try:
             process, guardian = await self._start_process(launch, connection, fresh, deadline)
@@ -104,7 +119,7 @@ class LocalEngine:
             kernel.release()
             raise
         self._kernels = [k for k in self._kernels if k.process.exit is None] + [kernel]
-        await self._watch_all()
+        await self._watch_all(self._server)
         return kernel
 
     async def find_inherited(self) -> None:
@@ -114,8 +129,9 @@ class LocalEngine:
         self._inherited = await find_fork_servers(self._runtime)
         wanted = self._profile.digest(self._levels)
         for server, inventory in self._inherited:
+            await server.wait_for_servers(self._profile.orphan_timeout)
             if inventory.profile == wanted and not self._has_guardian:
-                self._server, self._level = server, inventory.level
+                self._take_server(server, inventory.level)
                 if inventory.level != "none":
                     preloaded = list(self._profile.preloads)
                     self.started = Started(level=inventory.level, preloaded=preloaded)
@@ -124,27 +140,31 @@ class LocalEngine:
         """Take over a kernel of an earlier server; say how it ended if it has.
 
         It is the same process if pid, start time and boot are, and if its guardian knows it
-        by the name that only it has. A kernel whose guardian is gone or out of reach can't
-        be kept, and is ended.
+        by the name that only it has. A kernel whose guardian or whose sockets are gone or out
+        of reach can't be kept, and is ended.
         """
         launch = f"{record.path}.launch"
+        sockets = (Path(f"{record.path}-{PORTS[name]}") for name in ("shell", "iopub", "control"))
+        is_reachable = all(path.is_socket() for path in sockets)
         mine = record.boot == boot_id() and process_start(record.pid) == record.started
         for server, inventory in self._inherited:
             if launch in inventory.exits:
                 return Exit(inventory.exits[launch])
-            if inventory.kernels.get(launch) == record.pid and mine:
+            if inventory.kernels.get(launch) == record.pid and mine and is_reachable:
                 knows_exit = record.pid not in inventory.strangers
                 with suppress(ProcessLookupError):
                     process = server.adopt(record.pid, record.start, knows_exit=knows_exit)
                     self._claimed.add(record.pid)
                     return self._reattach(process, server, record)
-        if mine:
-            kill_family(record.pid)
-        return Exit(None)
+        if not mine:
+            return Exit(None)
+        self._killed += kill_family(record.pid)
+        return Exit(-signal.SIGKILL)
 
     async def end_unclaimed(self) -> int:
         """End inherited kernels that nobody adopted, and fork servers without any; count them."""
         ended = 0
+        await asyncio.to_thread(psutil.wait_procs, self._killed, timeout=FAMILY_DEADLINE)
         for server, inventory in self._inherited:
             for pid in set(inventory.kernels.values()) - self._claimed:
                 with suppress(ProcessLookupError):
@@ -168,12 +188,13 @@ class LocalEngine:
         """
         if self._profile is None:
             return False
+        self._probe = self._probe or probe
         async with self._server_lock:
             levels = self._levels if not self._level else (self._level,)
             for level in () if self._has_guardian else levels:
                 if server := await self._start_server(self._profile, level, probe):
-                    self._server, self._level = server, level
-                    await self._watch_all()
+                    self._take_server(server, level)
+                    await self._watch_all(server)
                     break
         if self._mode == "fork" and not self.can_fork:
             why = self.started.why if self.started else ""
@@ -187,6 +208,8 @@ class LocalEngine:
 
     async def _start_server(self, profile: Profile, level: str, probe: Launch) -> ForkServer | None:
         server, started = await start_fork_server(profile, level, profile.digest(self._levels))
+        # Before it is tried: until then nobody guards the first kernels of a server.
+        await self._watch_all(server)
         if level == GUARDIAN:
             return server
         self.started = started
@@ -195,17 +218,34 @@ class LocalEngine:
         try:
             passes = server is not None and await self._passes_test(server, probe)
         except BaseException:
-            if server is not None:
-                server.end()
+            if server is not None:  # untried, but by now it guards the first kernels
+                server.give_up_forking()
+                self._inherited.append((server, Inventory()))
             raise
         if server is not None and not passes:
-            await server.aclose()
+            await server.end(spare=True)
             return None
         return server
 
-    async def _watch_all(self) -> None:
-        """Give kernels that no living fork server guards to ours."""
-        server = self._server
+    def _take_server(self, server: ForkServer, level: str) -> None:
+        self._server, self._level = server, level
+        server.on_death = self._on_server_death
+
+    def _on_server_death(self) -> None:
+        """Replace a fork server that died: kernels without a guardian end with us."""
+        if self._probe is not None and self._replaced < REPLACEMENTS:
+            self._replaced += 1
+            self._replacing = asyncio.ensure_future(self._replace_server(self._probe))
+
+    async def _replace_server(self, probe: Launch) -> None:
+        try:
+            private_directory(self._runtime)
+            await self.ensure_fork_server(probe)
+        except CarrelError as error:  # the next start of a kernel tries it again
+            log.warning("the fork server died and can't be replaced: %s", error)
+
+    async def _watch_all(self, server: ForkServer | None) -> None:
+        """Give kernels that no living fork server guards to this one."""
         if server is None or server.is_closed:
             return
         for kernel in self._kernels:
@@ -221,7 +261,14 @@ class LocalEngine:
         kernel = LocalKernel(process, Channels(self._context, connection), connection)
         kernel.guardian = guardian
         self._kernels.append(kernel)
+        process.on_exit(lambda _: self._retire(guardian))
         return kernel
+
+    def _retire(self, guardian: ForkServer) -> None:
+        """End a fork server of an earlier server that has no kernel of ours any more."""
+        alive = (kernel for kernel in self._kernels if kernel.process.exit is None)
+        if guardian is not self._server and all(k.guardian is not guardian for k in alive):
+            guardian.end(spare=True)
 
     async def _passes_test(self, server: ForkServer, probe: Launch) -> bool:
         """Say whether a kernel forked from `server` runs code; leave nothing of it."""
@@ -255,6 +302,9 @@ class LocalEngine:
 
     async def aclose(self) -> None:
         """End the fork servers and give everything back; all kernels must be down."""
+        if self._replacing is not None:
+            self._replacing.cancel()
+            await asyncio.wait([self._replacing])
         for server in self._servers():
             await server.aclose()
         self._close()
@@ -272,10 +322,19 @@ class LocalEngine:
         return [server for server in servers.values() if not server.is_closed]
 
     def _close(self) -> None:
+        if self._replacing is not None:
+            self._replacing.cancel()
         self._context.destroy(linger=0)
-        if self._lifeline >= 0:
-            os.close(self._lifeline)
-            self._lifeline = -1
+        for fd in self._lifelines:
+            os.close(fd)
+        self._lifelines.clear()
+
+    def _hold_lifeline(self) -> None:
+        """Hold the FIFO by which kernels know that somebody lives who could end them."""
+        path = self._profile.lifeline if self._profile else None
+        # Those made before it was removed stay open: there are kernels that hold on to them.
+        if path is not None and not any(is_at(fd, path) for fd in self._lifelines):
+            self._lifelines.append(hold_lifeline(path))
 
     async def _start_process(
         self, launch: Launch, connection: Connection, fresh: bool, deadline: float
@@ -305,3 +364,10 @@ def hold_lifeline(path: Path) -> int:
     with suppress(FileExistsError):
         os.mkfifo(path, 0o600)
     return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+
+
+def is_at(fd: int, path: Path) -> bool:
+    """Say whether a descriptor is of the file at `path`."""
+    with suppress(OSError):
+        return os.path.samestat(os.fstat(fd), path.stat())
+    return False

@@ -67,13 +67,16 @@ def end_strays(kernels: Collection[str]) -> int:
     return found
 
 
-def kill_family(pid: int) -> None:
-    """Kill a process and all that descends from it, without waiting."""
+def kill_family(pid: int) -> list[psutil.Process]:
+    """Kill a process and all that descends from it, without waiting; return them."""
+    members: list[psutil.Process] = []
     with suppress(psutil.Error):
         root = psutil.Process(pid)
-        for member in (*root.children(recursive=True), root):
-            with suppress(psutil.Error):
-                member.kill()
+        members = [*root.children(recursive=True), root]
+    for member in members:
+        with suppress(psutil.Error):
+            member.kill()
+    return members
 
 
 class KernelProcess:

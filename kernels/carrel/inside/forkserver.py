@@ -236,8 +236,12 @@ class ForkServer:
                 self._watch(request)
             case "list":
                 self._list(client)
+            case "patience":
+                self._orphan_timeout = request["seconds"]
+            case "guard":
+                self._profile = ""
             case "end":
-                self._end()
+                self._end(spare=request.get("spare", False))
 
     def _fork(self, client: socket.socket, request: dict[str, Any], ready_fd: int) -> None:
         """Answer "fork": {id, launch} and the ready pipe -> {id, pid} and a pidfd."""
@@ -267,7 +271,8 @@ class ForkServer:
         os.close(ready_fd)
         self._kernels[pid] = request["launch"]
         pidfd = os.pidfd_open(pid)
-        self._send(client, {"id": request["id"], "pid": pid}, [pidfd])
+        if not self._send(client, {"id": request["id"], "pid": pid}, [pidfd]):
+            kill(pid)  # nobody will ever know of it
         os.close(pidfd)
 
     def _refuse(
@@ -350,16 +355,23 @@ class ForkServer:
             if pid not in self._kernels:
                 kill(pid)
 
-    def _send(self, client: socket.socket, packet: dict[str, Any], fds: list[int] = []) -> None:  # noqa: B006  # never changed
-        with contextlib.suppress(OSError):  # gone: its end is noticed by the loop
+    def _send(self, client: socket.socket, packet: dict[str, Any], fds: list[int] = []) -> bool:  # noqa: B006  # never changed
+        try:
             socket.send_fds(client, [json.dumps(packet).encode()], fds)
+        except OSError:  # gone: its end is noticed by the loop
+            return False
+        return True
 
     def _end_by_signal(self, signum: int, frame: Any) -> None:
         self._end()
 
-    def _end(self) -> NoReturn:
-        """End all kernels, what they have started, and ourselves."""
-        for pid, _ in self._watched.values():
+    def _end(self, *, spare: bool = False) -> NoReturn:
+        """End all kernels, what they have started, and ourselves.
+
+        Args:
+            spare: Leave the kernels that are not our children to the server, which asks for it.
+        """
+        for pid, _ in () if spare else self._watched.values():
             for member in family(pid):
                 kill(member)
         for pid in self._kernels:

@@ -5,13 +5,15 @@ each output and each reply gets a sequence number, and goes to a ring in memory 
 append-only file of lines of JSON. A server that adopts this kernel reads the file, then asks
 for what came after it (``replay`` of helper.py); of a kernel that died the file is the last
 word. Both begin anew with each execution: the server sends the next one only when it has
-written the last one down.
+written the last one down. A file always begins with a line that says what ran last, so that
+an empty one can't be taken for "nothing ran".
 """
 
 import contextlib
 import json
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
@@ -36,15 +38,16 @@ class Journal:
         self._ring_bytes = 0
         self._file_bytes = 0
         self._seq = 0
+        self._path = path
         self._fd = -1
+        self._file = (0, 0)  # device and inode of our file
         #: msg_id of the newest execution, empty before the first
         self.newest = ""
         #: whether anything is kept
         self.kept = bool(path)
         if path:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC
-            with contextlib.suppress(OSError):  # a full disk: then there is only the ring
-                self._fd = os.open(path, flags, 0o600)
+            self._open()
+            self._append(b'"channel":"open"')
 
     def begin(self, msg_id: str) -> None:
         """Forget all, and note that the execution `msg_id` was taken up."""
@@ -52,8 +55,8 @@ class Journal:
             self.newest = msg_id
             self._ring.clear()
             self._ring_bytes = self._file_bytes = 0
-            if self._fd >= 0:
-                os.ftruncate(self._fd, 0)
+            if self.kept:
+                self._begin_file()
             self._append(b'"channel":"begin","msg_id":' + _json(msg_id))
 
     def note(self, frames: Sequence[bytes]) -> None:
@@ -75,8 +78,8 @@ class Journal:
         """Keep the reply to an execution, before it is sent."""
         if self.kept:
             with self._lock:
-                line = b'"channel":"shell","msg_id":%b,"content":%b'
-                self._append(line % (_json(msg_id), _json(content)))
+                line = b'"channel":"shell","msg_id":%b,"at":%b,"content":%b'
+                self._append(line % (_json(msg_id), _json(time.time()), _json(content)))
 
     def since(self, seq: int) -> dict[str, Any]:
         """Return the lines after number `seq`, as far as they fit into one answer."""
@@ -99,8 +102,40 @@ class Journal:
         self._ring_bytes += len(line)
         while self._ring_bytes > RING_BYTES and len(self._ring) > 1:
             self._ring_bytes -= len(self._ring.popleft()[1])
-        if self._fd >= 0 and self._file_bytes + len(line) <= FILE_BYTES:
+        if self._is_ours and self._file_bytes + len(line) <= FILE_BYTES:
             self._write(line)
+
+    @property
+    def _is_ours(self) -> bool:
+        """Say whether the descriptor is still our file's: a cell may close it and open its own."""
+        if self._fd < 0:
+            return False
+        with contextlib.suppress(OSError):
+            status = os.fstat(self._fd)
+            return (status.st_dev, status.st_ino) == self._file
+        return False
+
+    def _open(self) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
+        with contextlib.suppress(OSError):  # a full disk: then there is only the ring
+            self._fd = os.open(self._path, flags | os.O_NOFOLLOW, 0o600)
+            status = os.fstat(self._fd)
+            self._file = (status.st_dev, status.st_ino)
+
+    def _begin_file(self) -> None:
+        """Empty the file; make it again if a cell has closed or removed it."""
+        with contextlib.suppress(OSError):
+            status = os.stat(self._path, follow_symlinks=False)
+            if self._is_ours and (status.st_dev, status.st_ino) == self._file:
+                os.ftruncate(self._fd, 0)
+                return
+        if self._is_ours:
+            os.close(self._fd)
+        self._fd = -1
+        # What can't be emptied tells of another execution than the one that begins.
+        with contextlib.suppress(OSError):
+            os.unlink(self._path)
+        self._open()
 
     def _write(self, line: bytes) -> None:
         try:

@@ -1,0 +1,390 @@
+"""Corners of the recovery: what is spoilt, late, moved or killed between two servers."""
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from carrel.crashpoints import VARIABLE
+from tests.acceptance.harness import CARREL, Place, RawServer, until
+
+from .matrix import fault
+from .test_server_deaths import (
+    ALL_LINES,
+    LOOP,
+    gone,
+    has_printed,
+    kernel_pid,
+    kill,
+    outcome,
+    started,
+)
+
+HANG = 20.0
+FLAGS = ("--orphan-timeout", "30", "--kernel-start", "fork", "--preload", "none", "--warm", "0")
+
+
+def serve(place: Place, *flags: str, **env: str) -> RawServer:
+    """Return a server on the one state directory, whose kernels are guarded from the start."""
+    return RawServer(place, (*FLAGS, *flags), env=env)
+
+
+@pytest.fixture
+def server(place: Place) -> Iterator[RawServer]:
+    """A server with a session whose kernel is forked, and outlives it."""
+    with serve(place) as server:
+        server.tool("create_session", session_id="other")
+        yield server
+
+
+def journal_of(place: Place) -> Path:
+    """Return the journal of the one kernel there is."""
+    found = list(place.state.glob("sessions/*/journal.jsonl"))
+    assert len(found) == 1, found
+    return found[0]
+
+
+def sockets(place: Place) -> set[str]:
+    """Return the names of the fork servers that listen."""
+    return {path.name for path in place.runtime.glob("carrel/*/*.sock")}
+
+
+def change(place: Place, statement: str, *values: object) -> None:
+    """Change the records that a dead server left."""
+    connection = sqlite3.connect(place.state / "carrel.sqlite")
+    with connection:
+        connection.execute(statement, values)
+    connection.close()
+
+
+@fault("D2")
+def test_what_ended_in_time_did_not_time_out(server: RawServer, place: Place) -> None:
+    code = "import time; print('a'); time.sleep(0.5); open('ended', 'w').close()"
+    running = server.tool("run_python_code", code=code, session_id="other", wait=0, timeout=2)
+    execution_id = running["execution_id"]
+    assert until(lambda: has_printed(server, execution_id, "a\n"), HANG)
+    kill(server)
+    begun = time.monotonic()
+    assert until((place.workspace / "ended").exists, HANG)
+    assert until(lambda: time.monotonic() - begun > 2.5, HANG)
+    with serve(place) as after:
+        done = outcome(after, execution_id)
+        assert done["status"] == "completed", done
+        assert done["execution_time"] < 2, done
+
+
+@fault("D2")
+@pytest.mark.parametrize("is_alive", [True, False])
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b'{"seq":Infinity,"channel":"begin","msg_id":"x"}\n',
+        b'{"seq":9,"channel":"iopub","header":{"msg_type":"stream"},"parent_header":{"msg_id":"ID"},'
+        b'"metadata":{},"content":{}}\n',
+        b'{"seq":9,"channel":"shell","msg_id":"ID","content":{"status":"ok","carrel":7}}\n',
+        b'{"seq":9,"channel":"shell","msg_id":"ID","content":{"status":"ok","carrel":{"overflow":{"x":1}}}}\n',
+        b"\xff" * 100,
+        b"[" * 100_000,
+    ],
+)
+def test_a_spoilt_journal_stops_no_server(
+    server: RawServer, place: Place, junk: bytes, is_alive: bool
+) -> None:
+    running = started(server, "print('a')\nimport time; time.sleep(1)", "other")
+    assert until(lambda: has_printed(server, running, "a\n"), HANG)
+    pid = kernel_pid(server, "other")
+    kill(server)
+    if not is_alive:
+        os.kill(pid, signal.SIGKILL)
+        assert until(lambda: gone(pid), HANG)
+    with journal_of(place).open("ab") as file:
+        file.write(junk.replace(b"ID", running.encode()))
+    with serve(place) as after:
+        done = outcome(after, running)
+        assert done["status"] in ("completed", "died", "lost"), done
+        if not is_alive:
+            after.tool("restart_kernel", session_id="other")
+        assert after.tool("run_python_code", code="1+1", session_id="other")["results"] == ["2"]
+
+
+@fault("D2")
+@pytest.mark.parametrize("what", ["fifo", "folder", "empty", "garbage", "gone"])
+def test_without_a_journal_a_dead_kernels_execution_is_lost(
+    server: RawServer, place: Place, what: str
+) -> None:
+    running = started(server, "print('a')\nimport time; time.sleep(100)", "other")
+    assert until(lambda: has_printed(server, running, "a\n"), HANG)
+    pid = kernel_pid(server, "other")
+    kill(server)
+    os.kill(pid, signal.SIGKILL)
+    assert until(lambda: gone(pid), HANG)
+    journal = journal_of(place)
+    journal.unlink()
+    if what == "fifo":
+        os.mkfifo(journal)
+    elif what == "folder":
+        journal.mkdir()
+    elif what == "empty":
+        journal.touch()
+    elif what == "garbage":
+        journal.write_bytes(os.urandom(1000))
+    with serve(place) as after:
+        assert outcome(after, running)["status"] == "lost"
+
+
+@fault("D2")
+@pytest.mark.parametrize("what", ["fifo", "gone", "session directory gone"])
+def test_without_a_journal_a_living_kernel_tells(
+    server: RawServer, place: Place, what: str
+) -> None:
+    running = started(server, LOOP, "other")
+    assert until(lambda: has_printed(server, running, "5\n"), HANG)
+    kill(server)
+    journal = journal_of(place)
+    if what == "session directory gone":
+        shutil.rmtree(journal.parent)
+    else:
+        journal.unlink()
+        if what == "fifo":
+            os.mkfifo(journal)
+    with serve(place) as after:
+        done = outcome(after, running)
+        assert (done["status"], done["text"], done["note"]) == ("completed", ALL_LINES, "")
+        assert after.tool("run_python_code", code="1+1", session_id="other")["results"] == ["2"]
+
+
+@fault("D2")
+def test_what_a_halted_kernel_has_not_taken_up_runs_once(server: RawServer, place: Place) -> None:
+    """The request lies in the kernel's socket: it must not be called cancelled and then run."""
+    pid = kernel_pid(server, "other")
+    os.kill(pid, signal.SIGSTOP)
+    code = "with open('runs', 'a') as file: print('ran', file=file)"
+    running = started(server, code, "other")
+    kill(server)
+    with serve(place) as after:
+        second = started(after, "open('runs').read()", "other")
+        os.kill(pid, signal.SIGCONT)
+        done = outcome(after, running)
+        result = outcome(after, second)
+        ran = (place.workspace / "runs").exists() and (place.workspace / "runs").read_text()
+        assert (done["status"], ran) in (("completed", "ran\n"), ("cancelled", False)), (done, ran)
+        if done["status"] == "completed":
+            assert result["text"] == "'ran\\n'\n"
+            assert done["note"] == "", done
+
+
+@fault("D2")
+def test_what_ran_without_a_record_of_it_does_not_run_again(
+    server: RawServer, place: Place
+) -> None:
+    """A full disk keeps the records in memory, which die with the server."""
+    code = "with open('runs', 'a') as file: print('ran', file=file)"
+    first = started(server, code, "other")
+    outcome(server, first)
+    second = started(server, code + "\nimport time; time.sleep(1)", "other")
+    assert until(lambda: (place.workspace / "runs").read_text() == "ran\n" * 2, HANG)
+    kill(server)
+    unsaved = "UPDATE executions SET status='queued', started_at=NULL, ended_at=NULL WHERE id=?"
+    change(place, unsaved, first)
+    change(place, unsaved, second)
+    with serve(place) as after:
+        assert outcome(after, second)["status"] == "completed"
+        assert outcome(after, first)["status"] == "lost"
+        after.tool("run_python_code", code="1", session_id="other")
+    assert (place.workspace / "runs").read_text() == "ran\n" * 2
+
+
+@fault("D2")
+def test_what_ran_before_another_is_not_called_cancelled(server: RawServer, place: Place) -> None:
+    first = started(server, "1", "other")
+    outcome(server, first)
+    outcome(server, started(server, "2", "other"))
+    kill(server)
+    change(place, "UPDATE executions SET status='running', ended_at=NULL WHERE id=?", first)
+    change(place, "DELETE FROM executions WHERE id != ?", first)
+    with serve(place) as after:
+        assert outcome(after, first)["status"] == "lost"
+
+
+@fault("D2")
+def test_a_kernel_without_sockets_is_no_kernel(server: RawServer, place: Place) -> None:
+    running = started(server, LOOP, "other")
+    assert until(lambda: has_printed(server, running, "5\n"), HANG)
+    pid = kernel_pid(server, "other")
+    kill(server)
+    for path in place.runtime.glob("carrel/*/*-[1-5]"):
+        path.unlink()
+    with serve(place) as after:
+        done = outcome(after, running)
+        assert done["status"] == "died"
+        assert done["text"].startswith("0\n1\n2\n3\n4\n5\n")
+        assert gone(pid)
+        after.tool("restart_kernel", session_id="other")
+        assert after.tool("run_python_code", code="1+1", session_id="other")["results"] == ["2"]
+
+
+@fault("D2")
+@pytest.mark.parametrize("boot", ["same", "other"])
+def test_a_foreign_process_of_that_pid_is_left_alone(
+    server: RawServer, place: Place, boot: str
+) -> None:
+    pid = kernel_pid(server, "other")
+    kill(server)
+    stranger = subprocess.Popen(["sleep", "100"])
+    try:
+        if boot == "other":
+            start = int(Path(f"/proc/{stranger.pid}/stat").read_text().split()[21])
+            change(place, "UPDATE kernels SET pid=?, started=?, boot='x'", stranger.pid, start)
+        else:
+            change(place, "UPDATE kernels SET pid=?", stranger.pid)
+        with serve(place) as after:
+            health = after.tool("get_kernel_health", session_id="other")
+            assert health["status"] == "dead", health
+            assert stranger.poll() is None
+            assert gone(pid)
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+@fault("D2")
+def test_an_old_fork_server_ends_with_its_last_kernel(server: RawServer, place: Place) -> None:
+    kill(server)
+
+    before = sockets(place)
+    with serve(place, "--preload", "json") as after:
+        assert after.tool("get_kernel_health", session_id="other")["status"] == "healthy"
+        assert before < sockets(place)
+        after.tool("restart_kernel", session_id="other")
+        assert until(lambda: not before & sockets(place), HANG)
+
+
+@fault("D2")
+def test_the_newest_orphan_timeout_counts(server: RawServer, place: Place) -> None:
+    kill(server)
+    with serve(place, "--orphan-timeout", "1") as after:
+        after.tool("run_python_code", code="1", session_id="other")
+        kill(after)
+    assert not place.survivors(8)
+    with serve(place):
+        pass
+
+
+@fault("D2")
+def test_a_fork_server_that_dies_is_replaced_as_guardian(server: RawServer, place: Place) -> None:
+    pid = kernel_pid(server, "other")
+    old = sockets(place)
+    roots = [
+        p for p in psutil.Process(server.process.pid).children() if "forkserver" in p.cmdline()
+    ]
+    assert len(roots) == 1
+    roots[0].kill()
+    server.tool("run_python_code", code="x = 1", session_id="other")
+    assert until(lambda: bool(sockets(place) - old), HANG)
+    assert until(lambda: is_guarded(server, pid), HANG)
+    kill(server)
+    with serve(place) as after:
+        assert kernel_pid(after, "other") == pid
+        assert after.tool("run_python_code", code="x", session_id="other")["results"] == ["1"]
+
+
+def is_guarded(server: RawServer, pid: int) -> bool:
+    """Say whether a fork server watches a kernel."""
+    for process in psutil.Process(server.process.pid).children():
+        for info in Path(f"/proc/{process.pid}/fdinfo").glob("*"):
+            with suppress(OSError):  # closed meanwhile
+                if f"Pid:\t{pid}\n" in info.read_text():
+                    return True
+    return False
+
+
+@fault("D19")
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_the_runtime_directory_of_live_sessions_is_deleted(place: Place, start: str) -> None:
+    with serve(place, "--kernel-start", start) as server:
+        server.tool("create_session", session_id="other")
+        server.tool("run_python_code", code="x = 1", session_id="other")
+        shutil.rmtree(next(place.runtime.glob("carrel/*")))
+        assert server.tool("run_python_code", code="x", session_id="other")["results"] == ["1"]
+        server.tool("create_session", session_id="new")
+        assert server.tool("run_python_code", code="2", session_id="new")["results"] == ["2"]
+        kill(server)
+    with serve(place) as after:
+        after.tool("restart_kernel", session_id="other")
+        assert after.tool("run_python_code", code="2", session_id="other")["results"] == ["2"]
+    assert not place.survivors(10)
+
+
+@fault("D2")
+@pytest.mark.parametrize("point", ["recover.adopted", "recover.swept", "store.opened"])
+def test_a_server_may_be_killed_while_it_recovers(
+    server: RawServer, place: Place, point: str
+) -> None:
+    server.tool("create_session", session_id="dying")
+    dying = started(server, "print('a')\nimport time; time.sleep(100)", "dying")
+    running = started(server, LOOP, "other")
+    assert until(lambda: has_printed(server, running, "5\n"), HANG)
+    assert until(lambda: has_printed(server, dying, "a\n"), HANG)
+    pid = kernel_pid(server, "dying")
+    kill(server)
+    os.kill(pid, signal.SIGKILL)
+    assert until(lambda: gone(pid), HANG)
+    second = subprocess.run(
+        [str(CARREL), *place.arguments(*FLAGS)],
+        env=place.environment() | {VARIABLE: point},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=HANG,
+        check=False,
+    )
+    assert second.returncode == -signal.SIGKILL
+    with serve(place) as after:
+        done = outcome(after, running)
+        assert (done["status"], done["text"], done["note"]) == ("completed", ALL_LINES, "")
+        died = outcome(after, dying)
+        assert (died["status"], died["text"]) == ("died", "a\n")
+        assert "SIGKILL" in died["error"]["message"], died
+        assert after.tool("get_kernel_health", session_id="dying")["status"] == "dead"
+
+
+@fault("D2")
+def test_a_loop_outlives_five_servers(server: RawServer, place: Place) -> None:
+    running = started(server, LOOP, "other")
+    assert until(lambda: has_printed(server, running, "5\n"), HANG)
+    kill(server)
+    for _ in range(3):
+        with serve(place) as after:
+            assert after.tool("get_execution", execution_id=running, wait=0)["stdout"].startswith(
+                "0\n"
+            )
+            kill(after)
+    with serve(place) as after:
+        done = outcome(after, running)
+        assert (done["status"], done["text"], done["note"]) == ("completed", ALL_LINES, "")
+
+
+@fault("D2")
+def test_a_script_ends_with_its_server(server: RawServer, place: Place) -> None:
+    (place.workspace / "scripts" / "slow.py").write_text(
+        "import subprocess\nsubprocess.Popen(['sleep', '99'])\n"
+        "open('began', 'w').close()\nimport time\nwhile True: time.sleep(0.1)\n"
+    )
+    server.start_tool("run_script", path="slow.py", session_id="other")
+    assert until((place.workspace / "began").exists, HANG)
+    kill(server)
+
+    def left() -> list[list[str]]:
+        found = [process.cmdline() for process in place.processes()]
+        return [c for c in found if "sleep" in c or any("slow.py" in word for word in c)]
+
+    assert until(lambda: not left(), 5), left()
+    with serve(place):
+        pass
