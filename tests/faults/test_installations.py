@@ -61,15 +61,15 @@ class Index(ThreadingHTTPServer):
 class Answer(BaseHTTPRequestHandler):
     """Serves the page of the package and its file."""
 
-    server: Index
-
     def do_GET(self) -> None:
+        index = self.server
+        assert isinstance(index, Index)
         if self.path.endswith(".whl"):
-            self.server.was_asked.set()
-            self.server.may_send.wait(HANG)
+            index.was_asked.set()
+            index.may_send.wait(HANG)
             self.send(wheel(), "application/octet-stream")
         else:
-            fragment = f"#sha256={self.server.claimed_hash}" if self.server.claimed_hash else ""
+            fragment = f"#sha256={index.claimed_hash}" if index.claimed_hash else ""
             page = f'<html><body><a href="/files/{WHEEL}{fragment}">{WHEEL}</a></body></html>'
             self.send(page.encode(), "text/html")
 

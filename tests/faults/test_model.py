@@ -258,7 +258,7 @@ def test_sessions_are_what_their_model_is() -> None:
             derandomize=not SOAK,
             deadline=None,
             database=None,
-            suppress_health_check=list(HealthCheck),
+            suppress_health_check=[HealthCheck.too_slow],  # pyright: ignore[reportArgumentType]
             # To shrink what failed takes minutes.
             phases=list(Phase) if SOAK else [Phase.generate],
         ),
