@@ -149,9 +149,13 @@ class Executions:
         return True
 
     async def withdraw_all(self, why: str) -> None:
-        """Cancel all that wait."""
-        while self._waiting:
-            await self.withdraw(self._waiting[0], why)
+        """Cancel all that wait now."""
+        withdrawn = list(self._waiting)
+        self._waiting.clear()  # at once: while these are written down others may come
+        for run in withdrawn:
+            run.cancel(why)
+        for run in withdrawn:
+            await self._write_down(run)
 
     def note_death(self) -> None:
         """Tell what runs that its kernel has ended."""

@@ -35,8 +35,9 @@ class Transcript:
         self._parts: list[str | SpillText] = []
         for output in outputs:
             if isinstance(output, Spill):
-                self._parts.append(SpillText(output, spill_dir / output.file))
-                self._parts.append(_beyond(output))
+                text = SpillText(output, spill_dir / output.file)
+                removed = 0 if text else max(output.chars, 0)
+                self._parts += [text, _removed(removed), _beyond(output)]
             else:
                 self._parts.append(text_of(output))
         self.total = sum(len(part) for part in self._parts)
@@ -95,6 +96,11 @@ class SpillText:
             file.seek(start)
             while data := file.read(CHUNK_BYTES):
                 yield decoder.decode(data)
+
+
+def _removed(chars: int) -> str:
+    """Return what is said in place of a spill file that had to make room for newer ones."""
+    return f"\n[... {chars} characters are not kept any more ...]\n" if chars else ""
 
 
 def _beyond(spill: Spill) -> str:

@@ -1,10 +1,12 @@
 """A call that its client gives up: its cell is interrupted, or goes on, as it should."""
 
+import time
+
 import anyio
 
 from tests.faults.matrix import fault
 
-from .harness import Agent, HttpServer, Place, http_agent, stdio_agent
+from .harness import Agent, HttpServer, Place, RawServer, http_agent, stdio_agent, until
 
 SLOW = "import time\nfor i in range(60):\n    print('line', i, flush=True)\n    time.sleep(0.1)"
 
@@ -40,6 +42,24 @@ async def test_a_cancelled_call_over_the_older_http_interrupts_too(served: HttpS
     async with http_agent(served, mode="legacy") as agent:
         await agent.run("1")
         assert await outcome(agent, await give_up(agent)) == "interrupted"
+
+
+@fault("C6")
+def test_a_call_that_is_cancelled_at_once_leaves_nothing_running(place: Place) -> None:
+    with RawServer(place) as server:
+        server.tool("run_python_code", code="kept = 1")
+        for delay in range(40):
+            number = server.start_tool("run_python_code", code="while True: pass", wait=60)
+            time.sleep(delay / 10_000)  # it is being written down, queued, sent, or runs
+            params = {"requestId": number}
+            server.send({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params})
+
+            def is_idle() -> bool:
+                listed = server.tool("list_sessions")["sessions"]["default"]
+                return bool(listed["kernel"] == "idle")
+
+            assert until(is_idle, 10), f"cancelled after {delay / 10} ms, it still runs"
+        assert server.tool("run_python_code", code="kept")["results"] == ["1"]
 
 
 async def test_a_response_stream_that_closes_only_detaches(served: HttpServer) -> None:

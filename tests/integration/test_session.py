@@ -370,3 +370,30 @@ async def test_an_execution_is_read_from_the_store_when_memory_forgot_it(
     assert session.find(first.id) is None
     again = await sessions.execution(first.id)
     assert again == first
+
+
+@fault("E6")
+async def test_a_restart_ends_while_others_keep_asking(
+    sessions: Sessions, session: Session
+) -> None:
+    asking = True
+
+    async def ask() -> None:
+        while asking:
+            try:
+                running = await sessions.run(session, "import time; time.sleep(0.01)")
+            except KernelDeadError:
+                await asyncio.sleep(0)
+            else:
+                assert await running.wait(HANG)
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(8):
+            tasks.create_task(ask())
+        try:
+            async with asyncio.timeout(HANG):
+                for _ in range(5):
+                    await session.restart()
+        finally:
+            asking = False
+    assert session.record.generation == 6

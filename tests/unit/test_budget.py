@@ -1,6 +1,7 @@
 """The kernel's side of bounded output: exact counts, whatever the split."""
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -81,3 +82,14 @@ def test_a_full_disk_is_counted_as_dropped(tmp_path: Path) -> None:
 
 def test_lone_surrogates_become_escapes() -> None:
     assert budget.encodable("a\ud800b") == "a\\ud800b"
+
+
+def test_the_oldest_spill_files_make_room_for_new_ones(tmp_path: Path) -> None:
+    for number in range(30):
+        spilling = make(tmp_path, spill_bytes=1000)
+        spilling.path = str(tmp_path / f"{number:02}.txt")
+        spilling.take("stdout", "x" * 2000)
+        spilling.close()
+        os.utime(spilling.path, ns=(number, number))
+    kept = sorted(path.name for path in tmp_path.iterdir())
+    assert kept == [f"{number:02}.txt" for number in range(21, 30)]

@@ -39,9 +39,9 @@ def test_what_was_beyond_the_limit_is_counted_and_its_end_shown(tmp_path: Path) 
     assert text == "0123\n[... 98 characters beyond the limit were not kept ...]\n89"
 
 
-def test_a_spill_file_that_is_gone_is_no_error(tmp_path: Path) -> None:
+def test_a_spill_file_that_is_gone_is_said_to_be(tmp_path: Path) -> None:
     transcript = Transcript([Stream("stdout", "a"), Spill("gone.txt", chars=9)], tmp_path)
-    assert transcript.read(0, 10).text == "a"
+    assert transcript.read(0, 100).text == "a\n[... 9 characters are not kept any more ...]\n"
 
 
 @given(st.integers(0, 400), st.integers(1, 400))

@@ -4,14 +4,17 @@ The first ``head_chars`` characters of an execution go out on IOPub as usual. Fr
 its text goes to one spill file of the session, in order, up to ``spill_bytes``; what is
 beyond that is counted and dropped, and the last ``tail_chars`` characters of each stream
 are kept for the reply. So a flood costs the server nothing, and the counts stay exact.
+Of a session's spill files the newest are kept, up to SPILL_FILES times ``spill_bytes``.
 """
 
+import contextlib
 import os
 import threading
 from collections import OrderedDict
 from typing import Any
 
 REMEMBERED_EXECUTIONS = 16  # budgets kept for output that threads print after their cell
+SPILL_FILES = 8  # largest spill files that fit into what a session may keep of them
 BUFFERED_CHARS = 1 << 16  # characters gathered before they are written to the spill file
 
 
@@ -160,6 +163,7 @@ class Budget:
         try:
             if self._fd is None:
                 os.makedirs(self.limits.directory, mode=0o700, exist_ok=True)
+                make_room(self.limits.directory, SPILL_FILES * self.limits.spill_bytes)
                 flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
                 self._fd = os.open(self.path, flags, 0o600)
             while written < len(data):
@@ -167,6 +171,19 @@ class Budget:
         except OSError:
             return written
         return written
+
+
+def make_room(directory: str, most: int) -> None:
+    """Remove the oldest files of a directory until the others have at most `most` bytes."""
+    with os.scandir(directory) as entries:
+        found = [(entry.stat().st_mtime_ns, entry.stat().st_size, entry.path) for entry in entries]
+    total = sum(size for _, size, _ in found)
+    for _, size, path in sorted(found):
+        if total <= most:
+            break
+        with contextlib.suppress(OSError):  # another kernel of this session was quicker
+            os.unlink(path)
+        total -= size
 
 
 class Limits:

@@ -6,7 +6,7 @@ import anyio
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from carrel import Session
+from carrel import KernelState, Session
 from carrel.errors import InvalidArgumentError
 from carrel.models import InterruptReport, InterruptStep
 from carrel.run import Run
@@ -56,7 +56,12 @@ async def run_python_code(
     """
     app = app_of(ctx)
     session = app.sessions.find(caller_of(ctx), session_id)
-    run = await app.sessions.run(session, code, timeout=timeout)
+    if session.kernel_state is KernelState.NOT_STARTED:
+        await session.ensure_kernel()
+    run: Run | None = None
+    with anyio.CancelScope(shield=True):  # who gives up meanwhile still has it interrupted
+        run = await app.sessions.run(session, code, timeout=timeout)
+    assert run is not None
     await wait_for(ctx, session, run, app.settings.wait if wait is None else wait)
     rendered = await render(
         run.snapshot(),
