@@ -40,12 +40,13 @@ async def crash_rounds(scale: Scale) -> None:
 def rounds(scale: Scale) -> None:
     """Kill, recover, look; and at last see that nothing is left."""
     rng = random.Random(scale.seed)
+    order: list[str] = []
     with somewhere() as place:
         count_of_rounds = scale.of(40)
         for number in range(count_of_rounds):
-            if number % len(CRASH_POINTS) == 0:
+            if not order:
                 order = rng.sample(CRASH_POINTS, len(CRASH_POINTS))
-            point = order[number % len(CRASH_POINTS)]
+            point = order.pop()
             count = rng.randint(1, TIMES.get(point.split(".")[0], 1))
             die_at(place, point, count, rng)
             with RawServer(place, ("--orphan-timeout", "60")) as server:
