@@ -161,6 +161,7 @@ class Executions:
         """Tell what runs that its kernel has ended."""
         if self.current is not None:
             self.current.ended.set()
+            self.current.over.set()
 
     async def leave(self) -> None:
         """Stop looking after what runs; the kernel goes on with it."""
@@ -189,13 +190,15 @@ class Executions:
     async def _execute(self, run: Run) -> None:
         kernel = self._owner.kernel
         if kernel is None or kernel.process.exit is not None:
-            run.cancel(f"the kernel died before it ran ({self._owner.death})")
-            await self._write_down(run)
+            await self._cancel_for_death(run)
             return
         if run.execution.status is ExecutionStatus.QUEUED:
             run.begin()
             run.execution = replace(run.execution, generation=self._owner.record.generation)
             await self._services.store.start_execution(run.execution)
+        if kernel.process.exit is not None:  # while it was written down
+            await self._cancel_for_death(run)
+            return
         crash_point("run.intended")
         content: Message = {
             "code": run.execution.code,
@@ -208,6 +211,10 @@ class Executions:
         kernel.channels.request("shell", "execute_request", content, run.hear, run.id)
         crash_point("run.sent")
         await self._finish(run, kernel)
+
+    async def _cancel_for_death(self, run: Run) -> None:
+        run.cancel(f"the kernel died before it ran ({self._owner.death})")
+        await self._write_down(run)
 
     async def _finish(self, run: Run, kernel: LocalKernel) -> None:
         """Wait for the end of an execution that was sent, and write it down."""
@@ -300,13 +307,13 @@ class Executions:
 
     async def _await_output(self, run: Run, kernel: LocalKernel) -> None:
         """Wait for the rest of the output: until idle, or a dead kernel's last words."""
+        if kernel.process.exit is None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(IDLE_GRACE):
+                    await run.over.wait()
         if kernel.process.exit is not None:
             await kernel.drain()
             await hear_last_words(run, self._owner.journal)
-            return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(IDLE_GRACE):
-                await run.idle.wait()
 
     async def _write_down(self, run: Run) -> None:
         """Store the outcome, then tell whoever waits."""

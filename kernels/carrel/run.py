@@ -29,6 +29,8 @@ class Run:
         self.ended = asyncio.Event()
         #: the kernel has said that it published everything
         self.idle = asyncio.Event()
+        #: nothing more can be heard of it: it was idle, or its kernel is gone
+        self.over = asyncio.Event()
         #: the outcome is in the store
         self.done = asyncio.Event()
         #: what an error reply means because somebody asked for it
@@ -67,6 +69,7 @@ class Run:
             if message["msg_type"] == "status":
                 if message["content"].get("execution_state") == "idle":
                     self.idle.set()
+                    self.over.set()
             else:
                 self.begun.set()
                 self.fold.add(message)
