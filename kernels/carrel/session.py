@@ -372,12 +372,13 @@ class Session:
         kernel.process.on_exit(self._on_exit)
 
     async def _stop_kernel(self, why: str, *, grace: float) -> None:
-        kernel, run = self.kernel, self.current
+        kernel = self.kernel
         await self._executions.withdraw_all(f"{why} before it ran")
         if kernel is None:
             return
         self.death = self.death or why
-        if run is not None:
+        # Looked up last: the one before it may have ended meanwhile.
+        if (run := self.current) is not None:
             await kernel.process.kill()
             await run.done.wait()
         await kernel.shutdown(grace=grace)

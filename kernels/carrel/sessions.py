@@ -59,6 +59,7 @@ from carrel.store import Store
 log = logging.getLogger(__name__)
 
 NAMED_IDS = 20  # ids that "unknown session" lists
+GUARDIAN_DEADLINE = 10.0  # seconds for a fork server to start, before kernels are left to it
 STOP_GRACE = 0.5  # seconds an idle kernel has for its exit handlers when all stop
 
 
@@ -506,7 +507,16 @@ class Sessions:
             log.warning("%s", self.recovered)
         await self._store.add_event(STARTED, asdict(self.recovered))
 
+    async def _find_guardian(self) -> None:
+        """See to it that somebody looks after kernels that are left: a young server has nobody."""
+        with suppress(TimeoutError, CarrelError):
+            async with asyncio.timeout(GUARDIAN_DEADLINE):
+                await self._pool.settled.wait()
+                await self._engine.ensure_fork_server(self._launches.fresh())
+
     async def _stop_all(self) -> None:
+        if self._is_leaving:
+            await self._find_guardian()
         self._filling.cancel()
         await asyncio.wait([self._filling])
         sessions = self._sessions.values()
