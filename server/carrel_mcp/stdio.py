@@ -54,7 +54,9 @@ async def serve_stdio(server: MCPServer[App]) -> None:
             watching.enter_context(watching_loop())
             watching.enter_context(watching_parent(end))
             watching.enter_context(watching_reader(wire_out, end))
-            wire = Wire(await open_reader(wire_in), wire_in, Writer(wire_out))
+            # The reader closes its own descriptor at the end.
+            writer = Writer(wire_out, os.dup(wire_in))
+            wire = Wire(await open_reader(wire_in), writer)
 
             async def write() -> None:
                 try:
@@ -109,9 +111,8 @@ def can_be_waited_for(fd: int) -> bool:
 class Wire:
     """Messages between the client's lines and the SDK's streams."""
 
-    def __init__(self, reader: asyncio.StreamReader, source: int, writer: Writer) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: Writer) -> None:
         self._lines = Lines(reader)
-        self._source = os.dup(source)  # the reader closes its own at the end
         self._writer = writer
         self._in_flight = InFlight()
 
@@ -139,13 +140,10 @@ class Wire:
                 if taken is None:
                     continue
                 if not isinstance(taken, SessionMessage):
-                    if not await self._writer.flowing(self._source):
-                        return
                     await self._writer.write(taken)
                     continue
-                is_request = isinstance(taken.message, types.JSONRPCRequest)
-                if is_request and not await self._writer.flowing(self._source):
-                    return
+                if isinstance(taken.message, types.JSONRPCRequest):
+                    await self._writer.flow()
                 with suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):
                     await to_server.send(taken)
 

@@ -5,6 +5,7 @@ next lines need, and what can't be written is waited for.
 """
 
 import asyncio
+import errno
 import json
 import os
 import re
@@ -77,10 +78,15 @@ class Lines:
 
 
 class Writer:
-    """Writes whole lines to a descriptor without blocking the event loop."""
+    """Writes whole lines to a descriptor without blocking the event loop.
 
-    def __init__(self, fd: int) -> None:
+    A client that can't send any more, and lets what it asked for lie unread, has left.
+    """
+
+    def __init__(self, fd: int, source: int) -> None:
+        """Take the descriptor to write to, and the one that the client's messages come from."""
         self._fd = fd
+        self._source = source
         self._lock = anyio.Lock()
         os.set_blocking(fd, False)
 
@@ -96,24 +102,20 @@ class Writer:
                 try:
                     view = view[os.write(self._fd, view) :]
                 except BlockingIOError:
-                    await anyio.wait_writable(self._fd)
+                    await self._wait_for_reader()
 
-    async def flowing(self, source: int) -> bool:
-        """Wait until what was written before has gone out.
+    async def flow(self) -> None:
+        """Wait until what was written before has gone out, or never will."""
+        async with self._lock:
+            return
 
-        Args:
-            source: Where the client's messages come from.
-
-        Returns:
-            Whether it has; False: the client left without reading it.
-        """
-        while self._lock.locked():
+    async def _wait_for_reader(self) -> None:
+        while True:
             with anyio.move_on_after(PACE):
-                async with self._lock:
-                    return True
-            if hung_up(source):
-                return False
-        return True
+                await anyio.wait_writable(self._fd)
+                return
+            if hung_up(self._source):
+                raise BrokenPipeError(errno.EPIPE, "the client left its answers unread")
 
 
 def hung_up(fd: int) -> bool:
