@@ -86,6 +86,25 @@ class CatchUp:
             await self.read_file()
         self._open()
 
+    async def await_reply(self, kernel: LocalKernel) -> None:
+        """Wait until the reply has come; fetch one that went to the server before.
+
+        A kernel that reads a request only after the next server has connected answers to
+        who sent it: ZeroMQ then has another name for that connection.
+        """
+        ending = asyncio.ensure_future(self.run.ended.wait())
+        falling_idle = asyncio.ensure_future(self.run.idle.wait())
+        try:
+            await asyncio.wait([ending, falling_idle], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ending.cancel()
+            falling_idle.cancel()
+        with suppress(KernelStartError):
+            while not self.run.ended.is_set():
+                await self._replay(kernel)
+                await self._check_that_it_runs(kernel)
+                await asyncio.sleep(BEGIN_PAUSE)
+
     async def read_file(self) -> None:
         """Take what the file has."""
         entries = await asyncio.to_thread(read_journal, self._journal)
@@ -203,6 +222,8 @@ class CatchUp:
         if entry.channel == "begin":
             self._is_whole = True
             return
+        if self._held is None and entry.channel != "shell":
+            return  # it has come live
         if entry.channel == "iopub":
             self._seen.add(str(entry.message["header"].get("msg_id")))
         try:

@@ -257,7 +257,7 @@ class Executions:
     async def _finish_adopted(self, run: Run, kernel: LocalKernel) -> None:
         catch_up = CatchUp(run, self._owner.journal)
         kernel.channels.watch(run.id, catch_up.hear)
-        following = asyncio.ensure_future(catch_up.follow(kernel, self._services.store.execution))
+        following = asyncio.ensure_future(self._catch_up(catch_up, kernel))
         # What ended in time must not seem to be late because no server heard of it.
         await asyncio.wait([following], timeout=CATCH_UP_GRACE)
         # Beside the waiting: a blocked kernel answers late, a timeout must not.
@@ -271,6 +271,10 @@ class Executions:
             ending.cancel()
             following.cancel()
         await self._finish(run, kernel)
+
+    async def _catch_up(self, catch_up: CatchUp, kernel: LocalKernel) -> None:
+        await catch_up.follow(kernel, self._services.store.execution)
+        await catch_up.await_reply(kernel)
 
     async def _hear_of_last(self, newest: Execution, kernel: LocalKernel) -> None:
         """Add what threads of the last execution printed while no server lived."""

@@ -204,6 +204,35 @@ def test_what_ran_without_a_record_of_it_does_not_run_again(
 
 
 @fault("D2")
+def test_a_request_that_is_read_after_the_next_server_came_is_answered(
+    server: RawServer, place: Place
+) -> None:
+    """The kernel's reply goes to who sent the request: nobody hears it."""
+    holding = (
+        "import ctypes, threading\n"
+        "def hold():\n"
+        "    open('holding', 'w').close()\n"
+        "    ctypes.PyDLL(None).sleep(3)  # keeps the GIL\n"
+        "threading.Timer(0.2, hold).start()"
+    )
+    outcome(server, started(server, holding, "other"))
+    assert until((place.workspace / "holding").exists, HANG)
+    code = "with open('runs', 'a') as file: print('ran', file=file)\n6*7"
+    running = started(server, code, "other")
+    kill(server)
+    with serve(place) as after:
+        done = outcome(after, running)
+        runs = place.workspace / "runs"
+        ran = runs.read_text() if runs.exists() else ""
+        # A kernel may also take it from a connection that is gone, or never see it.
+        assert (done["status"], done["text"], ran) in (
+            ("completed", "42\n", "ran\n"),
+            ("cancelled", "", ""),
+        )
+        assert after.tool("run_python_code", code="1+1", session_id="other")["results"] == ["2"]
+
+
+@fault("D2")
 def test_what_ran_before_another_is_not_called_cancelled(server: RawServer, place: Place) -> None:
     first = started(server, "1", "other")
     outcome(server, first)
