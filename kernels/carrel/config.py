@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -10,8 +11,25 @@ from typing import Literal
 import platformdirs
 
 from carrel.engines.launch import OutputLimits
+from carrel.models import Limits
 
 AUTO_PRELOADS = ("numpy", "pandas", "matplotlib.pyplot")  # where the interpreter has them
+
+
+#: variables that kernels get of the server's; all others may hold a secret
+PASSED_ON = frozenset((
+    "PATH", "LANG", "LANGUAGE", "TZ", "TERM", "COLORTERM", "NO_COLOR", "USER", "LOGNAME",
+    "SHELL", "HOSTNAME", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR",
+    "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PYTHONPATH", "PYTHONHASHSEED", "PYTHONUTF8",
+    "PYTHONWARNINGS", "JAVA_HOME", "GDAL_DATA", "PROJ_LIB", "R_HOME", "http_proxy",
+    "https_proxy", "no_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
+    "ALL_PROXY", "PIP_CERT", "PIP_DEFAULT_TIMEOUT", "PIP_DISABLE_PIP_VERSION_CHECK",
+    "PIP_FIND_LINKS", "UV_SYSTEM_CERTS", "UV_FIND_LINKS", "UV_OFFLINE", "PIP_NO_INDEX",
+))  # fmt: skip
+PASSED_ON_PREFIXES = (
+    "LC_", "OMP_", "MKL_", "OPENBLAS_", "NUMEXPR_", "NUMBA_", "KMP_", "GOMP_", "BLIS_",
+    "VECLIB_", "MALLOC_", "CUDA_", "NVIDIA_", "ROCR_", "HIP_", "XLA_",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +58,18 @@ class Config:
     orphan_timeout: float = 60.0
     #: whether an orderly end leaves the kernels to the next server, too
     keep_kernels: bool = False
+    #: how sessions are kept apart; "auto": the best that a probe proves
+    isolation: Literal["auto", "process", "guard", "box"] = "auto"
+    #: whether sessions may use the network
+    network: bool = True
+    #: what sessions may read besides the system, the workspace and their own
+    allow_read: tuple[Path, ...] = ()
+    #: what sessions may change besides the workspace and their own
+    allow_write: tuple[Path, ...] = ()
+    #: variables that kernels get besides `PASSED_ON`: names, or NAME=VALUE
+    kernel_env: tuple[str, ...] = ()
+    #: how much of the machine a session may use
+    limits: Limits = field(default_factory=Limits)
     #: how much of an execution's output leaves its kernel
     output: OutputLimits = field(default_factory=OutputLimits)
 
@@ -51,15 +81,23 @@ def interpreter(python: Path) -> Path:
     return Path(found or python.expanduser()).absolute()
 
 
-def kernel_environment(directory: Path) -> dict[str, str]:
-    """Return the environment variables of a kernel and of its session's scripts."""
-    dropped = ("PYTHONDONTWRITEBYTECODE", "PYTHONHOME", "VIRTUAL_ENV")
+def kernel_environment(directory: Path, more: Iterable[str] = ()) -> dict[str, str]:
+    """Return the environment variables of a kernel and of its session's scripts.
+
+    Args:
+        directory: The session's private directory.
+        more: What is passed on besides `PASSED_ON`: names, or NAME=VALUE.
+    """
+    wanted = [item.partition("=") for item in more]
     env = {
         name: value
         for name, value in os.environ.items()
-        if name not in dropped and not name.startswith(("CARREL_", "JPY_"))
+        if name in PASSED_ON or name.startswith(PASSED_ON_PREFIXES)
     }
+    env |= {name: value if equals else os.environ.get(name, "") for name, equals, value in wanted}
     return env | {
+        "HOME": str(directory / "home"),
+        "TMPDIR": str(directory / "tmp"),
         "IPYTHONDIR": str(directory / "ipython"),
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "PYTHONIOENCODING": "utf-8",

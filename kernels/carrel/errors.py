@@ -95,6 +95,12 @@ class KernelSilentError(KernelError):
     retryable = True
 
 
+class IsolationError(CarrelError):
+    """A session can't be kept apart as it was asked for."""
+
+    code = "isolation_unavailable"
+
+
 class InstallError(CarrelError):
     """The session's environment could not be prepared."""
 

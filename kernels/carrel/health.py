@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 
 from carrel.engines.kernel import LocalKernel
+from carrel.engines.process import KernelProcess
 from carrel.errors import KernelSilentError
 from carrel.models import Activity, Health, HealthStatus, KernelState
 from carrel.session import Session
@@ -102,11 +103,11 @@ async def look(kernel: LocalKernel) -> Probe:
     loop = asyncio.get_running_loop()
     looked = loop.time()
     first, (answer, seconds), _ = await asyncio.gather(
-        asyncio.to_thread(read_tree, kernel.process.pid, memory=False),
+        asyncio.to_thread(read_tree, kernel.process, memory=False),
         _ask(kernel),
         asyncio.sleep(CPU_WINDOW),
     )
-    tree = await asyncio.to_thread(read_tree, kernel.process.pid)
+    tree = await asyncio.to_thread(read_tree, kernel.process)
     used = max(tree.cpu_time - first.cpu_time, 0.0)
     return Probe(answer, seconds, tree, used, loop.time() - looked)
 
@@ -122,10 +123,10 @@ def judge(probe: Probe, *, dead: bool) -> Activity:
     return Activity.BUSY_NATIVE if probe.cpu_used > FLAT_CPU else Activity.BLOCKED
 
 
-def read_tree(pid: int, *, memory: bool = True) -> ProcessTree:
-    """Read a process tree; a process that goes meanwhile counts for nothing."""
+def read_tree(process: KernelProcess, *, memory: bool = True) -> ProcessTree:
+    """Read a kernel's process tree; a process that goes meanwhile counts for nothing."""
     try:
-        root = psutil.Process(pid)
+        root = psutil.Process(process.leader)
         members = [root, *root.children(recursive=True)]
     except psutil.Error:
         return ProcessTree()
@@ -145,7 +146,8 @@ def _read(members: Iterable[psutil.Process], memory: bool) -> Iterable[tuple[int
             with process.oneshot():
                 times = process.cpu_times()
                 size = memory_of(process.pid) or process.memory_info().rss if memory else 0
-                yield size, times.user + times.system, process.num_threads(), process.status()
+                cpu = times.user + times.system
+                yield size, cpu, process.num_threads(), process.status()
         except psutil.Error:
             continue
 
@@ -177,6 +179,7 @@ def _report(session: Session, activity: Activity, probe: Probe | None, stack: st
     alive = kernel is not None and kernel.process.exit is None
     run = session.current
     tree = probe.tree if probe else ProcessTree()
+    walls = kernel.walls if kernel is not None and alive else session.walls
     session.peak_memory = max(session.peak_memory, tree.memory)
     return Health(
         session_id=session.id,
@@ -185,9 +188,11 @@ def _report(session: Session, activity: Activity, probe: Probe | None, stack: st
         advice=ADVICE[activity],
         responsive=probe is not None and probe.answer is not None,
         response_time=probe.seconds if probe else 0.0,
-        pid=kernel.process.pid if kernel is not None and alive else 0,
+        pid=kernel.process.leader if kernel is not None and alive else 0,
         generation=session.record.generation,
         start=kernel.process.start if kernel is not None else "",
+        isolation=walls.isolation,
+        network=walls.network,
         memory_usage=tree.memory,
         peak_memory=session.peak_memory,
         cpu_percent=100 * probe.cpu_used / probe.watched if probe and probe.watched else 0.0,

@@ -8,6 +8,7 @@ from pathlib import Path
 from carrel.config import AUTO_PRELOADS, Config, kernel_environment
 from carrel.engines.forkserver import Profile
 from carrel.engines.launch import Launch
+from carrel.engines.walls import Walls
 from carrel.environments import SessionEnvironment
 from carrel.paths import StateDirectory
 
@@ -24,6 +25,10 @@ class Launches:
     state: StateDirectory
     #: the shared folder
     workspace: Path
+    #: what stands between a session and the rest, unless it asks for more
+    walls: Walls
+    #: what the interpreter needs to read
+    reads: tuple[Path, ...]
     #: names of the private directories that were made by this service
     made: set[str] = field(default_factory=set)
 
@@ -41,12 +46,16 @@ class Launches:
             python=self.python,
             preloads=AUTO_PRELOADS if preloads is None else preloads,
             optional=preloads is None,
-            env=kernel_environment(self.state.path),
+            env=kernel_environment(self.state.path, self.config.kernel_env),
             directory=self.state.runtime,
             log_file=self.state.path / "forkserver.log",
             orphan_timeout=self.config.orphan_timeout,
             lifeline=self.lifeline,
         )
+
+    def environment(self, directory: Path) -> dict[str, str]:
+        """Return the variables of a session's kernel and scripts."""
+        return kernel_environment(directory, self.config.kernel_env)
 
     def fresh(self) -> Launch:
         """Return the launch of a kernel in a new private directory."""
@@ -59,16 +68,21 @@ class Launches:
         return name
 
     def in_directory(
-        self, directory: Path, environment: SessionEnvironment | None = None
+        self,
+        directory: Path,
+        environment: SessionEnvironment | None = None,
+        walls: Walls | None = None,
     ) -> Launch:
-        """Return the launch of a session's kernel."""
+        """Return the launch of a session's kernel; `walls` if they are its own."""
         launch = Launch(
             python=self.python,
             workspace=self.workspace,
             directory=directory,
-            env=kernel_environment(directory),
+            env=self.environment(directory),
             output=self.config.output,
             lifeline=self.lifeline,
+            walls=walls or self.walls,
+            reads=self.reads,
         )
         has_own = environment is not None and environment.exists
         return replace(launch, environment=environment.paths) if has_own and environment else launch

@@ -83,6 +83,43 @@ _OPEN_STATUSES = frozenset(
 )
 
 
+class Isolation(StrEnum):
+    """How a session is kept apart from others, from weak to strong."""
+
+    #: a process and a process group of its own; the same user
+    PROCESS = "process"
+    #: files, sockets, signals and system calls are walled off by Linux (Landlock, seccomp)
+    GUARD = "guard"
+    #: the same, and namespaces of its own for processes, network and files (bubblewrap)
+    BOX = "box"
+
+    @property
+    def strength(self) -> int:
+        """Compares levels; higher is stronger."""
+        return list(Isolation).index(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """How much of the machine a session may use; 0: no limit."""
+
+    #: bytes of memory of all its processes
+    memory: int = 0
+    #: bytes of one file
+    file_size: int = 0
+    #: open files of one process
+    open_files: int = 0
+
+    @property
+    def of_a_process(self) -> dict[str, int]:
+        """What each process is told by the system; see carrel/inside/limits.py."""
+        return {
+            "memory": self.memory,
+            "file_size": self.file_size,
+            "open_files": self.open_files,
+        }
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SessionSpec:
     """What somebody asks of a new session."""
@@ -95,6 +132,10 @@ class SessionSpec:
     tags: tuple[str, ...] = ()
     #: free key-value pairs
     metadata: dict[str, Any] = field(default_factory=dict)
+    #: a stronger isolation than the server's; None: the server's
+    isolation: Isolation | None = None
+    #: False takes the network away; None: as the server has it
+    network: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,6 +165,10 @@ class SessionRecord:
     #: whether its kernels must be fresh processes: it asked for that, or has a package in
     #: another version than the fork server
     fresh: bool = False
+    #: the stronger isolation that it asked for; None: the server's
+    isolation: Isolation | None = None
+    #: False: it asked to have no network; None: as the server has it
+    network: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,8 +187,12 @@ class KernelRecord:
     key: str
     #: who we are to it
     client_id: str
-    #: how it was started: "fork" or "spawn"
+    #: how it was started: "fork", "spawn" or "box"
     start: str
+    #: how it is kept apart
+    isolation: Isolation = Isolation.PROCESS
+    #: whether it may use the network
+    network: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -297,8 +346,12 @@ class Health:
     pid: int = 0
     #: number of this kernel in its session
     generation: int = 0
-    #: how it was started: "fork" or "spawn"; empty: there is none
+    #: how it was started: "fork", "spawn" or "box"; empty: there is none
     start: str = ""
+    #: how the kernel is kept apart; that of a session without one is how it will be
+    isolation: Isolation = Isolation.PROCESS
+    #: whether it may use the network
+    network: bool = True
     #: bytes of memory of the kernel and its children (PSS where Linux tells, else RSS)
     memory_usage: int = 0
     #: the most of it that was seen

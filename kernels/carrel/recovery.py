@@ -178,7 +178,7 @@ class Recovery:
 
     def _find_unclaimed(self, kernels: dict[str, KernelRecord]) -> set[str]:
         """Return the names of all kernels that were ever started and are no session's now."""
-        started = {path.stem for path in entries(self._state.runtime) if path.suffix == ".launch"}
+        started = {path.name for path in entries(self._state.runtime) if path.is_dir()}
         known = {name: Path(record.path).name for name, record in kernels.items()}
         return (started | {*known.values()}) - {known[name] for name in self.report.adopted}
 
@@ -189,8 +189,7 @@ class Recovery:
         garbage += [
             path
             for path in entries(self._state.runtime)
-            if path.suffix in (".json", ".launch", ".forkserver") or path.name[-2:-1] == "-"
-            if path.name.removesuffix(path.suffix).split("-")[0] not in sockets
+            if path.suffix == ".forkserver" or (path.is_dir() and path.name not in sockets)
         ]
         return garbage
 

@@ -12,6 +12,7 @@ from carrel.models import Execution, ExecutionError, ExecutionStatus, now
 from carrel.outputs import OutputFold, plain
 
 NO_REPLY = "the kernel went idle without a reply"
+HINT_CHARS = 1000  # of what a kernel says about an error
 BAD_REPLY = "the kernel's reply can't be read"
 #: what reading a message raises whose content is not what its kind says
 UNSOUND = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
@@ -39,6 +40,7 @@ class Run:
         self.missed_output = False
         #: when it ended, if that was before we heard of it
         self.ended_at: datetime | None = None
+        self._hint = ""
         self._reply: Message | None = None
         self._started = time.monotonic()
 
@@ -131,6 +133,7 @@ class Run:
             ended_at=ended_at,
             duration=duration,
             outputs=self.fold.outputs,
+            note=self.execution.note or self._hint,
             outputs_complete=self.idle.is_set() and not self.missed_output,
         )
 
@@ -152,6 +155,7 @@ class Run:
     def _report(self, reply: dict[str, Any]) -> tuple[str, ...]:
         """Take the kernel's report on the execution; return the files that it made."""
         report = reply.get("carrel") or {}
+        self._hint = str(report.get("hint", ""))[:HINT_CHARS]
         if "overflow" in report:
             self.fold.settle(report["overflow"])
         return tuple(str(file) for file in report.get("files", ()))

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from carrel.engines.kernel import LocalKernel
+from carrel.engines.walls import Walls
 from carrel.environments import SessionEnvironment
+from carrel.launches import Launches
 from carrel.paths import Workspace
 from carrel.store import Store
 
@@ -24,7 +26,7 @@ class KernelStarter(Protocol):
     """Starts the kernel of a session."""
 
     def __call__(
-        self, directory: Path, environment: SessionEnvironment, *, fresh: bool
+        self, directory: Path, environment: SessionEnvironment, walls: Walls, *, fresh: bool
     ) -> Awaitable[LocalKernel]:
         """Start it, and return it when it can run code."""
         ...
@@ -42,3 +44,5 @@ class Services:
     workspace: Workspace
     #: starts kernels
     start_kernel: KernelStarter
+    #: what the kernels are started with
+    launches: Launches

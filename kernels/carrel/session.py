@@ -6,6 +6,7 @@ What runs in it is looked after by executions.py.
 import asyncio
 import logging
 import os
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,14 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from carrel import inspection, interrupts, scripts
-from carrel.config import kernel_environment
 from carrel.crashpoints import crash_point
 from carrel.engines.kernel import LocalKernel
 from carrel.engines.process import Exit
+from carrel.engines.walls import Walls
 from carrel.engines.wire import new_id
 from carrel.environments import InstallReport, SessionEnvironment, parse_requirements
 from carrel.errors import ConflictError, KernelDeadError, KernelSilentError
 from carrel.executions import Executions
+from carrel.isolation import stronger
 from carrel.models import (
     Execution,
     ExecutionStatus,
@@ -90,6 +92,11 @@ class Session:
     def is_busy(self) -> bool:
         """Say whether anything runs or waits to, or a kernel is being started."""
         return self._starting or not self._executions.is_empty
+
+    @property
+    def walls(self) -> Walls:
+        """What stands between the session and the rest; its next kernel gets these."""
+        return stronger(self._services.launches.walls, self.record.isolation, self.record.network)
 
     @property
     def journal(self) -> Path:
@@ -324,10 +331,16 @@ class Session:
         """
         workspace = self._services.workspace
         script = scripts.find_script(workspace, path)
-        env = self.environment.variables(kernel_environment(self.directory))
+        launches = self._services.launches
+        env = self.environment.variables(launches.environment(self.directory))
         paths = [str(workspace.scripts), *filter(None, [env.get("PYTHONPATH")])]
         env["PYTHONPATH"] = os.pathsep.join(paths)
         argv = [str(self.environment.python), str(script), *args]
+        for folder in launches.in_directory(self.directory).folders:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if sys.platform == "linux":
+            writes = [workspace.root, self.directory]
+            argv = self.walls.confine(argv, cwd=workspace.root, reads=launches.reads, writes=writes)
         return await run_program(argv, env=env, cwd=workspace.root, timeout=timeout)
 
     async def stack(self) -> str:
@@ -348,7 +361,7 @@ class Session:
         self._starting = True
         try:
             kernel = await self._services.start_kernel(
-                self.directory, self.environment, fresh=self.record.fresh
+                self.directory, self.environment, self.walls, fresh=self.record.fresh
             )
         finally:
             self._starting = False

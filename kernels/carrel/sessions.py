@@ -29,6 +29,7 @@ from carrel.engines.guardians import Started
 from carrel.engines.kernel import LocalKernel
 from carrel.engines.local import LocalEngine
 from carrel.engines.pool import WarmPool
+from carrel.engines.walls import Walls
 from carrel.environments import SessionEnvironment
 from carrel.errors import (
     CarrelError,
@@ -37,6 +38,12 @@ from carrel.errors import (
     KernelStartError,
     SessionExistsError,
     SessionNotFoundError,
+)
+from carrel.isolation import (
+    Levels,
+    check_network,
+    interpreter_reads,
+    narrow,
 )
 from carrel.launches import Launches
 from carrel.models import (
@@ -85,6 +92,7 @@ class Sessions:
         self._filling: asyncio.Task[None]
         self._services: Services
         self._launches: Launches
+        self._levels = Levels(self.workspace.root)
         self._is_leaving = self.config.keep_kernels
         #: what was found of the server before, and what became of it
         self.recovered = RecoveryReport()
@@ -95,6 +103,8 @@ class Sessions:
             msg = f"there is no interpreter {self._python} to run kernels with (--python)"
             raise KernelStartError(msg)
         self.workspace.create()
+        walls = await self._levels.choose(self.config)
+        reads = await interpreter_reads(self._python)
         path = self.config.state_dir.expanduser().absolute()
         self._state = claim_state_directory(path, explicit=self.config.state_dir_named)
         try:
@@ -105,7 +115,8 @@ class Sessions:
             self._state.release(keep_runtime=True)
             raise
         crash_point("store.opened")
-        self._launches = Launches(self.config, self._python, self._state, self.workspace.root)
+        root = self.workspace.root
+        self._launches = Launches(self.config, self._python, self._state, root, walls, reads)
         mode = self.config.kernel_start
         self._engine = LocalEngine(self._state.runtime, self._launches.profile(), mode=mode)
         self._pool = WarmPool(self._engine, self.config.warm, self._launches.fresh)
@@ -116,6 +127,7 @@ class Sessions:
             spawn=self._spawn,
             workspace=self.workspace,
             start_kernel=self._start_kernel,
+            launches=self._launches,
         )
         try:
             await self._engine.find_inherited()
@@ -148,6 +160,11 @@ class Sessions:
             await self._tasks.__aexit__(None, None, None)
             await self._release()
             stopping.result()
+
+    @property
+    def walls(self) -> Walls:
+        """What stands between a session and the rest, unless it asked for more."""
+        return self._launches.walls
 
     async def _abandon_tasks(self) -> None:
         """Cancel what was spawned, as leaving the group with an error does."""
@@ -205,6 +222,7 @@ class Sessions:
             KernelStartError: Its kernel did not start; there is no session then.
         """
         check_spec(spec)
+        walls = narrow(self.walls, spec.isolation, spec.network)
         session_id = spec.id or self._free_id()
         if existing := self._sessions.get(session_id):
             if not reuse:
@@ -229,9 +247,11 @@ class Sessions:
                 tags=spec.tags,
                 metadata=spec.metadata,
                 fresh=fresh,
+                isolation=spec.isolation,
+                network=spec.network,
             )
             crash_point("create.begun")
-            warm = None if fresh else self._pool.take()
+            warm = None if fresh or walls != self.walls else self._pool.take()
             if warm is not None:
                 record = replace(record, directory=warm.launch.directory.name)
             session = self._make_session(record)
@@ -451,12 +471,14 @@ class Sessions:
         return self._tasks.create_task(work, name=name)
 
     async def _start_kernel(
-        self, directory: Path, environment: SessionEnvironment, *, fresh: bool
+        self, directory: Path, environment: SessionEnvironment, walls: Walls, *, fresh: bool
     ) -> LocalKernel:
         check_descriptors()
+        check_network(walls)
+        await self._levels.require(walls.isolation)
         self._pool.begin_start()
         try:
-            launch = self._launches.in_directory(directory, environment)
+            launch = self._launches.in_directory(directory, environment, walls)
             return await self._engine.start(launch, fresh=fresh)
         finally:
             self._pool.end_start()

@@ -29,7 +29,12 @@ def flags(command: Callable[..., Any]) -> Callable[..., Any]:
         if default not in (None, "", False) and "efault" not in text:
             text += f" Default: {shown}."
         choices = [str(choice) for choice in get_args(field.annotation)]
-        if field.annotation is bool:
+        if field.annotation == bool | None:
+            pair = f"{flag}/--no-{flag[2:]}"
+            option = click.option(pair, default=None, help=text)
+        elif field.annotation == list[Path]:
+            option = click.option(flag, multiple=True, help=text, metavar="VALUE")
+        elif field.annotation is bool:
             option = click.option(flag, is_flag=True, default=None, help=text)
         elif choices and all(isinstance(choice, str) for choice in get_args(field.annotation)):
             option = click.option(flag, type=click.Choice(choices), default=None, help=text)
@@ -44,7 +49,7 @@ def flags(command: Callable[..., Any]) -> Callable[..., Any]:
 def load(config: Path | None, given: dict[str, Any]) -> Settings:
     """Return the settings, or end with a message."""
     try:
-        return Settings.load({k: v for k, v in given.items() if v is not None}, config)
+        return Settings.load({k: v for k, v in given.items() if v not in (None, ())}, config)
     except CarrelError as error:
         raise click.ClickException(str(error)) from error
 

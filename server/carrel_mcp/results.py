@@ -52,6 +52,8 @@ class SessionInfo(BaseModel):
     uptime: float = Field(description="Seconds since its kernel started; 0 without one")
     execution_count: int = Field(description="Executions so far")
     generation: int = Field(description="Number of its kernel; each restart adds one")
+    isolation: str = Field(description="How it is kept apart: process, guard or box")
+    network: bool = Field(description="Whether it may use the network")
     current: bool = Field(description="Whether it is the caller's default session")
 
 
@@ -214,7 +216,9 @@ class KernelHealth(ToolResult):
     advice: str = Field(description="What that means and what helps")
     pid: int = Field(description="Process id; 0: none")
     generation: int = Field(description="Number of this kernel in its session")
-    start: str = Field(description="How it was started: fork or spawn; empty: there is none")
+    start: str = Field(description="How it was started: fork, spawn or box; empty: there is none")
+    isolation: str = Field(description="How it is kept apart: process, guard or box")
+    network: bool = Field(description="Whether it may use the network")
     memory_usage: int = Field(description="Bytes, with child processes")
     peak_memory: int = Field(description="The most that was seen, bytes")
     cpu_percent: float = Field(description="Of one core, over the last 0.1 s")

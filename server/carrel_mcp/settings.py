@@ -43,6 +43,11 @@ def _words(value: Any) -> Any:
     )
 
 
+def _paths(value: Any) -> Any:
+    return [p for p in value.split(os.pathsep) if p] if isinstance(value, str) else value
+
+
+Paths = Annotated[list[Path], NoDecode, BeforeValidator(_paths)]
 Words = Annotated[list[str], NoDecode, BeforeValidator(_words)]
 
 
@@ -96,6 +101,26 @@ class Settings(BaseSettings):
         default=False,
         description="Leave the kernels to the next server also when this one is told to end; only "
         "with --http.",
+    )
+    isolation: Literal["auto", "process", "guard", "box"] = Field(
+        default="auto",
+        description="How sessions are kept apart: process, guard (Landlock and seccomp), box "
+        "(bubblewrap); auto takes guard, else box, else process: the first that a probe proves.",
+    )
+    network: bool | None = Field(
+        default=None,
+        description="Whether sessions may use the network. Default: yes, with --http no.",
+    )
+    allow_read: Paths = Field(
+        default=[], description="Files and folders that sessions may read besides their own."
+    )
+    allow_write: Paths = Field(
+        default=[], description="Files and folders that sessions may change besides their own."
+    )
+    kernel_env: Words = Field(
+        default=[],
+        description="Variables of the server that kernels get too, besides harmless ones: NAME, "
+        "or NAME=VALUE.",
     )
     max_sessions: int = Field(
         default=100, ge=1, le=10_000, description="Sessions that may exist at once."
@@ -246,6 +271,11 @@ class Settings(BaseSettings):
             keep_kernels=self.keep_kernels,
             max_sessions=self.max_sessions,
             execution_timeout=self.execution_timeout or None,
+            isolation=self.isolation,
+            network=not self.http if self.network is None else self.network,
+            allow_read=tuple(path.expanduser().absolute() for path in self.allow_read),
+            allow_write=tuple(path.expanduser().absolute() for path in self.allow_write),
+            kernel_env=tuple(self.kernel_env),
             output=OutputLimits(spill_bytes=self.spill_limit),
             **given,
         )

@@ -14,6 +14,7 @@ ROWS: list[set[str]] = [
     {"models", "paths", "budget", "programs", "transcript", "descriptors"},
     {"engines", "store", "scripts"},
     {"config", "specs", "run", "environments", "images"},
+    {"isolation"},
     {"services", "launches", "adoption", "inspection", "interrupts"},
     {"late"},
     {"executions"},

@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from carrel.engines.channels import Connection
-from carrel.engines.launch import INSIDE, Launch, await_ready, ready_pipe
+from carrel.engines.launch import Launch, await_ready, ready_pipe
 from carrel.engines.process import ForkedProcess, KernelProcess
+from carrel.engines.walls import INSIDE
 from carrel.errors import KernelStartError
+from carrel.models import Isolation
 
 PACKET_BYTES = 1 << 16
 CREDENTIALS = struct.Struct("3i")  # pid, uid, gid of SO_PEERCRED
@@ -129,7 +131,7 @@ class ForkServer:
         launch_file = launch.write_files(connection, READY_FD)
         with ready_pipe() as (readable, writable):
             process = await self._ask("spawn", launch_file, writable, deadline)
-        process.start = "spawn"
+        process.start = "box" if launch.walls.isolation is Isolation.BOX else "spawn"
         await await_ready(launch, process, readable, deadline=deadline)
         return process
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from carrel.engines.forkserver import ForkServer, Inventory, Profile
-from carrel.engines.launch import INSIDE, log_tail, write_private
+from carrel.engines.launch import log_tail, write_private
+from carrel.engines.walls import INSIDE
 from carrel.errors import KernelStartError
 
 log = logging.getLogger(__name__)

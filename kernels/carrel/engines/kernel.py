@@ -1,15 +1,16 @@
 """One running kernel: its process, its channels, and what can be asked of them."""
 
 import asyncio
+import shutil
 import signal
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-from carrel.engines.channels import PORTS, Channels, Connection
+from carrel.engines.channels import Channels, Connection
 from carrel.engines.forkserver import ForkServer
 from carrel.engines.journal import Entry, parse
 from carrel.engines.process import Exit, KernelProcess, boot_id, end_strays
+from carrel.engines.walls import Walls
 from carrel.engines.wire import Message
 from carrel.errors import KernelSilentError, KernelStartError
 from carrel.models import KernelRecord
@@ -23,8 +24,12 @@ REPLAY_DEADLINE = 10.0  # seconds a kernel that answers has for a page of its jo
 class LocalKernel:
     """One running kernel: its process and its channels."""
 
-    def __init__(self, process: KernelProcess, channels: Channels, connection: Connection) -> None:
+    def __init__(
+        self, process: KernelProcess, channels: Channels, connection: Connection, walls: Walls
+    ) -> None:
         self.process = process
+        #: what it stands behind
+        self.walls = walls
         self.channels = channels
         #: the fork server that ends it when no server comes for it; None: nobody does yet
         self.guardian: ForkServer | None = None
@@ -43,6 +48,8 @@ class LocalKernel:
             key=self._connection.key,
             client_id=self._connection.client_id,
             start=self.process.start,
+            isolation=self.walls.isolation,
+            network=self.walls.network,
         )
 
     async def reconnect(self) -> None:
@@ -163,7 +170,5 @@ async def handshake(kernel: LocalKernel, deadline: float | None) -> None:
 
 def remove_files(connection: Connection) -> None:
     """Remove a kernel's sockets and files from the runtime directory."""
-    paths = [f"{connection.path}{suffix}" for suffix in (".json", ".launch")]
-    paths += [f"{connection.path}-{number}" for number in PORTS.values()]
-    for path in paths:
-        Path(path).unlink(missing_ok=True)
+    if connection.path.parent.name == connection.path.name:  # its own, as this version makes it
+        shutil.rmtree(connection.path.parent, ignore_errors=True)

@@ -12,9 +12,9 @@ from typing import Any
 
 from carrel.engines.channels import Connection
 from carrel.engines.process import KERNEL_MARK, KernelProcess
+from carrel.engines.walls import INSIDE, Walls
 from carrel.errors import KernelStartError
 
-INSIDE = Path(__file__).parents[1] / "inside" / "__main__.py"
 NEEDED_BYTES = 1 << 20  # a log, a journal, IPython's profile
 LOG_LINES = 20  # lines of the kernel's log that a failed start quotes
 
@@ -67,19 +67,33 @@ class Launch:
     journaled: bool = True
     #: FIFO that its guardians hold: the kernel ends when nobody does; None: it does not care
     lifeline: Path | None = None
+    #: what stands between it and the rest
+    walls: Walls = field(default_factory=Walls)
+    #: what has to be readable for its interpreter to run
+    reads: tuple[Path, ...] = ()
 
     @property
     def journal(self) -> Path:
         """Where the kernel keeps what it published; see carrel/inside/journal.py."""
         return self.directory / "journal.jsonl"
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """What the kernel's variables point to in its directory; see carrel/config.py."""
+        return (self.directory / "home", self.directory / "tmp")
+
     def config(self, connection_file: Path, ready_fd: int) -> dict[str, Any]:
         """Return what the launcher reads."""
         environment = self.environment
+        plan = self.walls.plan(
+            reads=[*self.reads, INSIDE.parent],
+            writes=[self.workspace, self.directory, connection_file.parent],
+        )
         return {
             "connection_file": str(connection_file),
             "ready_fd": ready_fd,
-            "python": str(self.python),
+            "command": self.command(connection_file.with_suffix(".launch"), plan),
+            "walls": plan,
             "lifeline": str(self.lifeline or ""),
             "cwd": str(self.workspace),
             "workspace": str(self.workspace),
@@ -102,6 +116,11 @@ class Launch:
             },
         }
 
+    def command(self, launch_file: Path, plan: dict[str, Any]) -> list[str]:
+        """Return how the launcher is started as a fresh process."""
+        argv = [str(self.python), "-P", str(INSIDE), "kernel", str(launch_file)]
+        return self.walls.command(argv, plan, self.workspace, self.lifeline)
+
     def environment_of(self, connection_file: Path) -> dict[str, str]:
         """Return the kernel's variables, with the mark by which all it starts can be found."""
         return self.env | {KERNEL_MARK: connection_file.stem}
@@ -115,7 +134,8 @@ class Launch:
     def write_file(self, connection_file: Path, ready_fd: int) -> Path:
         """Write the launch file for a connection file that is there; return its path."""
         try:
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (self.directory, *self.folders):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             msg = (
                 f"can't make {self.directory}: {error.strerror}.{full_disk(self.directory.parent)}"

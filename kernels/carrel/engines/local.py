@@ -31,9 +31,10 @@ from carrel.engines.process import (
     kill_family,
 )
 from carrel.engines.spawn import spawn
+from carrel.engines.walls import Walls
 from carrel.engines.wire import new_id
 from carrel.errors import CarrelError, KernelSilentError, KernelStartError
-from carrel.models import KernelRecord
+from carrel.models import Isolation, KernelRecord
 from carrel.paths import private_directory, process_start
 
 log = logging.getLogger(__name__)
@@ -110,7 +111,8 @@ class LocalEngine:
         except BaseException:
             remove_files(connection)
             raise
-        kernel = LocalKernel(process, Channels(self._context, connection), connection)
+        channels = Channels(self._context, connection)
+        kernel = LocalKernel(process, channels, connection, launch.walls)
         kernel.guardian = guardian
         try:
             await handshake(kernel, deadline)
@@ -258,7 +260,8 @@ class LocalEngine:
         self, process: KernelProcess, guardian: ForkServer, record: KernelRecord
     ) -> LocalKernel:
         connection = Connection(path=Path(record.path), key=record.key, client_id=record.client_id)
-        kernel = LocalKernel(process, Channels(self._context, connection), connection)
+        walls = Walls(isolation=record.isolation, network=record.network)
+        kernel = LocalKernel(process, Channels(self._context, connection), connection, walls)
         kernel.guardian = guardian
         self._kernels.append(kernel)
         process.on_exit(lambda _: self._retire(guardian))
@@ -279,7 +282,8 @@ class LocalEngine:
             log.warning("a forked kernel did not start: %s", error)
             remove_files(connection)
             return False
-        kernel = LocalKernel(process, Channels(self._context, connection), connection)
+        channels = Channels(self._context, connection)
+        kernel = LocalKernel(process, channels, connection, probe.walls)
         try:
             await handshake(kernel, TEST_DEADLINE)
             content = {"code": "1 + 1", "silent": True, "stop_on_error": False}
@@ -294,8 +298,10 @@ class LocalEngine:
             kernel.release()
 
     def _new_connection(self) -> Connection:
+        """Make a directory for the sockets of one kernel, which no other can reach."""
+        name = secrets.token_hex(4)
         return Connection(
-            path=self._runtime / secrets.token_hex(4),
+            path=private_directory(self._runtime / name) / name,
             key=secrets.token_hex(32),
             client_id=new_id(),
         )
@@ -342,13 +348,15 @@ class LocalEngine:
         # A fork server that died is replaced; one that is still starting is not waited for
         # unless nothing else is allowed: a spawned kernel is there sooner.
         died = self._server is not None and self._server.is_closed
-        if died or (self._mode == "fork" and not fresh):
+        # A box is made around a fresh process only.
+        must_spawn = fresh or launch.walls.isolation is Isolation.BOX
+        if died or (self._mode == "fork" and not must_spawn):
             await self.ensure_fork_server(launch)
         for _ in range(2):
             server = self._server
             if server is None or server.is_closed:
                 break
-            start = server.spawn if fresh or self._level == GUARDIAN else server.fork
+            start = server.spawn if must_spawn or self._level == GUARDIAN else server.fork
             try:
                 return await start(launch, connection, deadline=deadline), server
             except KernelStartError:

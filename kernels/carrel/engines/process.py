@@ -18,6 +18,7 @@ from carrel.paths import process_start
 #: variable that names the kernel, in everything that it starts
 KERNEL_MARK = "_CARREL_KERNEL"
 FAMILY_DEADLINE = 0.5  # seconds for killed descendants to be gone; zombies may stay longer
+SIGNALLED = 128  # exit code of bubblewrap, less the signal that ended what was in the box
 CODE_DEADLINE = 1.0  # seconds the fork server has to tell how its child ended
 
 
@@ -67,6 +68,13 @@ def end_strays(kernels: Collection[str]) -> int:
     return found
 
 
+def children(pid: int) -> list[int]:
+    """Return the pids of the children of a process's main thread."""
+    with suppress(OSError):
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
 def kill_family(pid: int) -> list[psutil.Process]:
     """Kill a process and all that descends from it, without waiting; return them."""
     members: list[psutil.Process] = []
@@ -86,7 +94,7 @@ class KernelProcess:
     where the system has none, by a thread that waits.
     """
 
-    #: how it was started: "fork" or "spawn"
+    #: how it was started: "fork", "spawn" or "box"
     start = "spawn"
     #: whether the fork server inherits, and ends, what it leaves behind
     has_heir = False
@@ -99,6 +107,7 @@ class KernelProcess:
         self._ended: asyncio.Future[Exit] = self._loop.create_future()
         self._listeners: list[Callable[[Exit], None]] = []
         self._pidfd = -1
+        self._leader = 0
 
     @property
     def age(self) -> float:
@@ -111,6 +120,17 @@ class KernelProcess:
     def exit(self) -> Exit | None:
         """How it ended; None while it lives."""
         return self._ended.result() if self._ended.done() else None
+
+    @property
+    def leader(self) -> int:
+        """The pid of the kernel proper; in a box that is not the process that was started."""
+        if self.start != "box":
+            return self.pid
+        if not self._leader:
+            # bubblewrap waits outside, its other half is the box's pid 1, whose child it is.
+            for first in children(self.pid):
+                self._leader = next(iter(children(first)), 0)
+        return self._leader or self.pid
 
     def on_exit(self, listener: Callable[[Exit], None]) -> None:
         """Call `listener` when it has ended; soon, if it has."""
@@ -126,15 +146,20 @@ class KernelProcess:
 
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal to the whole process group, if the kernel lives."""
-        if not self._ended.done():
-            with suppress(ProcessLookupError):
+        if self._ended.done():
+            return
+        with suppress(ProcessLookupError):
+            if self.start == "box":
+                # In there bubblewrap's own half takes note of nothing but SIGKILL.
+                os.killpg(os.getpgid(self.leader), number)
+            if self.start != "box" or number is signal.SIGKILL:
                 os.killpg(self.pid, number)
 
     def send_signal_to_kernel(self, number: signal.Signals) -> None:
         """Send a signal to the kernel alone, if it lives."""
         if not self._ended.done():
             with suppress(ProcessLookupError):
-                os.kill(self.pid, number)
+                os.kill(self.leader, number)
 
     async def kill(self, family: Sequence[psutil.Process] = ()) -> Exit:
         """Kill it and all its descendants, and wait until it is gone.
@@ -184,6 +209,8 @@ class KernelProcess:
 
     def _set_exit(self, code: int | None) -> None:
         self._unwatch()
+        if self.start == "box" and code is not None and code > SIGNALLED:
+            code = SIGNALLED - code
         if not self._ended.done():
             self._ended.set_result(Exit(code))
             for listener in self._listeners:

@@ -1,12 +1,14 @@
 """Start a kernel as a fresh process of the launcher in carrel/inside."""
 
+import json
 import os
 import subprocess
 
 from carrel.engines.channels import Connection
-from carrel.engines.launch import INSIDE, Launch, await_ready, ready_pipe
+from carrel.engines.launch import Launch, await_ready, ready_pipe
 from carrel.engines.process import KernelProcess, SpawnedProcess
 from carrel.errors import KernelStartError
+from carrel.models import Isolation
 
 
 async def spawn(launch: Launch, connection: Connection, *, deadline: float) -> KernelProcess:
@@ -32,7 +34,7 @@ def _start(launch: Launch, connection: Connection, ready_fd: int) -> KernelProce
     log_fd = os.open(launch.directory / "kernel.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
         popen = subprocess.Popen(
-            [str(launch.python), "-P", str(INSIDE), "kernel", str(launch_file)],
+            json.loads(launch_file.read_text(encoding="utf-8"))["command"],
             cwd=launch.workspace,
             env=launch.environment_of(launch_file),
             stdin=subprocess.DEVNULL,
@@ -46,4 +48,6 @@ def _start(launch: Launch, connection: Connection, ready_fd: int) -> KernelProce
         raise KernelStartError(msg) from error
     finally:
         os.close(log_fd)
-    return SpawnedProcess(popen)
+    process = SpawnedProcess(popen)
+    process.start = "box" if launch.walls.isolation is Isolation.BOX else "spawn"
+    return process

@@ -1,4 +1,4 @@
-"""``python -P .../inside/__main__.py kernel|forkserver FILE``: become one or the other.
+"""``python -P .../inside/__main__.py kernel|forkserver FILE``, or ``confined PLAN ...``.
 
 Makes this folder importable as ``carrel_inside`` without touching ``sys.path``, so that a
 cell's ``import helper`` never finds a file of ours, then hands over.
@@ -10,7 +10,7 @@ import os
 import sys
 
 PACKAGE = "carrel_inside"
-PROGRAMS = {"kernel": "launcher", "forkserver": "forkserver"}
+PROGRAMS = {"kernel": "launcher", "forkserver": "forkserver", "confined": "confined"}
 
 
 def mount_package() -> None:
@@ -27,4 +27,4 @@ def mount_package() -> None:
 
 if __name__ == "__main__":
     mount_package()
-    importlib.import_module(f"{PACKAGE}.{PROGRAMS[sys.argv[1]]}").main(sys.argv[2])
+    importlib.import_module(f"{PACKAGE}.{PROGRAMS[sys.argv[1]]}").main(*sys.argv[2:])

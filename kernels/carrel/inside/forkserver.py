@@ -259,7 +259,7 @@ class ForkServer:
         try:
             with open(request["launch"], encoding="utf-8") as file:
                 launch = json.load(file)
-            pid = spawn(launch, request["launch"], ready_fd)
+            pid = spawn(launch, ready_fd)
         except OSError as error:
             self._refuse(client, request, ready_fd, error)
             return

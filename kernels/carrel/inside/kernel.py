@@ -36,6 +36,7 @@ from traitlets import Dict, Type
 from traitlets.config import Config
 
 from . import streams
+from .guard import Walls
 from .helper import Helper, type_name
 from .touched import Touched
 
@@ -80,6 +81,8 @@ class Shell(ZMQInteractiveShell):  # type: ignore[misc]  # ipykernel has no type
     display_pub_class = Type(streams.DisplayPublisher)
     #: what could not be shown of the value that is being shown; None: nothing is
     format_failures: list[str] | None = None
+    #: what the cell that ran last raised
+    last_error: BaseException | None = None
 
     def init_display_formatter(self) -> None:
         """Show values our way."""
@@ -89,6 +92,7 @@ class Shell(ZMQInteractiveShell):  # type: ignore[misc]  # ipykernel has no type
     def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
         """Note what IPython tells of a value that it can't show; print anything else."""
         if self.format_failures is None:
+            self.last_error = exc_tuple[1] if exc_tuple else sys.exc_info()[1]
             super().showtraceback(exc_tuple, *args, **kwargs)
             return
         error = exc_tuple[1] if exc_tuple else sys.exc_info()[1]
@@ -146,6 +150,7 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
         self.session.check_pid = False  # what a forked child shows, our publisher takes care of
         self.standard_streams = (sys.stdout, sys.stderr)
         launch = self.parent.launch
+        self.walls = Walls(launch["walls"])
         self.touched = Touched(launch["workspace"], launch["touched_file"])
 
     def pre_handler_hook(self) -> None:
@@ -167,6 +172,7 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
         signal.signal(signal.SIGINT, self.on_interrupt)
         self.journal.begin(parent["msg_id"])
         self.touched.begin()
+        self.shell.last_error = None
         self.user_code = streams.shared.in_user_code = True
         pid, reply = os.getpid(), {}
         try:
@@ -266,6 +272,8 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
         budget = streams.shared.budgets.of(parent)
         if budget.overflowed:
             report["overflow"] = budget.summary()
+        if hint := self.walls.explain(self.shell.last_error):
+            report["hint"] = hint
         return report
 
     def raw_input(self, prompt: str = "") -> str:

@@ -21,6 +21,8 @@ import traceback
 from types import ModuleType
 from typing import Any
 
+from . import guard, limits
+
 LOG_BYTES = 1 << 20  # size of a kernel's own log, which is turned over once
 PR_SET_CHILD_SUBREAPER = 36
 F_SETSIG = 10  # Linux; the fcntl module has no name for it
@@ -54,8 +56,14 @@ def run(launch: dict[str, Any], ready_fd: int) -> None:
     try:
         os.makedirs(launch["cwd"], exist_ok=True)  # a cell may have removed it
         os.chdir(launch["cwd"])
+        plan = launch["walls"]
+        walls = guard.Walls(plan)
+        limits.enter(plan["limits"])
+        walls.enter()  # from here on no thread of ours is outside of them
         prepare(with_shell=True)
         app = resume(launch)
+        walls.close_sockets()
+        walls.check()
     except BaseException:
         # stderr may be a stream to nobody by now; the server quotes this file.
         with open(launch["log_file"], "a", encoding="utf-8") as log:

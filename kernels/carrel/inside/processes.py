@@ -8,13 +8,12 @@ from typing import Any
 READY_FD = 3  # descriptor at which a spawned kernel finds its ready pipe
 
 
-def spawn(launch: dict[str, Any], launch_file: str, ready_fd: int) -> int:
+def spawn(launch: dict[str, Any], ready_fd: int) -> int:
     """Start the launcher as a fresh process and return its pid.
 
     Raises:
         OSError: It can't be started.
     """
-    here = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__main__.py")
     log_flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     actions: list[Any] = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
@@ -22,8 +21,8 @@ def spawn(launch: dict[str, Any], launch_file: str, ready_fd: int) -> int:
         (os.POSIX_SPAWN_DUP2, 1, 2),
         (os.POSIX_SPAWN_DUP2, ready_fd, READY_FD),
     ]
-    argv = [launch["python"], "-P", here, "kernel", launch_file]
-    return os.posix_spawn(launch["python"], argv, launch["env"], file_actions=actions, setsid=True)
+    argv = launch["command"]
+    return os.posix_spawn(argv[0], argv, launch["env"], file_actions=actions, setsid=True)
 
 
 def start_time(pid: int) -> int:

@@ -1,8 +1,8 @@
 -- name: save_session
 INSERT INTO sessions (id, description, tags, metadata, status, created_at, last_activity_at,
-                      generation, execution_count, directory, fresh)
+                      generation, execution_count, directory, fresh, isolation, network)
 VALUES (:id, :description, :tags, :metadata, :status, :created_at, :last_activity_at,
-        :generation, :execution_count, :directory, :fresh)
+        :generation, :execution_count, :directory, :fresh, :isolation, :network)
 ON CONFLICT (id) DO UPDATE
 SET description = excluded.description, tags = excluded.tags, metadata = excluded.metadata,
     status = excluded.status, last_activity_at = excluded.last_activity_at,
@@ -16,8 +16,10 @@ UPDATE sessions SET deleting = 1 WHERE id = :id;
 SELECT * FROM sessions WHERE deleting;
 
 -- name: save_kernel
-INSERT OR REPLACE INTO kernels (session_id, pid, started, boot, path, key, client_id, start)
-VALUES (:session_id, :pid, :started, :boot, :path, :key, :client_id, :start);
+INSERT OR REPLACE INTO kernels (session_id, pid, started, boot, path, key, client_id, start,
+                                isolation, network)
+VALUES (:session_id, :pid, :started, :boot, :path, :key, :client_id, :start,
+        :isolation, :network);
 
 -- name: forget_kernel
 DELETE FROM kernels WHERE session_id = :id;

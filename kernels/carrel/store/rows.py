@@ -10,6 +10,7 @@ from carrel.models import (
     Execution,
     ExecutionError,
     ExecutionStatus,
+    Isolation,
     KernelRecord,
     SessionRecord,
     SessionStatus,
@@ -43,6 +44,8 @@ def session_row(record: SessionRecord) -> Row:
         "execution_count": record.execution_count,
         "directory": record.directory,
         "fresh": int(record.fresh),
+        "isolation": record.isolation or "",
+        "network": record.network,
     }
 
 
@@ -53,7 +56,9 @@ def kernel_row(session_id: str, record: KernelRecord) -> Row:
 
 def kernel_record(row: sqlite3.Row) -> KernelRecord:
     """Return the kernel in a row."""
-    return KernelRecord(**{name: row[name] for name in KernelRecord.__slots__})
+    values = {name: row[name] for name in KernelRecord.__slots__}
+    values |= {"isolation": Isolation(row["isolation"]), "network": bool(row["network"])}
+    return KernelRecord(**values)
 
 
 def session_record(row: sqlite3.Row) -> SessionRecord:
@@ -72,6 +77,8 @@ def session_record(row: sqlite3.Row) -> SessionRecord:
         execution_count=row["execution_count"],
         directory=row["directory"],
         fresh=bool(row["fresh"]),
+        isolation=Isolation(row["isolation"]) if row["isolation"] else None,
+        network=None if row["network"] is None else bool(row["network"]),
     )
 
 

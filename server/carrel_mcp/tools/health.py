@@ -61,6 +61,8 @@ async def get_kernel_health(
         pid=found.pid,
         generation=found.generation,
         start=found.start,
+        isolation=found.isolation.value,
+        network=found.network,
         memory_usage=found.memory_usage,
         peak_memory=found.peak_memory,
         cpu_percent=round(found.cpu_percent, 1),

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from carrel import Session, SessionSpec, SessionStatus
+from carrel import Isolation, Session, SessionSpec, SessionStatus
 from carrel_mcp.callers import caller_of
 from carrel_mcp.context import App, Ctx, Declaration, app_of, tool
 from carrel_mcp.results import (
@@ -32,6 +32,8 @@ def info(app: App, caller: str, session: Session) -> SessionInfo:
         uptime=round(session.uptime, 3) if alive else 0.0,
         execution_count=record.execution_count,
         generation=record.generation,
+        isolation=session.walls.isolation.value,
+        network=session.walls.network,
         current=app.sessions.current_id(caller) == session.id,
     )
 
@@ -52,6 +54,10 @@ async def create_session(
     fresh: Annotated[
         bool, Field(description="A fresh process instead of a fork: slower, own hash seed")
     ] = False,
+    isolation: Annotated[
+        Isolation | None, Field(description="A stronger isolation than the server's")
+    ] = None,
+    network: Annotated[bool | None, Field(description="false: no network for it")] = None,
 ) -> Annotated[CallToolResult, CreatedSession]:
     """Create an isolated Python session: its own kernel process, variables and packages.
 
@@ -62,7 +68,12 @@ async def create_session(
     """
     app = app_of(ctx)
     spec = SessionSpec(
-        id=session_id, description=description, tags=tuple(tags or ()), metadata=metadata or {}
+        id=session_id,
+        description=description,
+        tags=tuple(tags or ()),
+        metadata=metadata or {},
+        isolation=isolation,
+        network=network,
     )
     existed = session_id in {session.id for session in app.sessions.list()}
     session = await app.sessions.create(spec, reuse=if_exists == "reuse", fresh=fresh)
@@ -75,7 +86,8 @@ async def create_session(
     )
     return result.answer(
         f"Session '{session.id}' {'is there' if existed else 'created'}, its kernel is ready. "
-        f"Workspace: {result.workspace}"
+        f"Workspace: {result.workspace}. Isolation: {result.session.isolation}, network "
+        f"{'on' if result.session.network else 'off'}."
     )
 
 
