@@ -24,6 +24,11 @@ KERNEL_START: Literal["fork", "spawn"] = (
     "spawn" if os.environ.get("CARRELTEST_START") == "spawn" else "fork"
 )
 
+#: how their sessions are kept apart; scripts/test runs them at the default and in boxes
+ISOLATION: Literal["auto", "box"] = (
+    "box" if os.environ.get("CARRELTEST_ISOLATION") == "box" else "auto"
+)
+
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
@@ -35,6 +40,7 @@ def config(tmp_path: Path) -> Config:
         kernel_start=KERNEL_START,
         warm=1,
         preloads=(),
+        isolation=ISOLATION,
     )
 
 

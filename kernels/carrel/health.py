@@ -193,6 +193,7 @@ def _report(session: Session, activity: Activity, probe: Probe | None, stack: st
         start=kernel.process.start if kernel is not None else "",
         isolation=walls.isolation,
         network=walls.network,
+        limits=session.walls.limits,
         memory_usage=tree.memory,
         peak_memory=session.peak_memory,
         cpu_percent=100 * probe.cpu_used / probe.watched if probe and probe.watched else 0.0,
@@ -203,6 +204,6 @@ def _report(session: Session, activity: Activity, probe: Probe | None, stack: st
         execution_count=session.record.execution_count,
         execution_id=run.id if run else "",
         running_for=run.elapsed if run else 0.0,
-        cause=session.death if activity is Activity.DEAD else "",
+        cause=session.death if activity is Activity.DEAD else session.stopped_why,
         stack=stack,
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 from carrel.config import Config
 from carrel.engines.walls import Walls, links, own_paths
 from carrel.errors import ConflictError, IsolationError
-from carrel.models import Isolation
+from carrel.models import Isolation, SessionRecord, SessionSpec
 from carrel.programs import run_program
 
 log = logging.getLogger(__name__)
@@ -139,17 +139,17 @@ class Levels:
         return Isolation.PROCESS
 
 
-def narrow(walls: Walls, isolation: Isolation | None, network: bool | None) -> Walls:
+def narrow(walls: Walls, wanted: SessionSpec) -> Walls:
     """Return walls with less freedom.
 
     Args:
         walls: Those of the server.
-        isolation: A level at least as strong; None: as it is.
-        network: Whether the network is on; None: as it is.
+        wanted: What a new session asks for.
 
     Raises:
         ConflictError: That would be more freedom than the server gives.
     """
+    isolation, network = wanted.isolation, wanted.network
     if isolation is not None and isolation.strength < walls.isolation.strength:
         msg = (
             f"this server isolates sessions at level '{walls.isolation}'; a session can ask for "
@@ -159,16 +159,27 @@ def narrow(walls: Walls, isolation: Isolation | None, network: bool | None) -> W
     if network and not walls.network:
         msg = "the network is off on this server; its option --network turns it on"
         raise ConflictError(msg)
-    narrowed = stronger(walls, isolation, network)
+    for name, value in wanted.limits.items():
+        own = getattr(walls.limits, name)
+        if value < 0 or (own and value > own):
+            msg = f"{name} can be lowered only: it is {own:g} on this server, not {value:g}"
+            raise ConflictError(msg)
+    narrowed = stronger(walls, wanted)
     check_network(narrowed)
     return narrowed
 
 
-def stronger(walls: Walls, isolation: Isolation | None, network: bool | None) -> Walls:
+def stronger(walls: Walls, wanted: SessionSpec | SessionRecord) -> Walls:
     """Return walls that are at least as strong as both those of a server and what was asked for."""
+    isolation = wanted.isolation
     if isolation is None or isolation.strength < walls.isolation.strength:
         isolation = walls.isolation
-    return replace(walls, isolation=isolation, network=walls.network and network is not False)
+    return replace(
+        walls,
+        isolation=isolation,
+        network=walls.network and wanted.network is not False,
+        limits=walls.limits.narrowed(wanted.limits),
+    )
 
 
 def check_network(walls: Walls) -> None:

@@ -3,7 +3,7 @@
 All frozen: a change is a new value. Times are aware UTC datetimes, durations seconds.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -109,6 +109,28 @@ class Limits:
     file_size: int = 0
     #: open files of one process
     open_files: int = 0
+    #: processes at once
+    processes: int = 0
+    #: seconds of processor time of one execution
+    cpu_seconds: float = 0.0
+    #: seconds without an execution after which the kernel is stopped
+    idle_seconds: float = 0.0
+    #: bytes of the workspace, which all sessions share
+    workspace: int = 0
+
+    @property
+    def are_watched(self) -> bool:
+        """Say whether any needs looking at what the session uses."""
+        return bool(self.memory or self.processes or self.cpu_seconds or self.workspace)
+
+    def narrowed(self, wanted: dict[str, float]) -> "Limits":
+        """Return these limits with some lowered; what would be more stays as it is."""
+        lower: dict[str, Any] = {
+            name: value if not (own := getattr(self, name)) else min(own, value)
+            for name, value in wanted.items()
+            if value
+        }
+        return replace(self, **lower)
 
     @property
     def of_a_process(self) -> dict[str, int]:
@@ -136,6 +158,8 @@ class SessionSpec:
     isolation: Isolation | None = None
     #: False takes the network away; None: as the server has it
     network: bool | None = None
+    #: names of `Limits` -> lower ones than the server's
+    limits: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -169,6 +193,8 @@ class SessionRecord:
     isolation: Isolation | None = None
     #: False: it asked to have no network; None: as the server has it
     network: bool | None = None
+    #: names of `Limits` -> what it asked for
+    limits: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -352,6 +378,8 @@ class Health:
     isolation: Isolation = Isolation.PROCESS
     #: whether it may use the network
     network: bool = True
+    #: how much of the machine it may use
+    limits: Limits = field(default_factory=Limits)
     #: bytes of memory of the kernel and its children (PSS where Linux tells, else RSS)
     memory_usage: int = 0
     #: the most of it that was seen

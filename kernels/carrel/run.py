@@ -36,6 +36,8 @@ class Run:
         self.done = asyncio.Event()
         #: what an error reply means because somebody asked for it
         self.stop_as: ExecutionStatus | None = None
+        #: what that was for, if nobody asked but a limit
+        self.stopped_why = ""
         #: something that it emitted is known to be gone
         self.missed_output = False
         #: when it ended, if that was before we heard of it
@@ -133,7 +135,7 @@ class Run:
             ended_at=ended_at,
             duration=duration,
             outputs=self.fold.outputs,
-            note=self.execution.note or self._hint,
+            note=self.stopped_why or self.execution.note or self._hint,
             outputs_complete=self.idle.is_set() and not self.missed_output,
         )
 

@@ -42,6 +42,7 @@ from carrel.services import Services
 log = logging.getLogger(__name__)
 
 DEFAULT = "default"  # the session that is always there
+IDLE_STOP_GRACE = 0.5  # seconds an unused kernel has for its exit handlers
 NEWEST_BYTES = 2000  # read from the end of a spill file for its last line
 
 
@@ -61,6 +62,8 @@ class Session:
         self.kernel: LocalKernel | None = None
         #: why the kernel is dead; empty while it is not
         self.death = ""
+        #: why there is no kernel although there was one
+        self.stopped_why = ""
         #: whether the store knows it
         self.is_stored = False
         #: most memory seen of this kernel's process tree, bytes
@@ -89,6 +92,12 @@ class Session:
         return time.monotonic() - self._active_since
 
     @property
+    def is_unused(self) -> bool:
+        """Say whether its kernel has run nothing for longer than it may."""
+        limit = self.walls.limits.idle_seconds
+        return bool(limit) and not self.is_busy and self.idle_seconds > limit
+
+    @property
     def is_busy(self) -> bool:
         """Say whether anything runs or waits to, or a kernel is being started."""
         return self._starting or not self._executions.is_empty
@@ -96,7 +105,7 @@ class Session:
     @property
     def walls(self) -> Walls:
         """What stands between the session and the rest; its next kernel gets these."""
-        return stronger(self._services.launches.walls, self.record.isolation, self.record.network)
+        return stronger(self._services.launches.walls, self.record)
 
     @property
     def journal(self) -> Path:
@@ -197,6 +206,8 @@ class Session:
         if self.record.status is not SessionStatus.ACTIVE:
             msg = f"session '{self.id}' is {self.record.status}; only an active one runs code"
             raise ConflictError(msg)
+        self.touch()  # from here on it is in use
+        lost, self.stopped_why = self.stopped_why, ""
         await self.ensure_kernel()
         run = Run(
             Execution(
@@ -206,6 +217,7 @@ class Session:
                 generation=self.record.generation,
                 code=code,
                 timeout=timeout,
+                note=lost,
             )
         )
         self.record = replace(self.record, execution_count=run.execution.index)
@@ -247,6 +259,30 @@ class Session:
             responsive=await interrupts.answers(self.kernel),
             stack=stack,
         )
+
+    async def kill(self, why: str) -> None:
+        """End the kernel at once; what runs ends as died, with this cause."""
+        if self.kernel is not None and self.kernel.process.exit is None:
+            self.death = self.death or why
+            await self.kernel.process.kill()
+
+    async def stop_execution(self, run: Run) -> None:
+        """Interrupt an execution that met a limit, whose `stop_as` says so."""
+        await interrupts.signal_until_ended(self.kernel, run)
+
+    async def stop_if_unused(self) -> None:
+        """End a kernel that has run nothing for long; the next execution gets a new one."""
+        async with self._kernel_lock:
+            if not self.is_unused or self.kernel is None:
+                return  # somebody came
+            idle = self.idle_seconds
+            await self._services.store.forget_kernel(self.id)
+            await self._stop_kernel("it was not used", grace=IDLE_STOP_GRACE)
+            self.death = ""
+            self.stopped_why = (
+                f"its kernel was stopped after {idle:.0f} s without use, its variables are "
+                "gone; a new one starts with the next execution"
+            )
 
     async def restart(self, why: str = "the kernel was restarted") -> None:
         """Replace the kernel by a new one, from whatever state; variables are gone.

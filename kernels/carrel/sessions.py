@@ -62,6 +62,7 @@ from carrel.services import Services
 from carrel.session import DEFAULT, Session
 from carrel.specs import check_code, check_room, check_spec
 from carrel.store import Store
+from carrel.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +91,7 @@ class Sessions:
         self._engine: LocalEngine
         self._pool: WarmPool
         self._filling: asyncio.Task[None]
+        self._watching: asyncio.Task[None]
         self._services: Services
         self._launches: Launches
         self._levels = Levels(self.workspace.root)
@@ -142,6 +144,8 @@ class Sessions:
                 await self._release()
             raise
         self._filling = self._spawn(self._pool.run(), name="warm pool")
+        watch = Supervisor(lambda: list(self._sessions.values()), self.workspace, self._spawn)
+        self._watching = self._spawn(watch.run(), name="supervisor")
         return self
 
     async def __aexit__(
@@ -222,7 +226,7 @@ class Sessions:
             KernelStartError: Its kernel did not start; there is no session then.
         """
         check_spec(spec)
-        walls = narrow(self.walls, spec.isolation, spec.network)
+        walls = narrow(self.walls, spec)
         session_id = spec.id or self._free_id()
         if existing := self._sessions.get(session_id):
             if not reuse:
@@ -249,6 +253,7 @@ class Sessions:
                 fresh=fresh,
                 isolation=spec.isolation,
                 network=spec.network,
+                limits=spec.limits,
             )
             crash_point("create.begun")
             warm = None if fresh or walls != self.walls else self._pool.take()
@@ -540,7 +545,8 @@ class Sessions:
         if self._is_leaving:
             await self._find_guardian()
         self._filling.cancel()
-        await asyncio.wait([self._filling])
+        self._watching.cancel()
+        await asyncio.wait([self._filling, self._watching])
         sessions = self._sessions.values()
         if self._is_leaving:
             ends = [session.leave() for session in sessions]

@@ -219,6 +219,7 @@ class KernelHealth(ToolResult):
     start: str = Field(description="How it was started: fork, spawn or box; empty: there is none")
     isolation: str = Field(description="How it is kept apart: process, guard or box")
     network: bool = Field(description="Whether it may use the network")
+    limits: dict[str, float] = Field(description="memory (bytes), processes, ...; 0: none")
     memory_usage: int = Field(description="Bytes, with child processes")
     peak_memory: int = Field(description="The most that was seen, bytes")
     cpu_percent: float = Field(description="Of one core, over the last 0.1 s")

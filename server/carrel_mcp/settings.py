@@ -19,11 +19,13 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from carrel import Config, OutputLimits, crashpoints
+from carrel import Config, Limits, OutputLimits, crashpoints
 from carrel.config import AUTO_PRELOADS
 from carrel.errors import CarrelError
 
 PREFIX = "CARREL_"
+SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", re.IGNORECASE)
+SIZE_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 ENDPOINT = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9_.-]+):(\d{1,5})")
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 TOOLSETS = ("core", "control")
@@ -48,6 +50,25 @@ def _paths(value: Any) -> Any:
 
 
 Paths = Annotated[list[Path], NoDecode, BeforeValidator(_paths)]
+
+
+def _bytes(value: Any) -> Any:
+    """Return a number of bytes that may be written as 500M or 2G."""
+    match = SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        if isinstance(value, str):
+            raise ValueError("write a number of bytes, like 2000000, 500M or 2G")
+        return value
+    return round(float(match[1]) * SIZE_UNITS[match[2].upper()])
+
+
+def default_memory() -> int:
+    """Return the bytes that a session may use when nobody says."""
+    pages = os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+    return pages * os.sysconf("SC_PAGE_SIZE") * 3 // 4 if pages else 0
+
+
+Size = Annotated[int, BeforeValidator(_bytes)]
 Words = Annotated[list[str], NoDecode, BeforeValidator(_words)]
 
 
@@ -121,6 +142,38 @@ class Settings(BaseSettings):
         default=[],
         description="Variables of the server that kernels get too, besides harmless ones: NAME, "
         "or NAME=VALUE.",
+    )
+    memory_limit: Size = Field(
+        default=-1,
+        description="Memory of one session with all its processes, like 2G; 0: no limit. Default: "
+        "three quarters of the machine's.",
+    )
+    process_limit: int = Field(
+        default=1000, ge=0, description="Processes of one session at once; 0: no limit."
+    )
+    file_size_limit: Size = Field(
+        default=0, description="Size of a file that a session writes, like 2G; 0: no limit."
+    )
+    open_files_limit: int = Field(
+        default=0, ge=0, description="Open files of one process of a session; 0: the server's."
+    )
+    cpu_limit: float = Field(
+        default=0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds of processor time of one execution; 0: no limit.",
+    )
+    idle_timeout: float = Field(
+        default=0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds without an execution after which a session's kernel is stopped; the "
+        "session stays. 0: never.",
+    )
+    workspace_limit: Size = Field(
+        default=0,
+        description="Size of the workspace, like 20G; what runs beyond it is interrupted. "
+        "0: no limit.",
     )
     max_sessions: int = Field(
         default=100, ge=1, le=10_000, description="Sessions that may exist at once."
@@ -276,6 +329,15 @@ class Settings(BaseSettings):
             allow_read=tuple(path.expanduser().absolute() for path in self.allow_read),
             allow_write=tuple(path.expanduser().absolute() for path in self.allow_write),
             kernel_env=tuple(self.kernel_env),
+            limits=Limits(
+                memory=self.memory_limit if self.memory_limit >= 0 else default_memory(),
+                processes=self.process_limit,
+                file_size=self.file_size_limit,
+                open_files=self.open_files_limit,
+                cpu_seconds=self.cpu_limit,
+                idle_seconds=self.idle_timeout,
+                workspace=self.workspace_limit,
+            ),
             output=OutputLimits(spill_bytes=self.spill_limit),
             **given,
         )

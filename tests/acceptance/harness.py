@@ -90,6 +90,9 @@ class Place:
         folders = {"CONFIG_HOME": self.root / "config", "RUNTIME_DIR": self.runtime}
         ours = {f"XDG_{name}": str(folder) for name, folder in folders.items()}
         # scripts/test runs everything once with each way to start kernels.
+        ours["CARREL_KERNEL_ENV"] = f"{MARK}={self.root}"
+        if isolation := os.environ.get("CARRELTEST_ISOLATION"):
+            ours["CARREL_ISOLATION"] = isolation
         start = os.environ.get("CARRELTEST_START")
         forced = {"CARREL_KERNEL_START": start, "CARREL_PRELOAD": "none"} if start else {}
         return kept | ours | forced | {MARK: str(self.root)}

@@ -19,7 +19,8 @@ ROWS: list[set[str]] = [
     {"late"},
     {"executions"},
     {"session"},
-    {"health", "recovery", "cleanup"},
+    {"usage"},
+    {"health", "recovery", "cleanup", "supervisor"},
     {"sessions"},
     {"__init__"},
 ]

@@ -38,6 +38,7 @@ from traitlets.config import Config
 from . import streams
 from .guard import Walls
 from .helper import Helper, type_name
+from .limits import Memory
 from .touched import Touched
 
 #: what stock imports only while a kernel starts
@@ -83,6 +84,7 @@ class Shell(ZMQInteractiveShell):  # type: ignore[misc]  # ipykernel has no type
     format_failures: list[str] | None = None
     #: what the cell that ran last raised
     last_error: BaseException | None = None
+    memory: Memory
 
     def init_display_formatter(self) -> None:
         """Show values our way."""
@@ -92,6 +94,7 @@ class Shell(ZMQInteractiveShell):  # type: ignore[misc]  # ipykernel has no type
     def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
         """Note what IPython tells of a value that it can't show; print anything else."""
         if self.format_failures is None:
+            self.memory.open_reserve()  # the user's code is over
             self.last_error = exc_tuple[1] if exc_tuple else sys.exc_info()[1]
             super().showtraceback(exc_tuple, *args, **kwargs)
             return
@@ -151,6 +154,7 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
         self.standard_streams = (sys.stdout, sys.stderr)
         launch = self.parent.launch
         self.walls = Walls(launch["walls"])
+        self.memory = self.shell.memory = Memory(launch["walls"]["limits"]["memory"])
         self.touched = Touched(launch["workspace"], launch["touched_file"])
 
     def pre_handler_hook(self) -> None:
@@ -173,6 +177,7 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
         self.journal.begin(parent["msg_id"])
         self.touched.begin()
         self.shell.last_error = None
+        self.memory.keep_reserve()
         self.user_code = streams.shared.in_user_code = True
         pid, reply = os.getpid(), {}
         try:
@@ -180,6 +185,7 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
         except KeyboardInterrupt as error:  # between the cell's end and the next line
             reply = self.interrupted(error)
         finally:
+            self.memory.open_reserve()
             if os.getpid() != pid:
                 end_child(reply)
             self.user_code = streams.shared.in_user_code = False

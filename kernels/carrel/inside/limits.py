@@ -3,6 +3,8 @@
 They are entered once, before any code of the user's, and can only be lowered afterwards.
 Memory is RLIMIT_DATA: the kernel survives it, with a MemoryError (RLIMIT_AS kills kernels;
 measured in reference/security-and-faults.md section 3.4). What they miss the server watches.
+Part of the memory is kept back from the user's code, so that a kernel whose variables fill
+all the rest can still report that, and run the cell that deletes them.
 """
 
 import contextlib
@@ -15,6 +17,40 @@ NAMES = {
     "file_size": resource.RLIMIT_FSIZE,
     "open_files": resource.RLIMIT_NOFILE,
 }
+
+
+RESERVE = 64 << 20  # bytes that user code may not use; an eighth of a small limit
+MARGIN = 16 << 20  # bytes of the reserve that a cell gets when the rest is full
+
+
+class Memory:
+    """The limit of this kernel's memory, and the reserve in it.
+
+    Args:
+        limit: Bytes; 0: there is none.
+    """
+
+    def __init__(self, limit: int) -> None:
+        _, self._hard = resource.getrlimit(resource.RLIMIT_DATA)
+        self._is_set = bool(limit) and self._hard != resource.RLIM_INFINITY
+        self._soft = self._hard - min(RESERVE, self._hard // 8)
+
+    def keep_reserve(self) -> None:
+        """Begin user code; it has a little to go on with even if all is full."""
+        if self._is_set:
+            soft = min(max(self._soft, data_size() + MARGIN), self._hard)
+            resource.setrlimit(resource.RLIMIT_DATA, (soft, self._hard))
+
+    def open_reserve(self) -> None:
+        """End user code."""
+        if self._is_set:
+            resource.setrlimit(resource.RLIMIT_DATA, (self._hard, self._hard))
+
+
+def data_size() -> int:
+    """Return the bytes of this process that count for RLIMIT_DATA."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[5]) * resource.getpagesize()
 
 
 def enter(limits: dict[str, Any]) -> None:

@@ -46,6 +46,7 @@ def session_row(record: SessionRecord) -> Row:
         "fresh": int(record.fresh),
         "isolation": record.isolation or "",
         "network": record.network,
+        "limits": json.dumps(record.limits),
     }
 
 
@@ -79,6 +80,7 @@ def session_record(row: sqlite3.Row) -> SessionRecord:
         fresh=bool(row["fresh"]),
         isolation=Isolation(row["isolation"]) if row["isolation"] else None,
         network=None if row["network"] is None else bool(row["network"]),
+        limits=json.loads(row["limits"]),
     )
 
 

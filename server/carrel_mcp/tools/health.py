@@ -1,5 +1,6 @@
 """What a session holds and how its kernel is; none of these waits for the user's cell."""
 
+from dataclasses import asdict
 from typing import Annotated
 
 from mcp.types import CallToolResult
@@ -63,6 +64,7 @@ async def get_kernel_health(
         start=found.start,
         isolation=found.isolation.value,
         network=found.network,
+        limits=asdict(found.limits),
         memory_usage=found.memory_usage,
         peak_memory=found.peak_memory,
         cpu_percent=round(found.cpu_percent, 1),

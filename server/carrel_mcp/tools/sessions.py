@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal
 
 from mcp.types import CallToolResult
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat
 
 from carrel import Isolation, Session, SessionSpec, SessionStatus
 from carrel_mcp.callers import caller_of
@@ -58,6 +58,11 @@ async def create_session(
         Isolation | None, Field(description="A stronger isolation than the server's")
     ] = None,
     network: Annotated[bool | None, Field(description="false: no network for it")] = None,
+    limits: Annotated[
+        dict[Literal["memory", "processes", "cpu_seconds", "idle_seconds"], NonNegativeFloat]
+        | None,
+        Field(description="Lower limits than the server's; memory in bytes"),
+    ] = None,
 ) -> Annotated[CallToolResult, CreatedSession]:
     """Create an isolated Python session: its own kernel process, variables and packages.
 
@@ -74,6 +79,7 @@ async def create_session(
         metadata=metadata or {},
         isolation=isolation,
         network=network,
+        limits=dict((limits or {}).items()),
     )
     existed = session_id in {session.id for session in app.sessions.list()}
     session = await app.sessions.create(spec, reuse=if_exists == "reuse", fresh=fresh)

@@ -3,3 +3,4 @@ ALTER TABLE sessions ADD COLUMN isolation TEXT NOT NULL DEFAULT '';   -- '': the
 ALTER TABLE sessions ADD COLUMN network INTEGER;                      -- NULL: the server's
 ALTER TABLE kernels ADD COLUMN isolation TEXT NOT NULL DEFAULT 'process';
 ALTER TABLE kernels ADD COLUMN network INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE sessions ADD COLUMN limits TEXT NOT NULL DEFAULT '{}';    -- JSON object
