@@ -1,11 +1,10 @@
 """What works on this machine, and for what does not: what that means and the cure."""
 
 import asyncio
-import ctypes
+import functools
 import importlib.metadata
 import os
 import platform
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -19,12 +18,13 @@ from carrel import Config, Sessions, SessionSpec
 from carrel.engines.guardians import Started
 from carrel.environments import uv_binary
 from carrel.errors import CarrelError
+from carrel.isolation import PREFERRED, Proof, prove
+from carrel.models import Isolation
 from carrel.paths import DATABASE_NAME, UNKNOWN_HOLDER, holder_of
 from carrel.recovery import last_report
+from carrel.supervisor import quantity
 from carrel_mcp.settings import Settings
 
-LANDLOCK_CREATE_RULESET = 444  # syscall number, the same on all Linux architectures we know
-LANDLOCK_VERSION_FLAG = 1
 PROGRAM_DEADLINE = 10  # seconds a program has to tell its version
 CELL_DEADLINE = 60  # seconds for the first kernel and its first cell
 
@@ -54,8 +54,9 @@ def examine(settings: Settings) -> Iterator[Finding]:
         _uv,
         _sqlite,
         _fork,
-        _landlock,
-        _bubblewrap,
+        _level(Isolation.GUARD),
+        _level(Isolation.BOX),
+        _isolation,
         _workspace,
         _state,
     ]
@@ -159,26 +160,43 @@ def _fork(settings: Settings) -> Finding:
     )
 
 
-def _landlock(settings: Settings) -> Finding:
-    version = -1
-    if sys.platform == "linux":
-        call = ctypes.CDLL(None, use_errno=True).syscall
-        version = call(LANDLOCK_CREATE_RULESET, None, 0, LANDLOCK_VERSION_FLAG)
-    cure = "run Linux 5.13 or newer with Landlock in its LSM list"
-    found = f"ABI {version}" if version > 0 else "not available"
-    return Finding("landlock", version > 0, found, cure, needed=False)
+def _level(level: Isolation) -> Callable[[Settings], Finding]:
+    """Return the check that tries an isolation level."""
+
+    def check(settings: Settings) -> Finding:
+        proof = proof_of(level)
+        meaning = "without it sessions can't be kept apart like that"
+        found = f"{proof.failure}; {meaning}" if proof.failure else "tried: its walls stand"
+        needed = settings.isolation == level
+        return Finding(level.value, not proof.failure, found, proof.cure, needed=needed)
+
+    return check
 
 
-def _bubblewrap(settings: Settings) -> Finding:
-    path = shutil.which("bwrap")
-    cure = "install the package bubblewrap"
-    if path is None:
-        return Finding("bubblewrap", False, "not installed", cure, needed=False)
-    argv = [path, "--ro-bind", "/", "/", "--unshare-all", "true"]
-    works = _output([*argv]) is not None
-    found = _output([path, "--version"]) or path
-    cure = "allow unprivileged user namespaces"
-    return Finding("bubblewrap", works, found if works else "does not run here", cure, needed=False)
+def _isolation(settings: Settings) -> Finding:
+    """Say what sessions would get."""
+    config = settings.config()
+    order = PREFERRED if config.isolation == "auto" else (Isolation(config.isolation),)
+    proved = [level for level in order if not proof_of(level).failure]
+    level = proved[0] if proved else Isolation.PROCESS
+    if not proved and config.isolation != "auto":
+        found = f"the server would not start: '{config.isolation}' was asked for"
+        return Finding("isolation", False, found, f"see {config.isolation} above, or take auto")
+    network = "on" if config.network or level is Isolation.PROCESS else "off"
+    memory = quantity(config.limits.memory) if config.limits.memory else "unlimited"
+    found = f"sessions get '{level}', network {network}, memory {memory}"
+    if level is not Isolation.PROCESS:
+        return Finding("isolation", True, found)
+    found += ": any session can read the others' variables and all files of your user"
+    cure = "see guard and box above; a container around the server helps, too"
+    return Finding("isolation", config.isolation == "process", found, cure, needed=False)
+
+
+@functools.cache
+def proof_of(level: Isolation) -> Proof:
+    """Return the outcome of trying a level, which is tried once."""
+    with tempfile.TemporaryDirectory(prefix="carrel-doctor-") as scratch:
+        return asyncio.run(prove(level, Path(scratch)))
 
 
 def _workspace(settings: Settings) -> Finding:

@@ -346,13 +346,15 @@ class RawServer:
     session_leader: bool = False
     #: more variables
     env: dict[str, str] = field(default_factory=dict)
+    #: what starts it
+    command: tuple[str, ...] = (str(CARREL),)
     #: messages that answered no request of ours
     others: list[dict[str, Any]] = field(default_factory=list)
 
     def __enter__(self) -> Self:
         self._log = self.place.log.open("a")
         self.process = subprocess.Popen(
-            [str(CARREL), *self.place.arguments(*self.flags)],
+            [*self.command, *self.place.arguments(*self.flags)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

@@ -1,0 +1,39 @@
+"""``without.py CALL[,CALL...] PROGRAM ...``: run a program on a Linux that lacks system calls.
+
+A machine without Landlock or user namespaces, as far as a program can tell; by the same
+filter that confines sessions, so it needs no privilege.
+"""
+
+import ctypes
+import errno
+import importlib.util
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+SECCOMP = Path(__file__).parents[2] / "kernels" / "carrel" / "inside" / "seccomp.py"
+CREATE_RULESET = 444
+USER_NAMESPACE = 0x10000000
+
+if __name__ == "__main__":
+    spec = importlib.util.spec_from_file_location("seccomp", SECCOMP)
+    assert spec is not None and spec.loader is not None
+    seccomp: Any = importlib.util.module_from_spec(spec)
+    sys.modules["seccomp"] = seccomp
+    spec.loader.exec_module(seccomp)
+    here = seccomp.machine()
+    calls = {**here.calls, "landlock": CREATE_RULESET}
+    seccomp.MACHINES = {os.uname().machine: replace(here, calls=calls)}
+    rules = {
+        "landlock": [seccomp.Rule("landlock", error=errno.ENOSYS)],
+        "namespaces": [
+            seccomp.Rule(call, (seccomp.Test(0, "&", USER_NAMESPACE),))
+            for call in ("clone", "unshare")
+        ],
+    }
+    ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
+    for name in sys.argv[1].split(","):
+        seccomp.install(rules[name], all_threads=False)
+    os.execvp(sys.argv[2], sys.argv[2:])
