@@ -16,6 +16,7 @@ from carrel.descriptors import raise_limit
 from carrel.errors import CarrelError
 from carrel_mcp.ends import exit_on_signals
 from carrel_mcp.logs import logging_to_stderr
+from carrel_mcp.secrecy import hide_memory
 from carrel_mcp.settings import Settings
 
 
@@ -77,6 +78,7 @@ def serve_with(settings: Settings) -> None:
         click.ClickException: It can't be served like this.
     """
     raise_limit()
+    hide_memory()
     if settings.log_level != "DEBUG":  # each request is no news
         logging.getLogger("mcp").setLevel(logging.WARNING)
     # Nothing of what is imported now is ever garbage; not looking for it saves a tenth of
