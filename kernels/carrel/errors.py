@@ -46,6 +46,12 @@ class ScriptNotFoundError(NotFoundError):
     code = "script_not_found"
 
 
+class WorkspaceFileNotFoundError(NotFoundError):
+    """No file of the workspace has this path."""
+
+    code = "file_not_found"
+
+
 class ConflictError(CarrelError):
     """The request does not fit the present state."""
 
@@ -64,10 +70,28 @@ class FileExistsConflictError(ConflictError):
     code = "file_exists"
 
 
+class NotAFileError(ConflictError):
+    """What has this path is no regular file: a folder, a link, a device."""
+
+    code = "not_a_file"
+
+
 class LimitExceededError(CarrelError):
     """A limit of this server is reached."""
 
     code = "limit_exceeded"
+
+
+class FileTooLargeError(LimitExceededError):
+    """The file is larger than what is read of one."""
+
+    code = "file_too_large"
+
+
+class FileAccessError(CarrelError):
+    """The system does not let this file be read or written."""
+
+    code = "file_access"
 
 
 class KernelError(CarrelError):

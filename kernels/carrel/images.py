@@ -3,12 +3,11 @@
 import asyncio
 import base64
 import binascii
-import os
 import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+from carrel.beneath import writing
 from carrel.outputs import IMAGE_MIMES, Display, Output
 from carrel.paths import Workspace
 from carrel.run import Run
@@ -80,26 +79,23 @@ def _save(display: Display, forms: dict[str, str], workspace: Workspace, stem: s
             continue
         try:
             content = image_bytes(mime, value)
-            path = _write_new(workspace.outputs, stem, SUFFIXES[mime], content)
+            paths[mime] = _write_new(workspace, stem, SUFFIXES[mime], content)
         except (OSError, ValueError) as error:
             paths[mime] = f"not saved: {error}"
             continue
-        paths[mime] = path.relative_to(workspace.root).as_posix()
         if len(value) > INLINE_BYTES:
             del data[mime]
     return replace(display, data=data, metadata={**display.metadata, SAVED: paths})
 
 
-def _write_new(folder: Path, stem: str, suffix: str, content: bytes) -> Path:
-    """Write a file that does not exist yet, numbering the name if it does."""
-    stem = re.sub(r"[^A-Za-z0-9_.-]", "_", stem)
+def _write_new(workspace: Workspace, stem: str, suffix: str, content: bytes) -> str:
+    """Write a file of outputs/ that does not exist yet, numbering the name if it does."""
+    stem = f"{workspace.outputs.name}/{re.sub(r'[^A-Za-z0-9_.-]', '_', stem)}"
     for attempt in range(1000):
-        path = folder / (f"{stem}.{suffix}" if attempt == 0 else f"{stem}_{attempt}.{suffix}")
+        path = f"{stem}.{suffix}" if attempt == 0 else f"{stem}_{attempt}.{suffix}"
         try:
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
+            writing.create(workspace.root, path, content)
         except FileExistsError:
             continue
-        with os.fdopen(fd, "wb") as file:
-            file.write(content)
         return path
-    raise OSError(f"no free name for {stem}.{suffix} in {folder}")
+    raise OSError(f"no free name for {stem}.{suffix}")

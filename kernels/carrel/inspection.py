@@ -5,12 +5,13 @@ import signal
 from contextlib import suppress
 from pathlib import Path
 
+from carrel.beneath import reading
 from carrel.engines.kernel import LocalKernel
 from carrel.engines.launch import Environment
 from carrel.models import Variable
 
 REQUEST_DEADLINE = 2.0  # seconds a kernel has for a question of ours
-STACK_CHARS = 4000  # longest stack that is reported
+STACK_BYTES = 4000  # longest stack that is reported
 STACK_DEADLINE = 0.3  # seconds the fault handler has to write the stacks
 
 
@@ -67,12 +68,10 @@ async def stack(kernel: LocalKernel, path: Path) -> str:
 
 def size_of(path: Path) -> int:
     """Return the size of a file in bytes; 0 if there is none."""
-    return path.stat().st_size if path.exists() else 0
+    return reading.size(path.parent, path.name)
 
 
 def read_from(path: Path, offset: int) -> str:
     """Return the text of a file from an offset in bytes, as much as is reported."""
-    with suppress(OSError), path.open(encoding="utf-8", errors="replace") as file:
-        file.seek(offset)
-        return file.read(STACK_CHARS)
-    return ""
+    data = reading.head(path.parent, path.name, STACK_BYTES, start=offset) or b""
+    return data.decode("utf-8", "replace")

@@ -13,12 +13,14 @@ import shutil
 import sqlite3
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
 
 from carrel.adoption import with_what_ran
+from carrel.beneath import reading, writing
 from carrel.crashpoints import crash_point
 from carrel.engines.local import LocalEngine
 from carrel.engines.process import Exit, end_strays
@@ -144,9 +146,10 @@ class Recovery:
             await asyncio.to_thread(remove, path)
         for session in list(self._sessions.values()):
             # In this order: what begins meanwhile has no file among those found.
-            found = await asyncio.to_thread(entries, session.spill_dir)
+            folder = session.spill_dir
+            found = await asyncio.to_thread(reading.names, folder.parent, folder.name)
             known = await self._store.execution_ids(session.id)
-            await asyncio.to_thread(remove_spills, found, known)
+            await asyncio.to_thread(remove_spills, folder, found, known)
 
     async def _adopt(self, name: str, kernels: dict[str, KernelRecord]) -> Exit | None:
         """Adopt a session's kernel; return how it ended if it can't be."""
@@ -228,9 +231,10 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def remove_spills(found: list[Path], known: set[str]) -> int:
+def remove_spills(folder: Path, found: list[str], known: set[str]) -> int:
     """Remove those of spill files that belong to executions which no record knows; count them."""
-    stray = [path for path in found if path.stem not in (known | {BACKGROUND})]
-    for path in stray:
-        path.unlink(missing_ok=True)
+    stray = [name for name in found if Path(name).stem not in (known | {BACKGROUND})]
+    for name in stray:
+        with suppress(OSError):  # the folder is the kernel's, who may have put anything there
+            writing.remove(folder.parent, f"{folder.name}/{name}")
     return len(stray)

@@ -4,11 +4,20 @@ import os
 import re
 from pathlib import Path
 
-from carrel.errors import FileExistsConflictError, InvalidArgumentError, ScriptNotFoundError
+from carrel import files
+from carrel.beneath import reading
+from carrel.errors import (
+    InvalidArgumentError,
+    NotAFileError,
+    ScriptNotFoundError,
+    WorkspaceFileNotFoundError,
+)
+from carrel.files import RESERVED, Mode
+from carrel.listing import encodable
 from carrel.paths import Workspace
 
+FOLDER = "scripts"
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
-RESERVED = frozenset({"con", "prn", "aux", "nul"})  # no file on Windows can be called so
 CONTENT_BYTES = 4 << 20
 
 
@@ -26,7 +35,9 @@ def save_script(workspace: Workspace, name: str, content: str, *, overwrite: boo
 
     Raises:
         InvalidArgumentError: The name is no plain file name, or the content is too large.
-        FileExistsConflictError: There is one, and `overwrite` is false; or the name is a link.
+        FileExistsConflictError: There is one, and `overwrite` is false.
+        NotAFileError: There is a link or a folder of that name, or scripts/ is a link.
+        FileAccessError: It can't be written.
     """
     stem = name.removesuffix(".py")
     if not NAME.fullmatch(stem) or stem.lower() in RESERVED:
@@ -42,45 +53,39 @@ def save_script(workspace: Workspace, name: str, content: str, *, overwrite: boo
         raise InvalidArgumentError(msg) from error
     if len(data) > CONTENT_BYTES:
         raise InvalidArgumentError(f"the content is larger than {CONTENT_BYTES} bytes")
-    path = workspace.scripts / f"{stem}.py"
-    relative = path.relative_to(workspace.root)
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise FileExistsConflictError(f"{relative} is a link or a folder; choose another name")
-    if path.exists() and not overwrite:
-        msg = f"{relative} exists already. Pass overwrite=true to replace it, or another name."
-        raise FileExistsConflictError(msg)
-    temporary = path.with_name(f".{stem}.{os.getpid()}.tmp")
-    try:
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return relative
+    mode = Mode.OVERWRITE if overwrite else Mode.CREATE
+    return Path(files.write(workspace.root, f"{FOLDER}/{stem}.py", data, mode).path)
 
 
 def find_script(workspace: Workspace, path: str) -> Path:
     """Return the file of a script in the workspace.
+
+    What runs it opens it again, by its name and with the rights of the session's own code: who
+    puts something else there in between could have written that into the script.
 
     Args:
         workspace: Where.
         path: Relative to the workspace, or a bare name of ``scripts/``, with or without ``.py``.
 
     Raises:
-        ScriptNotFoundError: There is none, or it is outside of the workspace.
+        InvalidArgumentError: No file can have this path.
+        ScriptNotFoundError: There is none.
+        NotAFileError: It is a link, or no file.
+        FileTooLargeError: It has more than 4 MiB.
     """
-    if not path or "\0" in path or len(path) > 1000:
-        raise ScriptNotFoundError("path is empty, too long, or holds a NUL")
-    root = workspace.root.resolve()
-    for candidate in (root / path, root / "scripts" / path, root / "scripts" / f"{path}.py"):
+    files.checked(path)
+    refusal: NotAFileError | None = None
+    for candidate in (path, f"{FOLDER}/{path}", f"{FOLDER}/{path}.py"):
         try:
-            found = candidate.resolve()
-            if found.is_relative_to(root) and found.is_file():
-                return found
-        except OSError:
+            return workspace.root.resolve() / _verified(workspace.root, candidate)
+        except NotAFileError as error:
+            refusal = refusal or error
+        except WorkspaceFileNotFoundError:
             continue
-    known = sorted(file.name for file in workspace.scripts.glob("*.py"))[:20]
+    if refusal is not None:
+        raise refusal
+    names = [encodable(name) for name in reading.names(workspace.root, FOLDER)]
+    known = [name for name in names if name.endswith(".py")][:20]
     listing = ", ".join(known) if known else "none yet"
     msg = (
         f"no script {path[:80]!r} in the workspace. In scripts/: {listing}. save_script makes one."
@@ -91,3 +96,12 @@ def find_script(workspace: Workspace, path: str) -> Path:
 def script_name(workspace: Workspace, path: str) -> str:
     """Return the path of a script relative to the workspace; see find_script."""
     return find_script(workspace, path).relative_to(workspace.root.resolve()).as_posix()
+
+
+def _verified(root: Path, path: str) -> str:
+    path = files.known(root, path)
+    with files.explained(path), reading.opened(root, path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > CONTENT_BYTES:
+            raise reading.TooLargeError(size, CONTENT_BYTES)
+    return path

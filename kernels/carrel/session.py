@@ -9,11 +9,11 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from carrel import inspection, interrupts, scripts
+from carrel.beneath import reading
 from carrel.crashpoints import crash_point
 from carrel.engines.kernel import LocalKernel
 from carrel.engines.process import Exit
@@ -186,11 +186,9 @@ class Session:
         spill = spill_of(run.fold.outputs)
         if spill is None:
             return run.fold.last_line()
-        with suppress(OSError), (self.spill_dir / spill.file).open("rb") as file:
-            file.seek(max(file.seek(0, 2) - NEWEST_BYTES, 0))
-            lines = readable(file.read().decode("utf-8", "replace")).strip().splitlines()
-            return lines[-1] if lines else ""
-        return ""
+        data = reading.tail(self.directory, f"{self.spill_dir.name}/{spill.file}", NEWEST_BYTES)
+        lines = readable(data.decode("utf-8", "replace")).strip().splitlines()
+        return lines[-1] if lines else ""
 
     async def submit(self, code: str, timeout: float | None) -> Run:
         """Write an execution down and queue it; returns before it has run.
@@ -364,6 +362,7 @@ class Session:
 
         Raises:
             ScriptNotFoundError: There is none at that path.
+            NotAFileError: It is a link, or no file.
         """
         workspace = self._services.workspace
         script = scripts.find_script(workspace, path)

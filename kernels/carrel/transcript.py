@@ -1,13 +1,17 @@
 """The whole text of an execution, readable by pages: what was sent and what was spilled."""
 
 import codecs
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
+from carrel.beneath import reading
 from carrel.outputs import Output, Spill, readable, text_of
 
-CHUNK_BYTES = 1 << 20  # read at once from a spill file
+CHUNK_BYTES = 1 << 20  # read at once from a file
+SPILL_BYTES = 1 << 30  # read of a spill file; the largest that settings allow
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,7 @@ class Transcript:
         self._parts: list[str | SpillText] = []
         for output in outputs:
             if isinstance(output, Spill):
-                text = SpillText(output, spill_dir / output.file)
+                text = SpillText(output, spill_dir)
                 removed = 0 if text else max(output.chars, 0)
                 self._parts += [text, _removed(removed), _beyond(output)]
             else:
@@ -57,20 +61,18 @@ class Transcript:
 
 
 class SpillText:
-    """The text in a spill file."""
+    """The text in a spill file. The file is the kernel's: whatever it is, nothing else is read."""
 
-    def __init__(self, spill: Spill, path: Path) -> None:
-        self._path = path
-        try:
-            self._bytes = path.stat().st_size
-        except OSError:
-            self._bytes = 0
+    def __init__(self, spill: Spill, folder: Path) -> None:
+        self._root = folder.parent
+        self._path = f"{folder.name}/{spill.file}"
+        self._bytes = reading.size(self._root, self._path)
         if not self._bytes:
             self._chars = 0
         elif spill.chars >= 0:
             self._chars = spill.chars
         else:
-            self._chars = sum(len(chunk) for chunk in self._decode(0))
+            self._chars = self._cut(0, 0)[1]
 
     def __len__(self) -> int:
         return self._chars
@@ -78,24 +80,36 @@ class SpillText:
     def cut(self, start: int, stop: int) -> str:
         """Return the characters from `start` to `stop`, as a terminal would show them."""
         if self._chars == self._bytes:  # one byte each: no need to count from the beginning
-            with self._path.open("rb") as file:
-                file.seek(start)
-                return readable(file.read(stop - start).decode("utf-8", "replace"))
-        pieces: list[str] = []
-        position = 0
-        for chunk in self._decode(0):
-            if position >= stop:
-                break
-            pieces.append(chunk[max(start - position, 0) : max(stop - position, 0)])
-            position += len(chunk)
-        return readable("".join(pieces))
+            data = reading.head(self._root, self._path, stop - start, start=start) or b""
+            return readable(data.decode("utf-8", "replace"))
+        return readable(self._cut(start, stop)[0])
 
-    def _decode(self, start: int) -> Iterator[str]:
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        with self._path.open("rb") as file:
-            file.seek(start)
-            while data := file.read(CHUNK_BYTES):
-                yield decoder.decode(data)
+    def _cut(self, start: int, stop: int) -> tuple[str, int]:
+        with suppress(OSError), reading.opened(self._root, self._path) as file:
+            return cut(file, start, stop, SPILL_BYTES)
+        return "", 0
+
+
+def cut(file: BinaryIO, start: int, stop: int, most: int) -> tuple[str, int]:
+    """Return the characters from `start` to `stop` of a file of UTF-8, and how many it has.
+
+    Args:
+        file: At its beginning.
+        start: In characters.
+        stop: In characters.
+        most: Bytes that are read at most.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    pieces: list[str] = []
+    position = 0
+    while data := file.read(min(CHUNK_BYTES, most)):
+        most -= len(data)
+        chunk = decoder.decode(data)
+        pieces.append(chunk[max(start - position, 0) : max(stop - position, 0)])
+        position += len(chunk)
+    end = decoder.decode(b"", final=True)
+    pieces.append(end[max(start - position, 0) : max(stop - position, 0)])
+    return "".join(pieces), position + len(end)
 
 
 def _removed(chars: int) -> str:

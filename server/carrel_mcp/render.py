@@ -12,10 +12,12 @@ from pathlib import Path
 
 from mcp.types import ContentBlock, ImageContent, ResourceLink
 
-from carrel import Execution, ExecutionStatus
+from carrel import Execution, ExecutionStatus, files
+from carrel.errors import CarrelError
 from carrel.images import SAVED, image_bytes, images_of
 from carrel.outputs import Display, Output, clip, readable, spill_of, stream_text
 from carrel.transcript import Page, Transcript
+from carrel_mcp.links import uri_of
 from carrel_mcp.results import ErrorInfo, ExecutionPage, RunResult, SavedFile
 
 IMAGE_BYTES = 500_000  # of one image in an answer
@@ -129,7 +131,9 @@ def saved_files(outputs: Iterable[Output]) -> list[tuple[str, str]]:
 
 
 def _saved(output: Output) -> dict[str, str]:
-    return output.metadata.get(SAVED, {}) if isinstance(output, Display) else {}
+    found = output.metadata.get(SAVED) if isinstance(output, Display) else None
+    # A cell that writes the key itself names what it likes; it is read below the workspace only.
+    return {k: v for k, v in found.items() if isinstance(v, str)} if isinstance(found, dict) else {}
 
 
 def _note(execution: Execution) -> str:
@@ -210,7 +214,7 @@ def _image_blocks(displays: list[Display], workspace: Path) -> list[ContentBlock
         links += [
             ResourceLink(
                 type="resource_link",
-                uri=f"workspace://{path}",
+                uri=uri_of(path),
                 name=Path(path).name,
                 mime_type=mime,
             )
@@ -227,11 +231,11 @@ def _image_block(display: Display, workspace: Path, room: int) -> ImageContent |
             if mime in forms:
                 data = image_bytes(mime, forms[mime])
             elif mime in _saved(display):
-                data = (workspace / _saved(display)[mime]).read_bytes()
+                data = files.read_bytes(workspace, _saved(display)[mime], files.IMAGE_BYTES)
             else:
                 continue
             mime, data = shrink(mime, data)
-        except (OSError, ValueError):
+        except (CarrelError, ValueError):
             continue  # not what it says, or its file is gone: the link stays
         encoded = base64.b64encode(data).decode("ascii")
         if len(encoded) <= room:

@@ -2,8 +2,6 @@
 
 import asyncio
 import mimetypes
-import os
-import stat
 from pathlib import Path
 
 from mcp.server import MCPServer
@@ -16,10 +14,14 @@ from mcp.types import (
     ResourceTemplateReference,
 )
 
+from carrel import files
+from carrel.errors import CarrelError, FileTooLargeError
+from carrel.listing import list_folder
 from carrel_mcp.context import App
+from carrel_mcp.links import SCHEME
 from carrel_mcp.settings import Settings
 
-TEMPLATE = "workspace://{+path}"
+TEMPLATE = SCHEME + "{+path}"
 COMPLETIONS = 100  # the protocol's limit for one answer
 FILE_BYTES = 700_000  # clients drop events over 1 MiB, and base64 adds a third
 
@@ -36,7 +38,7 @@ def add_resources(server: MCPServer[App], settings: Settings) -> None:
     )
     async def workspace_file(path: str) -> str | bytes:
         """Return a file of the workspace; text if it is text."""
-        content = read_file(root, path)
+        content = await asyncio.to_thread(read_file, root, path)
         kind = mimetypes.guess_type(path)[0] or ""
         if kind.startswith("text/") or kind in ("application/json", "image/svg+xml"):
             return content.decode("utf-8", "replace")
@@ -57,38 +59,25 @@ def add_resources(server: MCPServer[App], settings: Settings) -> None:
 
 def matching_paths(root: Path, start: str) -> list[str]:
     """Return paths below `root` that begin with `start`; folders end with a slash."""
-    base = root.resolve()
-    folder = (base / start).parent if not start.endswith("/") else base / start
+    above, _, _ = start.rpartition("/")
     try:
-        if not folder.resolve().is_relative_to(base):
-            return []
-        entries = sorted(folder.iterdir())
-    except OSError:
+        found = list_folder(root, above or ".").entries
+    except CarrelError:
         return []
-    names = (p.relative_to(base).as_posix() + ("/" if p.is_dir() else "") for p in entries)
+    names = (entry.path + ("/" if entry.type == "folder" else "") for entry in found)
     return [name for name in names if name.startswith(start)]
 
 
 def read_file(root: Path, path: str) -> bytes:
-    """Return a regular file below `root`, following no link out of it.
+    """Return a regular file below `root`; no link is followed.
 
     Raises:
         ResourceNotFoundError: There is no such file there.
         ResourceError: It is too large.
     """
-    base = root.resolve()
-    target = (base / path).resolve()
-    if not target.is_relative_to(base):
-        raise ResourceNotFoundError(f"no file {path!r} in the workspace")
     try:
-        fd = os.open(target, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise ResourceNotFoundError(f"no file {path!r} in the workspace") from error
-    with os.fdopen(fd, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise ResourceNotFoundError(f"{path!r} is not a regular file")
-        if status.st_size > FILE_BYTES:
-            msg = f"{path!r} has {status.st_size} bytes, the limit is {FILE_BYTES}; read it in code"
-            raise ResourceError(msg)
-        return file.read(FILE_BYTES)
+        return files.read_bytes(root, path, FILE_BYTES)
+    except FileTooLargeError as error:
+        raise ResourceError(str(error)) from error
+    except CarrelError as error:
+        raise ResourceNotFoundError(str(error)) from error

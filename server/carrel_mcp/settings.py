@@ -22,13 +22,14 @@ from pydantic_settings import (
 from carrel import Config, Limits, OutputLimits, crashpoints
 from carrel.config import AUTO_PRELOADS
 from carrel.errors import CarrelError
+from carrel.transcript import SPILL_BYTES
 
 PREFIX = "CARREL_"
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", re.IGNORECASE)
 SIZE_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 ENDPOINT = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9_.-]+):(\d{1,5})")
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
-TOOLSETS = ("core", "control")
+TOOLSETS = ("core", "files", "control")
 STDIO_ORPHAN_TIMEOUT = 60.0  # seconds; a host that was restarted is back by then
 HTTP_ORPHAN_TIMEOUT = 3600.0
 
@@ -204,6 +205,7 @@ class Settings(BaseSettings):
     spill_limit: int = Field(
         default=64 << 20,
         ge=1 << 20,
+        le=SPILL_BYTES,
         description="Bytes of one cell's output that are kept to be read by pages.",
     )
     toolsets: Words = Field(

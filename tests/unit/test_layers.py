@@ -11,7 +11,9 @@ INSIDE = LIBRARY / "inside"
 #: modules of the library, lowest first; one may import those of its own row and below
 ROWS: list[set[str]] = [
     {"errors", "outputs", "crashpoints"},
+    {"beneath"},
     {"models", "paths", "budget", "programs", "transcript", "descriptors"},
+    {"files", "listing"},
     {"engines", "store", "scripts"},
     {"config", "specs", "run", "environments", "images"},
     {"isolation"},

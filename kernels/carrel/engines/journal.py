@@ -5,13 +5,12 @@ and no more is read than a kernel of ours would have written.
 """
 
 import json
-import os
-import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from carrel.beneath import reading
 from carrel.engines.wire import Message
 
 READ_BYTES = 64 << 20  # more than a kernel writes
@@ -59,13 +58,7 @@ def parse(lines: Iterable[bytes | str]) -> list[Entry]:
 
 
 def _read(path: Path, most: int) -> bytes | None:
-    # A cell can put anything there: what is no file must not keep us waiting.
-    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        with os.fdopen(os.open(path, flags), "rb") as file:
-            return file.read(most) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else None
-    except OSError:
-        return None
+    return reading.head(path.parent, path.name, most)  # a cell can put anything there
 
 
 def _entry(line: dict[str, Any]) -> Entry:

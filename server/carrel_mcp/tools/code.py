@@ -14,11 +14,10 @@ from carrel_mcp.callers import caller_of, may_only_have_dropped
 from carrel_mcp.context import Ctx, Declaration, app_of, tool
 from carrel_mcp.render import page, render
 from carrel_mcp.results import ExecutionPage, Interrupted, Restarted, RunResult
-from carrel_mcp.tools.parameters import SessionId, Timeout, Wait
+from carrel_mcp.tools.parameters import PAGE_CHARS, SessionId, Timeout, Wait
 
 PROGRESS_INTERVAL = 3.0  # seconds between progress notifications
 PROGRESS_CHARS = 200  # of the newest output line in one
-PAGE_CHARS = 40_000  # longest page
 
 
 async def wait_for(ctx: Ctx, session: Session, run: Run, seconds: float) -> None:

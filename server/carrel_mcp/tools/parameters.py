@@ -4,6 +4,8 @@ from typing import Annotated, TypeAlias
 
 from pydantic import Field
 
+PAGE_CHARS = 40_000  # longest page
+
 SessionId: TypeAlias = Annotated[
     str | None, Field(description="Session to use; default: the one last switched to")
 ]
