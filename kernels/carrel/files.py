@@ -10,9 +10,6 @@ import errno
 import mimetypes
 import os
 import stat
-import unicodedata
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -20,20 +17,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from carrel.beneath import reading, writing
-from carrel.errors import (
-    CarrelError,
-    FileAccessError,
-    FileExistsConflictError,
-    FileTooLargeError,
-    InvalidArgumentError,
-    NotAFileError,
-    WorkspaceFileNotFoundError,
-)
+from carrel.errors import InvalidArgumentError
+from carrel.filepaths import explained, known, status_of, writable
 from carrel.transcript import Page, cut
 
-PATH_CHARS = 1000
-NAME_BYTES = 255  # what file systems take
-RESERVED = frozenset({"con", "prn", "aux", "nul"})  # no file on Windows can be called so
 TEXT_BYTES = 64 << 20  # of a file that is read by pages
 IMAGE_BYTES = 32 << 20  # of an image that is read to be shown
 WRITE_BYTES = 16 << 20  # of what is written at once
@@ -155,7 +142,7 @@ def write(root: Path, path: str, data: bytes, mode: Mode) -> Written:
         msg = f"{len(data)} bytes are too many to write at once, the limit is {WRITE_BYTES}"
         raise InvalidArgumentError(f"{msg}; write the rest with append=true")
     with explained(path):
-        before = _status(root, path)
+        before = status_of(root, path)
         if before is not None and stat.S_ISLNK(before.st_mode):
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
         if mode is Mode.APPEND and before is not None:
@@ -182,121 +169,6 @@ def delete(root: Path, path: str) -> Deleted:
     path = known(root, path)
     with explained(path):
         return Deleted(path, kind_of(writing.remove(root, path)))
-
-
-def known(root: Path, path: str) -> str:
-    """Return a path as it is written in the workspace: as given if there is such a file, else NFC.
-
-    Raises:
-        InvalidArgumentError: It can't be a path in the workspace; the message says why.
-    """
-    path = checked(path)
-    composed = unicodedata.normalize("NFC", path)
-    if composed == path:
-        return path
-    with explained(path):
-        return composed if _status(root, path) is None else path
-
-
-def checked(path: str) -> str:
-    """Return a path without empty parts; "." is the workspace itself.
-
-    Raises:
-        InvalidArgumentError: It can't be a path in the workspace; the message says why.
-    """
-    shown = repr(path[:80])
-    names = [name for name in path.split("/") if name not in ("", ".")]
-    why = ""
-    if not path or len(path) > PATH_CHARS:
-        why = f"is empty or longer than {PATH_CHARS} characters"
-    elif any("\ud800" <= char <= "\udfff" or char == "\0" for char in path):
-        why = "holds a NUL or a lone surrogate"
-    elif path.startswith("/") or ".." in names:
-        why = "leads out of the workspace"
-    elif any(len(name.encode("utf-8")) > NAME_BYTES for name in names):
-        why = f"has a name of more than {NAME_BYTES} bytes"
-    if why:
-        msg = f"the path {shown} {why}. Paths are relative to the workspace, like 'outputs/a.csv'."
-        raise InvalidArgumentError(msg)
-    return "/".join(names) or "."
-
-
-def writable(path: str) -> str:
-    """Return a path if its names can be used on all systems.
-
-    Raises:
-        InvalidArgumentError: They can't.
-    """
-    for name in path.split("/"):
-        if name.split(".")[0].lower() in RESERVED:
-            raise InvalidArgumentError(f"{name!r} is a reserved name on Windows; choose another")
-        if "\\" in name or any(unicodedata.category(char) == "Cc" for char in name):
-            msg = f"{name[:80]!r} holds a backslash or a control character; folders end with '/'"
-            raise InvalidArgumentError(msg)
-    return path
-
-
-@contextmanager
-def explained(path: str) -> Iterator[None]:
-    """Turn what the system says about a path of the workspace into an error of ours."""
-    try:
-        yield
-    except OSError as error:
-        raise explanation(path, error) from error
-
-
-def explanation(path: str, error: OSError) -> CarrelError:
-    """Return the error that says what is wrong with a path, and what can be done."""
-    shown = repr(path[:200])
-    match error:
-        case reading.TooLargeError():
-            return FileTooLargeError(
-                f"{shown} has {error.size} bytes, the limit is {error.limit}. Read a part of it "
-                "in run_python_code."
-            )
-        case reading.NotRegularError():
-            return NotAFileError(f"{shown} is a folder, a FIFO or a device, not a regular file.")
-        case FileExistsError():
-            return FileExistsConflictError(
-                f"{shown} exists already. Pass overwrite=true to replace it, or another name."
-            )
-        case FileNotFoundError():
-            return WorkspaceFileNotFoundError(
-                f"there is no {shown} in the workspace. list_files shows what there is."
-            )
-    match error.errno:
-        case errno.ELOOP:
-            return NotAFileError(f"{shown} is a link, or leads through one; {NO_LINKS}")
-        case errno.ENOTDIR:
-            return NotAFileError(f"a part of {shown} is no folder but a file or a link; {NO_LINKS}")
-        case errno.ENXIO | errno.EISDIR:
-            return NotAFileError(f"{shown} is a folder, a socket or a device, not a regular file.")
-        case errno.ENOTEMPTY:
-            return NotAFileError(
-                f"{shown} is a folder that is not empty. Delete its files first; "
-                "shutil.rmtree in run_python_code deletes all at once."
-            )
-        case errno.EBUSY:
-            return InvalidArgumentError(f"{shown} can't be written or deleted: it is in use.")
-        case errno.ENAMETOOLONG | errno.EXDEV | errno.EINVAL:
-            return InvalidArgumentError(f"{shown} is no path in the workspace: {error.strerror}")
-    return FileAccessError(
-        f"{shown}: {error.strerror or error}. Free space or change its permissions and try again."
-    )
-
-
-NO_LINKS = (
-    "links are not followed. Name the file itself, or copy it into the workspace in "
-    "run_python_code."
-)
-
-
-def _status(root: Path, path: str) -> os.stat_result | None:
-    """Return what there is; what would be below a file or a link is not."""
-    try:
-        return reading.status(root, path)
-    except NotADirectoryError:
-        return None
 
 
 def is_text(start: bytes) -> bool:

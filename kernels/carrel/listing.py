@@ -10,6 +10,7 @@ from pathlib import Path
 
 from carrel import files
 from carrel.beneath.resolve import LIST, folder
+from carrel.filepaths import explained, known
 
 SCANNED = 20_000  # entries that are looked at for one listing
 
@@ -54,11 +55,11 @@ def list_folder(root: Path, path: str, *, pattern: str = "", recursive: bool = F
         WorkspaceFileNotFoundError: There is none.
         NotAFileError: It is no folder, or a link.
     """
-    path = files.known(root, path)
+    path = known(root, path)
     waiting = [path]
     found: list[Entry] = []
     room = SCANNED
-    with files.explained(path), folder(root, path, flags=LIST):
+    with explained(path), folder(root, path, flags=LIST):
         pass  # those below may vanish meanwhile, this one must be there
     while waiting and room > 0:
         above = waiting.pop()

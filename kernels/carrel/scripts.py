@@ -12,7 +12,8 @@ from carrel.errors import (
     ScriptNotFoundError,
     WorkspaceFileNotFoundError,
 )
-from carrel.files import RESERVED, Mode
+from carrel.filepaths import RESERVED, checked, explained, known
+from carrel.files import Mode
 from carrel.listing import encodable
 from carrel.paths import Workspace
 
@@ -73,7 +74,7 @@ def find_script(workspace: Workspace, path: str) -> Path:
         NotAFileError: It is a link, or no file.
         FileTooLargeError: It has more than 4 MiB.
     """
-    files.checked(path)
+    checked(path)
     refusal: NotAFileError | None = None
     for candidate in (path, f"{FOLDER}/{path}", f"{FOLDER}/{path}.py"):
         try:
@@ -85,8 +86,8 @@ def find_script(workspace: Workspace, path: str) -> Path:
     if refusal is not None:
         raise refusal
     names = [encodable(name) for name in reading.names(workspace.root, FOLDER)]
-    known = [name for name in names if name.endswith(".py")][:20]
-    listing = ", ".join(known) if known else "none yet"
+    saved = [name for name in names if name.endswith(".py")][:20]
+    listing = ", ".join(saved) if saved else "none yet"
     msg = (
         f"no script {path[:80]!r} in the workspace. In scripts/: {listing}. save_script makes one."
     )
@@ -99,8 +100,8 @@ def script_name(workspace: Workspace, path: str) -> str:
 
 
 def _verified(root: Path, path: str) -> str:
-    path = files.known(root, path)
-    with files.explained(path), reading.opened(root, path) as file:
+    path = known(root, path)
+    with explained(path), reading.opened(root, path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > CONTENT_BYTES:
             raise reading.TooLargeError(size, CONTENT_BYTES)

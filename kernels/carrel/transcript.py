@@ -72,7 +72,7 @@ class SpillText:
         elif spill.chars >= 0:
             self._chars = spill.chars
         else:
-            self._chars = self._cut(0, 0)[1]
+            self._chars = self._cut(0, 0, count=True)[1]
 
     def __len__(self) -> int:
         return self._chars
@@ -84,13 +84,13 @@ class SpillText:
             return readable(data.decode("utf-8", "replace"))
         return readable(self._cut(start, stop)[0])
 
-    def _cut(self, start: int, stop: int) -> tuple[str, int]:
+    def _cut(self, start: int, stop: int, *, count: bool = False) -> tuple[str, int]:
         with suppress(OSError), reading.opened(self._root, self._path) as file:
-            return cut(file, start, stop, SPILL_BYTES)
+            return cut(file, start, stop, SPILL_BYTES, count=count)
         return "", 0
 
 
-def cut(file: BinaryIO, start: int, stop: int, most: int) -> tuple[str, int]:
+def cut(file: BinaryIO, start: int, stop: int, most: int, *, count: bool = True) -> tuple[str, int]:
     """Return the characters from `start` to `stop` of a file of UTF-8, and how many it has.
 
     Args:
@@ -98,6 +98,7 @@ def cut(file: BinaryIO, start: int, stop: int, most: int) -> tuple[str, int]:
         start: In characters.
         stop: In characters.
         most: Bytes that are read at most.
+        count: Whether to read on behind `stop`, to tell how many there are.
     """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     pieces: list[str] = []
@@ -107,6 +108,8 @@ def cut(file: BinaryIO, start: int, stop: int, most: int) -> tuple[str, int]:
         chunk = decoder.decode(data)
         pieces.append(chunk[max(start - position, 0) : max(stop - position, 0)])
         position += len(chunk)
+        if position >= stop and not count:
+            break
     end = decoder.decode(b"", final=True)
     pieces.append(end[max(start - position, 0) : max(stop - position, 0)])
     return "".join(pieces), position + len(end)

@@ -13,7 +13,7 @@ ROWS: list[set[str]] = [
     {"errors", "outputs", "crashpoints"},
     {"beneath"},
     {"models", "paths", "budget", "programs", "transcript", "descriptors"},
-    {"files", "listing"},
+    {"filepaths", "files", "listing"},
     {"engines", "store", "scripts"},
     {"config", "specs", "run", "environments", "images"},
     {"isolation"},

@@ -1,5 +1,6 @@
 """Scripts in the workspace."""
 
+import asyncio
 from typing import Annotated
 
 from mcp.types import CallToolResult
@@ -21,7 +22,9 @@ async def save_script(
 ) -> Annotated[CallToolResult, SavedScript]:
     """Save Python source as scripts/NAME.py; every session can import it by its name."""
     workspace = app_of(ctx).sessions.workspace
-    path = library.save_script(workspace, name, content, overwrite=overwrite)
+    path = await asyncio.to_thread(
+        library.save_script, workspace, name, content, overwrite=overwrite
+    )
     module = path.stem if path.stem.isidentifier() else ""
     result = SavedScript(script=path.as_posix(), module=module)
     usage = f"; 'import {module}' works in every session" if module else ""
@@ -44,7 +47,7 @@ async def run_script(
     """
     sessions = app_of(ctx).sessions
     session = sessions.find(caller_of(ctx), session_id)
-    shown = library.script_name(sessions.workspace, path)
+    shown = await asyncio.to_thread(library.script_name, sessions.workspace, path)
     done = await session.run_script(path, args or [], timeout=timeout)
     result = ScriptRun(
         session_id=session.id,
