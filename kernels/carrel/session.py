@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from carrel import inspection, interrupts, scripts
-from carrel.beneath import reading
+from carrel.beneath import reading, writing
 from carrel.crashpoints import crash_point
 from carrel.engines.kernel import LocalKernel
 from carrel.engines.process import Exit
@@ -43,6 +43,9 @@ log = logging.getLogger(__name__)
 
 DEFAULT = "default"  # the session that is always there
 IDLE_STOP_GRACE = 0.5  # seconds an unused kernel has for its exit handlers
+#: what is opened in a session's directory before its kernel's walls stand: the kernel before may
+#: have put a link there, which would be followed
+OPENED_AT_START = ("kernel.log", "stacks.txt", "touched", "journal.jsonl", "spill")
 NEWEST_BYTES = 2000  # read from the end of a spill file for its last line
 
 
@@ -394,6 +397,7 @@ class Session:
 
     async def _start_kernel(self) -> LocalKernel:
         self._starting = True
+        writing.clear(self.directory, *OPENED_AT_START)
         try:
             kernel = await self._services.start_kernel(
                 self.directory, self.environment, self.walls, fresh=self.record.fresh

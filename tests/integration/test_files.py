@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -502,3 +503,30 @@ for name in ("spill/{spill.file}", "stacks.txt"):
     assert SECRET not in page.text
     assert "not kept any more" in page.text
     assert await session.stack() == ""
+
+
+@pytest.mark.parametrize("fresh", [False, True], ids=["as configured", "fresh"])
+async def test_the_next_kernel_writes_nothing_through_what_the_one_before_left(
+    sessions: Sessions, secret: Path, fresh: bool
+) -> None:
+    """Its log was opened, emptied and written before its walls stood, wherever a link led."""
+    session: Session = await sessions.create(SessionSpec(id="s"))
+    session.record = replace(session.record, fresh=fresh)
+    await session.ensure_kernel()
+    names = ("kernel.log", "stacks.txt", "touched", "journal.jsonl", "spill")
+    plant_all = f"""
+import os, shutil
+os.chdir({str(session.directory)!r})
+for name in {names}:
+    shutil.rmtree(name) if os.path.isdir(name) else os.path.exists(name) and os.unlink(name)
+    os.symlink({str(secret / "key")!r}, name)
+"""
+    run = await sessions.run(session, plant_all, timeout=None)
+    assert await run.wait(HANG)
+    assert run.snapshot().error is None
+    await session.restart()
+    run = await sessions.run(session, "print('x' * 300_000)", timeout=None)
+    assert await run.wait(HANG)
+    assert run.snapshot().error is None
+    assert (secret / "key").read_text() == SECRET
+    assert not any((session.directory / name).is_symlink() for name in names)

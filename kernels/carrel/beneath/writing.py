@@ -83,6 +83,15 @@ def remove(root: Path, path: str) -> os.stat_result:
         return was
 
 
+def clear(root: Path, *names: str) -> None:
+    """Remove what has one of these names in a folder and is neither a file nor a folder."""
+    for name in names:
+        with suppress(OSError), folder(root, "") as fd:
+            kind = stat.S_IFMT(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode)
+            if kind not in (stat.S_IFREG, stat.S_IFDIR):
+                os.unlink(name, dir_fd=fd)
+
+
 @contextmanager
 def _temporary(fd: int, data: bytes, mode: int | None = None) -> Iterator[str]:
     """Write a file of a name that nobody has; it is removed unless it was renamed."""
