@@ -57,11 +57,13 @@ async def stack(kernel: LocalKernel, path: Path) -> str:
         kernel: The kernel.
         path: Where its fault handler writes them.
     """
-    before = size_of(path)
+    before = last = size_of(path)
     kernel.process.send_signal_to_kernel(signal.SIGUSR1)
     with suppress(TimeoutError):
         async with asyncio.timeout(STACK_DEADLINE):
-            while size_of(path) == before:  # noqa: ASYNC110  # another process writes
+            # Another process writes, line by line: it is done when there is no more.
+            while (size := size_of(path)) == before or size != last:
+                last = size
                 await asyncio.sleep(0.01)
     return read_from(path, before).strip()
 
