@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from carrel.beneath import reading
 from carrel.engines.channels import Connection
 from carrel.engines.process import KERNEL_MARK, KernelProcess
 from carrel.engines.walls import INSIDE, Walls
 from carrel.errors import KernelStartError
 
 NEEDED_BYTES = 1 << 20  # a log, a journal, IPython's profile
+LOG_BYTES = 64 << 10  # read from its end for that
 LOG_LINES = 20  # lines of the kernel's log that a failed start quotes
 
 
@@ -156,10 +158,8 @@ def full_disk(directory: Path) -> str:
 
 def log_tail(path: Path) -> str:
     """Return the last lines of a log, for an error message."""
-    lines: list[str] = []
-    with suppress(OSError):
-        lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    tail = lines[-LOG_LINES:]
+    data = reading.tail(path.parent, path.name, LOG_BYTES)
+    tail = data.decode("utf-8", "replace").strip().splitlines()[-LOG_LINES:]
     return "\nIts last words:\n" + "\n".join(tail) if tail else " It said nothing."
 
 

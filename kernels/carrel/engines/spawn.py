@@ -10,6 +10,8 @@ from carrel.engines.process import KernelProcess, SpawnedProcess
 from carrel.errors import KernelStartError
 from carrel.models import Isolation
 
+LOG_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
+
 
 async def spawn(launch: Launch, connection: Connection, *, deadline: float) -> KernelProcess:
     """Start the launcher and return its process when its sockets are bound.
@@ -31,7 +33,7 @@ async def spawn(launch: Launch, connection: Connection, *, deadline: float) -> K
 def _start(launch: Launch, connection: Connection, ready_fd: int) -> KernelProcess:
     """Write the files and start the process."""
     launch_file = launch.write_files(connection, ready_fd)
-    log_fd = os.open(launch.directory / "kernel.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    log_fd = os.open(launch.directory / "kernel.log", LOG_FLAGS, 0o600)
     try:
         popen = subprocess.Popen(
             json.loads(launch_file.read_text(encoding="utf-8"))["command"],

@@ -52,7 +52,6 @@ def run(launch: dict[str, Any], ready_fd: int) -> None:
     """Become the kernel of `launch`, say so on `ready_fd`, and run until told to stop."""
     sys.argv = [""]
     hold_on_to(launch["lifeline"])
-    enable_stack_dumps(launch["stack_file"])
     try:
         os.makedirs(launch["cwd"], exist_ok=True)  # a cell may have removed it
         os.chdir(launch["cwd"])
@@ -60,6 +59,7 @@ def run(launch: dict[str, Any], ready_fd: int) -> None:
         walls = guard.Walls(plan)
         limits.enter(plan["limits"])
         walls.enter()  # from here on no thread of ours is outside of them
+        enable_stack_dumps(launch["stack_file"])
         prepare(with_shell=True)
         app = resume(launch)
         walls.close_sockets()
@@ -154,7 +154,7 @@ def enable_stack_dumps(path: str) -> None:
 
 def redirect_stdio(log_file: str) -> None:
     """Give a forked kernel the stdio that a spawned one is started with."""
-    log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)

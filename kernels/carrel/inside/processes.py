@@ -14,7 +14,8 @@ def spawn(launch: dict[str, Any], ready_fd: int) -> int:
     Raises:
         OSError: It can't be started.
     """
-    log_flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    # The kernel before may have left a link there, to a file that is not its.
+    log_flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
     actions: list[Any] = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
         (os.POSIX_SPAWN_OPEN, 1, launch["log_file"], log_flags, 0o600),
