@@ -18,6 +18,7 @@ from pathlib import Path
 import measures
 from figures import Comparison, Figure, plot, save, table
 from gateway import through_kernel_gateway
+from walls import cost_of_levels, neighbour_of_hungry
 
 ROOT = Path(__file__).parents[2]
 NAMES = (
@@ -29,6 +30,7 @@ NAMES = (
     "throughput",
     "verbs",
     "start",
+    "walls",
     "gateway",
 )
 
@@ -70,6 +72,9 @@ async def main() -> int:
                 comparisons += await measures.throughput(2 if quick else 5)
             case "verbs":
                 extra += await measures.verbs(3 if quick else 8)
+            case "walls":
+                comparisons += await cost_of_levels(5 if quick else 15, 100 if quick else 400)
+                comparisons += await neighbour_of_hungry(300)
             case "gateway":
                 comparisons += await through_kernel_gateway(4 if quick else 10)
             case "start":
