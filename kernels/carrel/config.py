@@ -46,6 +46,8 @@ class Config:
     python: Path = field(default_factory=lambda: Path(sys.executable))
     #: sessions that may exist at once
     max_sessions: int = 100
+    #: whether packages may be built from source, which runs their code
+    allow_sdist: bool = False
     #: seconds an execution may run when its call does not say; None: no limit
     execution_timeout: float | None = None
     #: "fork" or "spawn" forces how kernels are started; "auto" takes what works

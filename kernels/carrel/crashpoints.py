@@ -28,6 +28,12 @@ CRASH_POINTS = (
     "recover.swept",  # what it left is cleaned up
     "store.opened",  # the database is open
 )
+#: those that only an installation comes by
+INSTALL_POINTS = (
+    "install.planned",  # what is to be moved is written down
+    "install.emptied",  # what is replaced is out of the environment
+    "install.moved",  # what is new is in it
+)
 
 _name, _, _count = os.environ.get(VARIABLE, "").partition(":")
 _left = int(_count) if _count.isdigit() else 1

@@ -194,6 +194,7 @@ def _report(session: Session, activity: Activity, probe: Probe | None, stack: st
         isolation=walls.isolation,
         network=walls.network,
         limits=session.walls.limits,
+        python=str(session.environment.parent),
         memory_usage=tree.memory,
         peak_memory=session.peak_memory,
         cpu_percent=100 * probe.cpu_used / probe.watched if probe and probe.watched else 0.0,

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from carrel.beneath import reading
 from carrel.engines.kernel import LocalKernel
-from carrel.engines.launch import Environment
 from carrel.models import Variable
 
 REQUEST_DEADLINE = 2.0  # seconds a kernel has for a question of ours
@@ -29,24 +28,24 @@ async def variables(kernel: LocalKernel, limit: int) -> tuple[list[Variable], in
 
 
 async def adopt_environment(
-    kernel: LocalKernel, environment: Environment, distributions: list[str]
+    kernel: LocalKernel, prefix: Path, site: Path, distributions: list[str]
 ) -> list[str]:
     """Make a running kernel see its environment; name modules that it had loaded before.
 
     Args:
         kernel: The kernel.
-        environment: Where the environment is.
+        prefix: Where the environment is.
+        site: Its folder for packages.
         distributions: What was just installed, by name.
 
     Raises:
         KernelSilentError: The kernel is in native code and can't be told now.
     """
-    site = str(environment.site)
     loaded = await kernel.request(
-        "loaded", deadline=REQUEST_DEADLINE, distributions=distributions, site=site
+        "loaded", deadline=REQUEST_DEADLINE, distributions=distributions, site=str(site)
     )
-    prefix = str(environment.prefix)
-    await kernel.request("adopt_environment", deadline=REQUEST_DEADLINE, prefix=prefix, site=site)
+    where = {"prefix": str(prefix), "site": str(site)}
+    await kernel.request("adopt_environment", deadline=REQUEST_DEADLINE, **where)
     return [str(name) for name in loaded["modules"]]
 
 

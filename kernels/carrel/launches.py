@@ -2,7 +2,7 @@
 
 import secrets
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from carrel.config import AUTO_PRELOADS, Config, kernel_environment
@@ -10,6 +10,7 @@ from carrel.engines.forkserver import Profile
 from carrel.engines.launch import Launch
 from carrel.engines.walls import Walls
 from carrel.environments import SessionEnvironment
+from carrel.installs import Installer
 from carrel.paths import StateDirectory
 
 
@@ -29,6 +30,8 @@ class Launches:
     walls: Walls
     #: what the interpreter needs to read
     reads: tuple[Path, ...]
+    #: installs into sessions' environments
+    installer: Installer
     #: names of the private directories that were made by this service
     made: set[str] = field(default_factory=set)
 
@@ -59,7 +62,8 @@ class Launches:
 
     def fresh(self) -> Launch:
         """Return the launch of a kernel in a new private directory."""
-        return self.in_directory(self.state.sessions / self.new_name())
+        directory = self.state.sessions / self.new_name()
+        return self.of(directory, self.session_environment(directory, self.python))
 
     def new_name(self) -> str:
         """Return a name for a private directory that nothing else has."""
@@ -67,22 +71,22 @@ class Launches:
         self.made.add(name)
         return name
 
-    def in_directory(
-        self,
-        directory: Path,
-        environment: SessionEnvironment | None = None,
-        walls: Walls | None = None,
+    def session_environment(self, directory: Path, python: Path) -> SessionEnvironment:
+        """Return the environment of the session that has a private directory."""
+        return SessionEnvironment(directory / "env", python, self.installer)
+
+    def of(
+        self, directory: Path, environment: SessionEnvironment, walls: Walls | None = None
     ) -> Launch:
         """Return the launch of a session's kernel; `walls` if they are its own."""
-        launch = Launch(
-            python=self.python,
+        return Launch(
+            python=environment.parent,
             workspace=self.workspace,
             directory=directory,
             env=self.environment(directory),
+            environment=environment.launch,
             output=self.config.output,
             lifeline=self.lifeline,
             walls=walls or self.walls,
             reads=self.reads,
         )
-        has_own = environment is not None and environment.exists
-        return replace(launch, environment=environment.paths) if has_own and environment else launch

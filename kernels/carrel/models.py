@@ -160,6 +160,8 @@ class SessionSpec:
     network: bool | None = None
     #: names of `Limits` -> lower ones than the server's
     limits: dict[str, float] = field(default_factory=dict)
+    #: interpreter of its kernels: a path or a name; empty: the service's own
+    python: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -195,6 +197,8 @@ class SessionRecord:
     network: bool | None = None
     #: names of `Limits` -> what it asked for
     limits: dict[str, float] = field(default_factory=dict)
+    #: path of its own interpreter, which its kernels are fresh processes of; empty: it has none
+    python: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -380,6 +384,8 @@ class Health:
     network: bool = True
     #: how much of the machine it may use
     limits: Limits = field(default_factory=Limits)
+    #: path of the interpreter that the session's kernels run
+    python: str = ""
     #: bytes of memory of the kernel and its children (PSS where Linux tells, else RSS)
     memory_usage: int = 0
     #: the most of it that was seen

@@ -5,7 +5,7 @@ import fcntl
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,12 +32,13 @@ async def run_program(
     timeout: float,
     env: dict[str, str] | None = None,
     cwd: Path | None = None,
+    hear: Callable[[bytes], None] | None = None,
 ) -> Completed:
     """Run a program to its end, in a process group of its own, without a shell.
 
-    Its output is kept up to a limit (beginning and end). On timeout and on cancellation the
-    whole group is killed before this returns; a timeout is returncode -9 and says so. Should
-    we be killed, Linux kills the group.
+    Its output is kept up to a limit (beginning and end), and `hear` is called with all of it
+    as it comes. On timeout and on cancellation the whole group is killed before this returns;
+    a timeout is returncode -9 and says so. Should we be killed, Linux kills the group.
     """
     with lifeline() as hold:
         process = await asyncio.create_subprocess_exec(
@@ -53,12 +54,14 @@ async def run_program(
         if sys.platform == "linux":
             with suppress(ProcessLookupError):  # it has ended, and was waited for, already
                 fcntl.fcntl(hold, fcntl.F_SETOWN, -process.pid)
-        return await _finish(process, timeout)
+        return await _finish(process, timeout, hear)
 
 
-async def _finish(process: asyncio.subprocess.Process, timeout: float) -> Completed:
+async def _finish(
+    process: asyncio.subprocess.Process, timeout: float, hear: Callable[[bytes], None] | None
+) -> Completed:
     assert process.stdout is not None and process.stderr is not None
-    out, err = Kept(), Kept()
+    out, err = Kept(hear=hear), Kept(hear=hear)
     note = ""
     try:
         async with asyncio.timeout(timeout):
@@ -92,7 +95,10 @@ def lifeline() -> Iterator[int]:
 class Kept:
     """The beginning and the end of a stream of bytes, with an exact count between."""
 
-    def __init__(self, limit: int = OUTPUT_BYTES) -> None:
+    def __init__(
+        self, limit: int = OUTPUT_BYTES, *, hear: Callable[[bytes], None] | None = None
+    ) -> None:
+        self._hear = hear
         self._half = limit // 2
         self._head = bytearray()
         self._tail = bytearray()
@@ -102,6 +108,8 @@ class Kept:
         """Read `stream` to its end."""
         while data := await stream.read(1 << 16):
             self._size += len(data)
+            if self._hear is not None:
+                self._hear(data)
             room = self._half - len(self._head)
             self._head += data[:room]
             self._tail += data[max(room, 0) :]

@@ -15,11 +15,12 @@ from pathlib import Path
 from carrel import inspection, interrupts, scripts
 from carrel.beneath import reading, writing
 from carrel.crashpoints import crash_point
+from carrel.distributions import Package
 from carrel.engines.kernel import LocalKernel
 from carrel.engines.process import Exit
 from carrel.engines.walls import Walls
 from carrel.engines.wire import new_id
-from carrel.environments import InstallReport, SessionEnvironment, parse_requirements
+from carrel.environments import InstallReport, SessionEnvironment
 from carrel.errors import ConflictError, KernelDeadError, KernelSilentError
 from carrel.executions import Executions
 from carrel.isolation import stronger
@@ -36,6 +37,7 @@ from carrel.models import (
 )
 from carrel.outputs import readable, spill_of
 from carrel.programs import Completed, run_program
+from carrel.requirements import parse_requirements
 from carrel.run import Run
 from carrel.services import Services
 
@@ -329,8 +331,10 @@ class Session:
         """
         if self.kernel is None or self.kernel.process.exit is not None:
             return []
-        paths = self.environment.paths
-        stale = await inspection.adopt_environment(self.kernel, paths, distributions)
+        environment = self.environment
+        stale = await inspection.adopt_environment(
+            self.kernel, environment.prefix, environment.site, distributions
+        )
         # What the fork server imported, a fork has again; a fresh process does not.
         if stale and not self.record.fresh:
             self.record = replace(self.record, fresh=True)
@@ -340,16 +344,18 @@ class Session:
     async def install(self, packages: Sequence[str], *, timeout: float) -> InstallReport:
         """Install packages into this session; its kernel can import them at once.
 
+        A failed, timed out or cancelled installation leaves the environment as it was.
+
         Args:
             packages: PEP 508 strings.
-            timeout: Seconds it may take.
+            timeout: Seconds it may take once it is its turn.
 
         Raises:
             InvalidArgumentError: A package is not such a string; nothing was done.
             InstallError: The environment could not be made.
         """
-        requirements = parse_requirements(packages)
-        done = await self.environment.install(requirements, timeout=timeout)
+        wanted = [str(requirement) for requirement in parse_requirements(packages)]
+        done = await self.environment.install(wanted, timeout=timeout)
         if not done.installed:
             return InstallReport(installation=done)
         names = [pin.split("==")[0] for pin in done.installed]
@@ -359,6 +365,14 @@ class Session:
             # In native code now: it can't be told. A restart will find the environment.
             stale = names
         return InstallReport(installation=done, stale_modules=tuple(stale))
+
+    async def packages(self) -> Sequence[Package]:
+        """Return what this session can import, by name; needs no kernel.
+
+        Raises:
+            InvalidArgumentError: Its interpreter does not run any more.
+        """
+        return await self.environment.packages()
 
     async def run_script(self, path: str, args: Sequence[str], *, timeout: float) -> Completed:
         """Run a script of the workspace as a subprocess in this session's environment.

@@ -45,6 +45,8 @@ from carrel.isolation import (
     interpreter_reads,
     narrow,
 )
+from carrel.installs import Installer
+from carrel.interpreters import check_interpreter, check_place
 from carrel.launches import Launches
 from carrel.models import (
     Execution,
@@ -112,13 +114,17 @@ class Sessions:
         try:
             self._store = Store(self._state.database, self._state.reclaim)
             await self._store.open()
+            installer = Installer(self._state.path / "installs", self.config.allow_sdist)
+            await asyncio.to_thread(installer.recover)
         except BaseException:
             # Kernels of a dead server may wait there for one that can start.
             self._state.release(keep_runtime=True)
             raise
         crash_point("store.opened")
         root = self.workspace.root
-        self._launches = Launches(self.config, self._python, self._state, root, walls, reads)
+        self._launches = Launches(
+            self.config, self._python, self._state, root, walls, reads, installer
+        )
         mode = self.config.kernel_start
         self._engine = LocalEngine(self._state.runtime, self._launches.profile(), mode=mode)
         self._pool = WarmPool(self._engine, self.config.warm, self._launches.fresh)
@@ -220,7 +226,7 @@ class Sessions:
             reuse: Return the session of that id if there is one, with its kernel running.
 
         Raises:
-            InvalidArgumentError: Id, tags or metadata can't be used.
+            InvalidArgumentError: Id, tags, metadata or interpreter can't be used.
             SessionExistsError: The id is taken.
             LimitExceededError: There are `max_sessions` already.
             KernelStartError: Its kernel did not start; there is no session then.
@@ -234,6 +240,9 @@ class Sessions:
                     f"session '{session_id}' exists already. Use it, pass if_exists='reuse', or "
                     "choose another id."
                 )
+                raise SessionExistsError(msg)
+            if spec.python and interpreter(Path(spec.python)) != existing.environment.parent:
+                msg = f"session '{session_id}' exists with {existing.environment.parent}"
                 raise SessionExistsError(msg)
             await existing.ensure_kernel()
             return existing
@@ -254,9 +263,11 @@ class Sessions:
                 isolation=spec.isolation,
                 network=spec.network,
                 limits=spec.limits,
+                python=await self._own_python(spec.python),
             )
             crash_point("create.begun")
-            warm = None if fresh or walls != self.walls else self._pool.take()
+            is_usual = not (fresh or record.python) and walls == self.walls
+            warm = self._pool.take() if is_usual else None
             if warm is not None:
                 record = replace(record, directory=warm.launch.directory.name)
             session = self._make_session(record)
@@ -483,7 +494,10 @@ class Sessions:
         await self._levels.require(walls.isolation)
         self._pool.begin_start()
         try:
-            launch = self._launches.in_directory(directory, environment, walls)
+            launch = self._launches.of(directory, environment, walls)
+            if launch.python != self._python:  # forks are of the service's
+                fresh = True
+                launch = replace(launch, reads=await interpreter_reads(launch.python))
             return await self._engine.start(launch, fresh=fresh)
         finally:
             self._pool.end_start()
@@ -492,8 +506,20 @@ class Sessions:
         if not record.directory:
             record = replace(record, directory=self._launches.new_name())
         directory = self._state.sessions / record.directory
-        environment = SessionEnvironment(directory / "env", self._python)
+        python = Path(record.python) if record.python else self._python
+        environment = self._launches.session_environment(directory, python)
         return Session(record, directory, environment, self._services)
+
+    async def _own_python(self, wanted: str) -> str:
+        """Return the path of a session's own interpreter, which can run kernels; empty: none."""
+        if not wanted:
+            return ""
+        found = interpreter(Path(wanted))
+        check_place(wanted, found, (self.workspace.root, self._state.path))
+        if found == self._python:
+            return ""
+        await check_interpreter(found)
+        return str(found)
 
     def _free_id(self) -> str:
         while (made := f"session-{secrets.token_hex(4)}") in self._sessions:

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from carrel import Config, Sessions, SessionSpec
 from carrel.engines.guardians import Started
-from carrel.environments import uv_binary
 from carrel.errors import CarrelError
 from carrel.isolation import PREFERRED, Proof, prove
 from carrel.models import Isolation
+from carrel.installs import uv_binary
 from carrel.paths import DATABASE_NAME, UNKNOWN_HOLDER, holder_of
 from carrel.recovery import last_report
 from carrel.supervisor import quantity

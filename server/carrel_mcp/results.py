@@ -54,6 +54,7 @@ class SessionInfo(BaseModel):
     generation: int = Field(description="Number of its kernel; each restart adds one")
     isolation: str = Field(description="How it is kept apart: process, guard or box")
     network: bool = Field(description="Whether it may use the network")
+    python: str = Field(description="Interpreter of its kernels")
     current: bool = Field(description="Whether it is the caller's default session")
 
 
@@ -169,6 +170,25 @@ class Installed(ToolResult):
     installed: list[str] = Field(description="name==version of what is new")
     restart_required: bool = Field(description="Whether a loaded module has another version")
     loaded_modules: list[str] = Field(description="Which modules those are")
+    log: str = Field(description="File with what all installations into this session said")
+
+
+class PackageInfo(BaseModel):
+    """One package."""
+
+    version: str = Field(description="Its version; empty: not known")
+    own: bool = Field(description="Whether this session installed it; else the interpreter has it")
+
+
+class PackageList(ToolResult):
+    """Packages that a session can import."""
+
+    session_id: str = Field(description="The session")
+    packages: dict[str, PackageInfo] = Field(description="Name -> what it is; the session's first")
+    total: int = Field(description="How many match")
+    own_total: int = Field(description="How many of them are the session's own")
+    next_offset: int = Field(description="Where the next page begins; -1: this was the last")
+    python: str = Field(description="The interpreter that has the others")
 
 
 class SavedScript(ToolResult):
@@ -270,6 +290,7 @@ class KernelHealth(ToolResult):
     isolation: str = Field(description="How it is kept apart: process, guard or box")
     network: bool = Field(description="Whether it may use the network")
     limits: dict[str, float] = Field(description="memory (bytes), processes, ...; 0: none")
+    python: str = Field(description="Interpreter of the session's kernels")
     memory_usage: int = Field(description="Bytes, with child processes")
     peak_memory: int = Field(description="The most that was seen, bytes")
     cpu_percent: float = Field(description="Of one core, over the last 0.1 s")

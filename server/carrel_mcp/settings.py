@@ -100,6 +100,11 @@ class Settings(BaseSettings):
         default=None,
         description="Interpreter of the kernels; it needs ipykernel. Default: the server's own.",
     )
+    allow_sdist: bool = Field(
+        default=False,
+        description="Build packages from source where there is no wheel. That runs their "
+        "authors' code before anybody imports it.",
+    )
     kernel_start: Literal["auto", "fork", "spawn"] = Field(
         default="auto",
         description="How kernels start: forked from a warm process, or as fresh ones; auto takes "
@@ -320,6 +325,7 @@ class Settings(BaseSettings):
             given["preloads"] = () if self.preload in (["none"], []) else tuple(self.preload)
         return Config(
             workspace=self.workspace,
+            allow_sdist=self.allow_sdist,
             kernel_start=self.kernel_start,
             warm=self.warm,
             orphan_timeout=self.orphan_seconds,

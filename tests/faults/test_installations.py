@@ -1,11 +1,7 @@
 """Installations that fail, and sessions whose packages shadow what a kernel needs."""
 
 import shutil
-import threading
-import zipfile
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,88 +11,18 @@ import pytest
 from carrel import Session, Sessions, SessionSpec
 from carrel.errors import KernelStartError
 from tests.acceptance.harness import Place, RawServer, until
+from tests.package_index import Index, serving
 
 from .conftest import Bystander
 from .matrix import fault
 
 HANG = 120.0
-WHEEL = "tiny-1.0-py3-none-any.whl"
-
-
-def wheel() -> bytes:
-    """Return a package of one module."""
-    buffer = BytesIO()
-    info = "tiny-1.0.dist-info"
-    with zipfile.ZipFile(buffer, "w") as archive:
-        archive.writestr("tiny.py", "value = 42\n")
-        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
-        archive.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        archive.writestr(f"{info}/RECORD", "")
-    return buffer.getvalue()
-
-
-class Index(ThreadingHTTPServer):
-    """A package index on loopback with one package."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Answer)
-        #: sha256 that the page claims; empty: none
-        self.claimed_hash = ""
-        #: set when files may be sent
-        self.may_send = threading.Event()
-        self.may_send.set()
-        #: set when somebody asked for a file
-        self.was_asked = threading.Event()
-
-    @property
-    def url(self) -> str:
-        """Where it is."""
-        return f"http://127.0.0.1:{self.server_port}/simple"
-
-
-class Answer(BaseHTTPRequestHandler):
-    """Serves the page of the package and its file."""
-
-    def do_GET(self) -> None:
-        index = self.server
-        assert isinstance(index, Index)
-        if self.path.endswith(".whl"):
-            index.was_asked.set()
-            index.may_send.wait(HANG)
-            self.send(wheel(), "application/octet-stream")
-        else:
-            fragment = f"#sha256={index.claimed_hash}" if index.claimed_hash else ""
-            page = f'<html><body><a href="/files/{WHEEL}{fragment}">{WHEEL}</a></body></html>'
-            self.send(page.encode(), "text/html")
-
-    do_HEAD = do_GET
-
-    def send(self, body: bytes, kind: str) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
 
 
 @pytest.fixture
 def index() -> Iterator[Index]:
-    server = Index()
-    serving = threading.Thread(target=server.serve_forever)
-    serving.start()
-    yield server
-    server.may_send.set()
-    server.shutdown()
-    serving.join()
-    server.server_close()
+    with serving() as index:
+        yield index
 
 
 @pytest.fixture
@@ -113,7 +39,13 @@ def install(server: RawServer) -> dict[str, Any]:
 def has_tiny(server: RawServer) -> bool:
     """Say whether the default session can import the package."""
     done = server.tool("run_python_code", code="import tiny; tiny.value")
-    return bool(done["results"] == ["42"])
+    return bool(done["results"] == ["'1.0'"])
+
+
+def own_packages(server: RawServer, session_id: str = "default") -> dict[str, str]:
+    """Return what a session has installed, with versions."""
+    listed = server.tool("list_packages", session_id=session_id, limit=1000)["packages"]
+    return {name: item["version"] for name, item in listed.items() if item["own"]}
 
 
 @fault("D17")
@@ -142,7 +74,7 @@ def test_without_an_index_an_installation_says_so_and_changes_nothing(
         assert (done["returncode"] != 0, done["installed"]) == (True, [])
         assert "127.0.0.1:9" in done["stderr"]
         assert not has_tiny(server)
-        assert not list(place.state.glob("sessions/*/env"))
+        assert not own_packages(server)
 
 
 @fault("D17")
@@ -201,9 +133,7 @@ async def test_modules_in_the_workspace_that_shadow_the_standard_ones_harm_no_ke
 
 async def with_environment(sessions: Sessions) -> Session:
     """Return a session that has an environment of its own, and fresh kernels."""
-    session = await sessions.create(SessionSpec(id="shadowed"), fresh=True)
-    await session.environment._create()
-    return session
+    return await sessions.create(SessionSpec(id="shadowed"), fresh=True)
 
 
 @fault("D18")
@@ -211,7 +141,7 @@ async def test_a_broken_zmq_in_a_sessions_environment_is_named_and_harms_nobody_
     sessions: Sessions, bystander: Bystander
 ) -> None:
     session = await with_environment(sessions)
-    package = session.environment.paths.site / "zmq"
+    package = session.environment.site / "zmq"
     package.mkdir()
     (package / "__init__.py").write_text(BROKEN)
     with pytest.raises(KernelStartError, match="this is not what a kernel needs"):

@@ -161,7 +161,7 @@ async def shut_down(sessions: Sessions, session: Session) -> None:
 
 
 async def install(sessions: Sessions, session: Session) -> None:
-    (session.environment.paths.site / "made").mkdir(parents=True, exist_ok=True)
+    (session.environment.site / "made").mkdir(parents=True, exist_ok=True)
     await session.adopt_environment(["six"])
 
 

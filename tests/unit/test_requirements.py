@@ -2,8 +2,8 @@
 
 import pytest
 
-from carrel.environments import parse_requirements
 from carrel.errors import InvalidArgumentError
+from carrel.requirements import parse_requirements
 
 
 @pytest.mark.parametrize(

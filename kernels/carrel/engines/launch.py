@@ -41,10 +41,10 @@ class OutputLimits:
 class Environment:
     """A session's virtual environment, as its kernel must know it."""
 
-    #: the environment's directory
+    #: the environment's directory; the kernel makes it if there is none
     prefix: Path
-    #: its site-packages
-    site: Path
+    #: the program that shall be called uv in it; None: none
+    uv: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +59,7 @@ class Launch:
     directory: Path
     #: environment variables, all of them
     env: dict[str, str]
-    #: virtual environment to start in; None: the interpreter's own
+    #: virtual environment to start in; None: that of the interpreter itself
     environment: Environment | None = None
     #: whether to answer Jupyter's heartbeat
     heartbeat: bool = False
@@ -105,7 +105,7 @@ class Launch:
             "stack_file": str(self.directory / "stacks.txt"),
             "touched_file": str(self.directory / "touched"),
             "journal_file": str(self.journal) if self.journaled else "",
-            "environment": {"prefix": str(environment.prefix), "site": str(environment.site)}
+            "environment": {"prefix": str(environment.prefix), "uv": str(environment.uv or "")}
             if environment
             else None,
             "output": {

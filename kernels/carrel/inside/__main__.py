@@ -1,4 +1,4 @@
-"""``python -P .../inside/__main__.py kernel|forkserver FILE``, or ``confined PLAN ...``.
+"""``python -P .../inside/__main__.py PROGRAM ARGUMENT``: become a kernel, a fork server, ...
 
 Makes this folder importable as ``carrel_inside`` without touching ``sys.path``, so that a
 cell's ``import helper`` never finds a file of ours, then hands over.
@@ -10,7 +10,12 @@ import os
 import sys
 
 PACKAGE = "carrel_inside"
-PROGRAMS = {"kernel": "launcher", "forkserver": "forkserver", "confined": "confined"}
+PROGRAMS = {
+    "kernel": "launcher",
+    "forkserver": "forkserver",
+    "confined": "confined",
+    "environment": "environment",
+}
 
 
 def mount_package() -> None:

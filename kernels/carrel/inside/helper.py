@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from . import environment
+
 REPR_CHARS = 120  # longest repr of a variable
 REPR_ITEMS = 6  # items shown of a container
 REPR_DEPTH = 3
@@ -84,30 +86,14 @@ class Helper:
 
     def adopt_environment(self, prefix: str, site: str) -> dict[str, Any]:
         """Make the virtual environment at `prefix` this kernel's own, first on the path."""
-        return adopt_environment(prefix, site)
+        environment.adopt(prefix)
+        return {"executable": sys.executable}
 
     def loaded(self, distributions: list[str], site: str) -> dict[str, Any]:
         """Name the modules of `distributions` that this kernel has imported already."""
         importlib.invalidate_caches()
         found = sorted({name for item in distributions for name in loaded_modules(item, site)})
         return {"modules": found}
-
-
-def adopt_environment(prefix: str, site: str) -> dict[str, Any]:
-    """See Helper.adopt_environment; the launcher calls it before a kernel starts."""
-    if site not in sys.path:
-        parents = [i for i, path in enumerate(sys.path) if "site-packages" in path]
-        sys.path.insert(parents[0] if parents else len(sys.path), site)
-    sys.prefix = sys.exec_prefix = prefix
-    sys.executable = os.path.join(prefix, "bin", "python")
-    os.environ["VIRTUAL_ENV"] = prefix
-    bin_dir = os.path.join(prefix, "bin")
-    paths = os.environ.get("PATH", os.defpath).split(os.pathsep)
-    if paths[0] != bin_dir:
-        os.environ["PATH"] = os.pathsep.join([bin_dir, *paths])
-    os.environ.pop("PYTHONHOME", None)
-    importlib.invalidate_caches()
-    return {"executable": sys.executable}
 
 
 def loaded_modules(distribution: str, site: str) -> list[str]:

@@ -34,7 +34,7 @@ def main(launch_file: str) -> None:
     """Run one spawned kernel until it is told to stop."""
     with open(launch_file, encoding="utf-8") as file:
         launch = json.load(file)
-    adopt(launch)  # before anything of it could be imported in another version
+    adopt(launch, make=False)  # before anything of it could be imported in another version
     run(launch, launch["ready_fd"])
 
 
@@ -105,19 +105,27 @@ def resume(launch: dict[str, Any]) -> Any:
 
     streams.shared.budgets = Budgets(Limits(launch["output"]))
     streams.shared.journal = Journal(launch["journal_file"])
-    adopt(launch)
+    adopt(launch, make=True)
     app = KernelApp.prepare()
     app.resume(launch)
     log_to(app, launch["log_file"])
     return app
 
 
-def adopt(launch: dict[str, Any]) -> None:
-    """Put the session's virtual environment first, if it has one."""
-    from .helper import adopt_environment
+def adopt(launch: dict[str, Any], *, make: bool) -> None:
+    """Put the session's virtual environment first.
 
-    if environment := launch["environment"]:
-        adopt_environment(environment["prefix"], environment["site"])
+    Args:
+        launch: What is launched.
+        make: Whether to make it if there is none; only within the walls: links may be there.
+    """
+    from . import environment
+
+    if wanted := launch["environment"]:
+        with contextlib.suppress(OSError):  # a full disk: the kernel does without it
+            if make:
+                environment.make(wanted["prefix"], wanted["uv"])
+            environment.adopt(wanted["prefix"])
 
 
 def hold_on_to(lifeline: str) -> None:

@@ -1,10 +1,10 @@
 -- name: save_session
 INSERT INTO sessions (id, description, tags, metadata, status, created_at, last_activity_at,
                       generation, execution_count, directory, fresh, isolation, network,
-                      limits)
+                      limits, python)
 VALUES (:id, :description, :tags, :metadata, :status, :created_at, :last_activity_at,
         :generation, :execution_count, :directory, :fresh, :isolation, :network,
-        :limits)
+        :limits, :python)
 ON CONFLICT (id) DO UPDATE
 SET description = excluded.description, tags = excluded.tags, metadata = excluded.metadata,
     status = excluded.status, last_activity_at = excluded.last_activity_at,

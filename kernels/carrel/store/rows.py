@@ -47,6 +47,7 @@ def session_row(record: SessionRecord) -> Row:
         "isolation": record.isolation or "",
         "network": record.network,
         "limits": json.dumps(record.limits),
+        "python": record.python,
     }
 
 
@@ -81,6 +82,7 @@ def session_record(row: sqlite3.Row) -> SessionRecord:
         isolation=Isolation(row["isolation"]) if row["isolation"] else None,
         network=None if row["network"] is None else bool(row["network"]),
         limits=json.loads(row["limits"]),
+        python=row["python"],
     )
 
 

@@ -65,6 +65,7 @@ async def get_kernel_health(
         isolation=found.isolation.value,
         network=found.network,
         limits=asdict(found.limits),
+        python=found.python,
         memory_usage=found.memory_usage,
         peak_memory=found.peak_memory,
         cpu_percent=round(found.cpu_percent, 1),

@@ -34,6 +34,7 @@ def info(app: App, caller: str, session: Session) -> SessionInfo:
         generation=record.generation,
         isolation=session.walls.isolation.value,
         network=session.walls.network,
+        python=str(session.environment.parent),
         current=app.sessions.current_id(caller) == session.id,
     )
 
@@ -63,6 +64,14 @@ async def create_session(
         | None,
         Field(description="Lower limits than the server's; memory in bytes"),
     ] = None,
+    python: Annotated[
+        str,
+        Field(
+            max_length=1000,
+            description="Another interpreter: an absolute path, or a name like 'python3.12'; it "
+            "needs ipykernel. Default: the server's",
+        ),
+    ] = "",
 ) -> Annotated[CallToolResult, CreatedSession]:
     """Create an isolated Python session: its own kernel process, variables and packages.
 
@@ -80,6 +89,7 @@ async def create_session(
         isolation=isolation,
         network=network,
         limits=dict((limits or {}).items()),
+        python=python,
     )
     existed = session_id in {session.id for session in app.sessions.list()}
     session = await app.sessions.create(spec, reuse=if_exists == "reuse", fresh=fresh)

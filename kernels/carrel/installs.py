@@ -1,0 +1,332 @@
+"""Installations by uv: what is missing is resolved and installed aside, then merged.
+
+uv never sees a session's files, nor runs an interpreter that a session could have changed.
+It works in a frame of its own (a slot below the state directory), told by metadata what
+the interpreter and the session have. What it has installed there is merged into the
+session's environment in one step that is all or nothing (merging.py). Installations of
+different sessions run side by side, each in its slot.
+"""
+
+import asyncio
+import hashlib
+import json
+import os
+import re
+import shutil
+import ssl
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import platformdirs
+
+from carrel.distributions import Distribution, distributions
+from carrel.engines.launch import INSIDE
+from carrel.errors import InstallError
+from carrel.interpreters import Interpreter
+from carrel.merging import plan_merge, read_below, unfinished
+from carrel.paths import private_directory
+from carrel.programs import Completed, run_program
+
+PLANNED = re.compile(r"^ \+ ([A-Za-z0-9_.-]+)==(\S+)", re.MULTILINE)
+NO_WHEEL = re.compile(r"building from source is disabled|no usable wheels|no wheels")
+SETUP_DEADLINE = 60.0  # seconds for making a frame
+METADATA_BYTES = 1 << 20  # largest METADATA of a session that uv is shown
+#: variables that uv is given besides those that tell it where packages are
+KEPT = ("PATH", "LANG", "LC_ALL", "NETRC", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE")
+KEPT_PREFIXES = ("UV_", "PIP_", "SSL_")
+#: variables of uv that would point it elsewhere, or make it run what it has installed
+DROPPED_PREFIXES = ("UV_PYTHON", "UV_PROJECT", "UV_TOOL", "UV_VENV", "UV_WORKING")
+DROPPED = frozenset(
+    {"UV_SYSTEM_PYTHON", "UV_TARGET", "UV_PREFIX", "UV_COMPILE_BYTECODE", "UV_LINK_MODE"}
+)
+WHEELS_ONLY = (
+    "\ncarrel: only wheels are installed, and a package that is needed here has none that fits. "
+    "Building one from source runs its author's code: whoever runs the server can allow that "
+    "with the setting --allow-sdist.\n"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Installation:
+    """What an installation did."""
+
+    #: uv's exit code; 0: all is installed
+    returncode: int
+    #: what uv wrote
+    stdout: str
+    #: what uv wrote to stderr
+    stderr: str
+    #: name==version of what is new in the session
+    installed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Command:
+    """A program of ours that is started on behalf of a session."""
+
+    #: the program and its arguments
+    argv: tuple[str, ...]
+    #: environment variables, all of them
+    env: dict[str, str]
+    #: its working directory; nothing of a session is in it
+    cwd: Path
+    #: where it must be able to write
+    writable: tuple[Path, ...]
+
+
+@cache
+def uv_binary() -> Path:
+    """Return the uv that came as our dependency.
+
+    Raises:
+        InstallError: It is not there.
+    """
+    import uv
+
+    try:
+        return Path(uv.find_uv_bin())
+    except FileNotFoundError as error:
+        msg = "uv is not installed; reinstall carrel, it is one of its dependencies"
+        raise InstallError(msg) from error
+
+
+def uv_command(arguments: Sequence[str], folder: Path) -> Command:
+    """Return how uv is run: the one place that knows, for every process of it.
+
+    Args:
+        arguments: What uv is told.
+        folder: Where it works; it can write there and in its cache, and needs nothing else.
+
+    Raises:
+        InstallError: uv is not there.
+    """
+    ours = platformdirs.user_cache_path("carrel")
+    env = {name: value for name, value in os.environ.items() if is_for_uv(name)}
+    cache = Path(env.setdefault("UV_CACHE_DIR", str(ours / "uv")))
+    home = ours / "home"
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Its own home has neither the user's settings for uv nor their passwords for indexes.
+    for name, path in (
+        ("UV_CONFIG_FILE", platformdirs.user_config_path("uv") / "uv.toml"),
+        ("NETRC", Path.home() / ".netrc"),
+    ):
+        if name not in env and path.is_file():
+            env[name] = str(path)
+    env |= {"HOME": str(home), "TMPDIR": str(folder)}
+    env |= {"UV_NO_PROGRESS": "1", "NO_COLOR": "1", "UV_PYTHON_DOWNLOADS": "never"}
+    known = ssl.get_default_verify_paths()
+    if known.cafile or known.capath:
+        # The machine's own certificates, as a company's proxy may need them; hosts start
+        # servers without the variables that would say so.
+        env["UV_SYSTEM_CERTS"] = "1"
+    argv = (str(uv_binary()), *arguments)
+    return Command(argv=argv, env=env, cwd=folder, writable=(folder, cache, home))
+
+
+def is_for_uv(name: str) -> bool:
+    """Say whether uv is given a variable of ours."""
+    if name in DROPPED or name.startswith(DROPPED_PREFIXES):
+        return False
+    is_proxy = name.upper().endswith("_PROXY")
+    return is_proxy or name in KEPT or name.startswith(KEPT_PREFIXES)
+
+
+class Installer:
+    """Installs into the environments of one service's sessions.
+
+    Args:
+        folder: Private, on the file system of the sessions' environments, and nobody else's.
+        allow_sdist: Whether packages may be built from source, which runs their code.
+    """
+
+    def __init__(self, folder: Path, allow_sdist: bool) -> None:
+        self._folder = folder
+        self._allow_sdist = allow_sdist
+        self._used: set[int] = set()
+        self._template_lock = asyncio.Lock()
+
+    def recover(self) -> int:
+        """Undo the merges that a killed server was in, and forget its slots; count merges."""
+        undone = 0
+        for slot in self._folder.iterdir() if self._folder.is_dir() else ():
+            if merge := unfinished(slot):
+                merge.undo(slot)
+                undone += 1
+        shutil.rmtree(self._folder, ignore_errors=True)
+        return undone
+
+    async def install(
+        self,
+        prefix: Path,
+        interpreter: Interpreter,
+        wanted: Sequence[str],
+        *,
+        timeout: float,
+        hear: Callable[[bytes], None],
+    ) -> Installation:
+        """Install what an environment and its interpreter lack.
+
+        If this fails, or is cancelled before the last step, the environment is as it was; the
+        last step takes milliseconds, and is finished or undone also then.
+
+        Args:
+            prefix: The environment, which exists.
+            interpreter: What it is layered over.
+            wanted: PEP 508 strings, checked.
+            timeout: Seconds uv may take.
+            hear: Called with what uv writes, as it comes.
+
+        Raises:
+            InstallError: A frame could not be made, or the environment not be changed.
+        """
+        deadline = asyncio.get_running_loop().time() + timeout
+        site = "lib/python{}.{}/site-packages".format(*interpreter.version)
+        async with self._slot(interpreter) as slot:
+            await asyncio.to_thread(show, slot / "env" / site, interpreter, prefix, site)
+            plan = await self._pip(slot, ["--dry-run"], wanted, deadline, hear)
+            if plan.returncode != 0:
+                return failed(plan)
+            pins = [f"{name}=={version}" for name, version in PLANNED.findall(plan.stderr)]
+            if not pins:
+                text = "Everything asked for is there already."
+                return Installation(returncode=0, stdout=text, stderr="")
+            await asyncio.to_thread(empty, slot / "env" / site)
+            done = await self._pip(slot, ["--no-deps"], pins, deadline, hear)
+            if done.returncode != 0:
+                return failed(done)
+            names = [pin.partition("==")[0] for pin in pins]
+            merge = await asyncio.to_thread(plan_merge, slot / "env", prefix, site, names)
+            await to_the_end(merge.carry_out, slot)
+            return Installation(
+                returncode=0, stdout=done.stdout, stderr=done.stderr, installed=tuple(pins)
+            )
+
+    async def make_environment(self, interpreter: Interpreter, prefix: Path) -> None:
+        """Make the frame of a session's environment, where no kernel has made it yet.
+
+        Raises:
+            InstallError: It could not be made.
+        """
+        await self._make_frame(interpreter, prefix, bare=False)
+
+    async def _pip(
+        self,
+        slot: Path,
+        options: Sequence[str],
+        packages: Sequence[str],
+        deadline: float,
+        hear: Callable[[bytes], None],
+    ) -> Completed:
+        arguments = ["pip", "install", "--python", str(slot / "env/bin/python"), *options]
+        # Never linked to the cache: what one session changes must not be what others get.
+        arguments += ["--link-mode", "copy"]
+        if not self._allow_sdist:
+            arguments += ["--only-binary", ":all:"]
+        command = uv_command([*arguments, "--", *packages], slot)
+        seconds = max(deadline - asyncio.get_running_loop().time(), 0.1)
+        return await run_program(
+            [*command.argv], env=command.env, cwd=command.cwd, timeout=seconds, hear=hear
+        )
+
+    @asynccontextmanager
+    async def _slot(self, interpreter: Interpreter) -> AsyncIterator[Path]:
+        """Lend a folder with a bare frame of an interpreter in ``env``.
+
+        Its path is one of few, so that uv knows the interpreter there from the last time.
+        """
+        number = next(n for n in range(len(self._used) + 1) if n not in self._used)
+        self._used.add(number)
+        slot = self._folder / f"{key_of(interpreter)}-{number}"
+        try:
+            template = await self._template(interpreter)
+            await asyncio.to_thread(copy_frame, template, slot)
+            yield slot
+        finally:
+            await to_the_end(shutil.rmtree, slot, True)
+            self._used.discard(number)
+
+    async def _template(self, interpreter: Interpreter) -> Path:
+        """Return a bare frame of an interpreter, to be copied."""
+        template = self._folder / f"{key_of(interpreter)}-frame"
+        async with self._template_lock:
+            if not (template / "pyvenv.cfg").exists():
+                private_directory(self._folder)
+                await self._make_frame(interpreter, template, bare=True)
+        return template
+
+    async def _make_frame(self, interpreter: Interpreter, prefix: Path, *, bare: bool) -> None:
+        wanted = {"prefix": str(prefix), "bare": bare, "uv": str(uv_binary())}
+        argv = [str(interpreter.python), "-P", str(INSIDE), "environment", json.dumps(wanted)]
+        made = await run_program(argv, cwd=Path("/"), timeout=SETUP_DEADLINE)
+        if made.returncode != 0:
+            raise InstallError(f"the session's environment can't be made: {made.stderr}")
+
+
+def failed(done: Completed) -> Installation:
+    """Return what is told of an installation that uv has given up."""
+    hint = WHEELS_ONLY if NO_WHEEL.search(done.stderr) else ""
+    return Installation(returncode=done.returncode, stdout=done.stdout, stderr=done.stderr + hint)
+
+
+def key_of(interpreter: Interpreter) -> str:
+    """Return a short name for an interpreter."""
+    return hashlib.blake2s(os.fsencode(interpreter.python), digest_size=4).hexdigest()
+
+
+def copy_frame(template: Path, slot: Path) -> None:
+    """Make a slot with a copy of a frame, instead of what a killed call has left there."""
+    shutil.rmtree(slot, ignore_errors=True)
+    private_directory(slot)
+    shutil.copytree(template, slot / "env", symlinks=True)
+
+
+def show(site: Path, interpreter: Interpreter, prefix: Path, own: str) -> None:
+    """Let uv see in a slot what an interpreter and an environment have, by their metadata.
+
+    Args:
+        site: Folder for packages of the slot.
+        interpreter: Its metadata is linked, file by file: uv follows no link to a folder.
+        prefix: The environment; of its metadata only a copy is shown.
+        own: Its folder for packages, relative to it.
+    """
+    mine = distributions([prefix / own])
+    for found in mine.values():
+        copy_metadata(found, prefix, own, site)
+    for name, found in distributions(interpreter.folders).items():
+        if name in mine:
+            continue
+        if not found.metadata.is_dir():
+            (site / found.metadata.name).symlink_to(found.metadata)
+            continue
+        (site / found.metadata.name).mkdir()
+        for part in ("METADATA", "PKG-INFO"):
+            if (found.metadata / part).is_file():
+                (site / found.metadata.name / part).symlink_to(found.metadata / part)
+
+
+def copy_metadata(found: Distribution, prefix: Path, own: str, site: Path) -> None:
+    """Copy as much of a session's own distribution as a resolver needs."""
+    folder = found.metadata.name
+    text = read_below(prefix, f"{own}/{folder}/METADATA", METADATA_BYTES)
+    if text:
+        (site / folder).mkdir()
+        (site / folder / "METADATA").write_bytes(text)
+
+
+def empty(site: Path) -> None:
+    """Take away what was shown; see `show`."""
+    shutil.rmtree(site)
+    site.mkdir()
+
+
+async def to_the_end(work: Callable[..., None], *args: object) -> None:
+    """Do something in a thread and return when it is over, also when cancelled meanwhile."""
+    doing = asyncio.ensure_future(asyncio.to_thread(work, *args))
+    try:
+        await asyncio.shield(doing)
+    except asyncio.CancelledError:
+        await asyncio.wait([doing])
+        raise
