@@ -53,12 +53,12 @@ def digest(text: str) -> str:
     return "sha256=" + base64.urlsafe_b64encode(found).decode().rstrip("=")
 
 
-def sdist(name: str, setup: str) -> dict[str, bytes]:
+def sdist(name: str, files: dict[str, str]) -> dict[str, bytes]:
     """Return a source distribution of version 1.0 by its file name."""
     buffer = io.BytesIO()
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
-        for path, text in (("setup.py", setup), ("PKG-INFO", metadata)):
+        for path, text in {**files, "PKG-INFO": metadata}.items():
             member = tarfile.TarInfo(f"{name}-1.0/{path}")
             member.size = len(text.encode())
             archive.addfile(member, io.BytesIO(text.encode()))
