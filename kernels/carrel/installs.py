@@ -207,10 +207,20 @@ class Installer:
     async def make_environment(self, interpreter: Interpreter, prefix: Path) -> None:
         """Make the frame of a session's environment, where no kernel has made it yet.
 
+        It is made aside: at `prefix` may be links that a session has put there.
+
         Raises:
-            InstallError: It could not be made.
+            InstallError: It could not be made, or something else is there.
         """
-        await self._make_frame(interpreter, prefix, bare=False)
+        aside = private_directory(self._folder) / f"{prefix.parent.name}-frame"
+        await self._make_frame(interpreter, aside, bare=False)
+        try:
+            prefix.parent.mkdir(mode=0o700, exist_ok=True, parents=True)
+            aside.rename(prefix)
+        except OSError as error:
+            await asyncio.to_thread(shutil.rmtree, aside, True)
+            msg = f"the session's environment is damaged ({error}): restart_kernel repairs it"
+            raise InstallError(msg) from error
 
     async def _pip(
         self,

@@ -126,6 +126,8 @@ def plan_merge(stage: Path, prefix: Path, site: str, names: Iterable[str]) -> Me
                 if is_folder and stat.S_ISDIR(there) and name not in out:
                     walk(name)
                     continue
+                if is_folder and f"{site}/".startswith(f"{name}/"):
+                    raise NotADirectoryError(f"{name} is no folder any more")
                 if there:
                     out[name] = None
                 come.append(name)

@@ -112,6 +112,9 @@ CASES: dict[str, Case] = {
     "D17": Case("no package index, wrong hashes, an installation killed midway", "the environment is as it was"),
     "D18": Case("a session shadows what a kernel needs (json, zmq)", "the server goes on; a start that fails says why"),
     "D19": Case("the runtime directory of live sessions is deleted", "sessions go on; new kernels start"),
+    # T. Authors of packages and of arguments
+    "T11": Case("packages with a setup.py, a .pth, paths that lead out, links in an environment", "no code runs at the installation; nothing outside is touched"),
+    "T12": Case("any text as the name of a package", "refused, or exactly one argument of uv's"),
     # E. Load
     "E1": Case("200 sessions at once, a cell each, all deleted", "all right; nothing left"),
     "E2": Case("10,000 cells in 10 sessions", "all right; the server grows by less than 1 kB a cell"),

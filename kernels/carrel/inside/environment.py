@@ -72,7 +72,7 @@ def equip(prefix: str, uv: str) -> None:
     own = prefix + os.sep
     folders = [p for p in sys.path if os.path.basename(p) in PARENTS and not p.startswith(own)]
     lines = [f"import site; site.addsitedir({folder!r})" for folder in folders]
-    lines.append(f"import sys; sys.path.append({fallback!r})")
+    lines.append("import os, sys; sys.path.append(os.path.join(sys.prefix, 'lib', 'carrel'))")
     write(os.path.join(site_of(prefix), "_carrel_parent.pth"), "\n".join(lines) + "\n")
     os.makedirs(os.path.join(fallback, "pip"), exist_ok=True)
     write(os.path.join(fallback, "pip", "__main__.py"), UV_AS_PIP)

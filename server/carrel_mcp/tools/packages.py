@@ -4,6 +4,7 @@ import asyncio
 import time
 from typing import Annotated
 
+import anyio
 from mcp.types import CallToolResult
 from pydantic import Field
 
@@ -18,21 +19,18 @@ PROGRESS_INTERVAL = 3.0  # seconds between progress notifications
 
 
 async def install(ctx: Ctx, session: Session, packages: list[str], timeout: float) -> InstallReport:
-    """Install, telling the client at the start and each few seconds how far it is."""
+    """Install, telling the client each few seconds how far it is; cancelled with its call."""
     began = time.monotonic()
-    async with asyncio.TaskGroup() as group:
-        installing = group.create_task(session.install(packages, timeout=timeout))
-        group.create_task(tell(ctx, session, installing, began))
+    installing = asyncio.ensure_future(session.install(packages, timeout=timeout))
+    try:
+        while not (await asyncio.wait([installing], timeout=PROGRESS_INTERVAL))[0]:
+            line = session.environment.log.newest or "waiting for its turn"
+            await ctx.report_progress(time.monotonic() - began, message=line)
+    finally:
+        installing.cancel()
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait([installing])
     return installing.result()
-
-
-async def tell(
-    ctx: Ctx, session: Session, installing: "asyncio.Task[InstallReport]", began: float
-) -> None:
-    """Report the newest line of uv until the installation is over."""
-    while not (await asyncio.wait([installing], timeout=PROGRESS_INTERVAL))[0]:
-        line = session.environment.log.newest or "waiting for another installation"
-        await ctx.report_progress(time.monotonic() - began, message=line)
 
 
 @tool(Declaration(title="Install packages", toolset="core", open_world=True))
