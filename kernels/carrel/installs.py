@@ -126,6 +126,24 @@ def uv_command(arguments: Sequence[str], folder: Path) -> Command:
     return Command(argv=argv, env=env, cwd=folder, writable=(folder, cache, home))
 
 
+def pip_arguments(
+    python: Path, options: Sequence[str], packages: Sequence[str], *, allow_sdist: bool
+) -> list[str]:
+    """Return what uv is told to install packages.
+
+    Args:
+        python: Interpreter of the environment to install into.
+        options: Of ours.
+        packages: Each is one argument behind ``--``, whatever it is.
+        allow_sdist: Whether packages may be built from source.
+    """
+    # Never linked to the cache: what one session changes must not be what others get.
+    found = ["pip", "install", "--python", str(python), "--link-mode", "copy", *options]
+    if not allow_sdist:
+        found += ["--only-binary", ":all:"]
+    return [*found, "--", *packages]
+
+
 def is_for_uv(name: str) -> bool:
     """Say whether uv is given a variable of ours."""
     if name in DROPPED or name.startswith(DROPPED_PREFIXES):
@@ -230,12 +248,9 @@ class Installer:
         deadline: float,
         hear: Callable[[bytes], None],
     ) -> Completed:
-        arguments = ["pip", "install", "--python", str(slot / "env/bin/python"), *options]
-        # Never linked to the cache: what one session changes must not be what others get.
-        arguments += ["--link-mode", "copy"]
-        if not self._allow_sdist:
-            arguments += ["--only-binary", ":all:"]
-        command = uv_command([*arguments, "--", *packages], slot)
+        python = slot / "env" / "bin" / "python"
+        arguments = pip_arguments(python, options, packages, allow_sdist=self._allow_sdist)
+        command = uv_command(arguments, slot)
         seconds = max(deadline - asyncio.get_running_loop().time(), 0.1)
         return await run_program(
             [*command.argv], env=command.env, cwd=command.cwd, timeout=seconds, hear=hear

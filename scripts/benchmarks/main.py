@@ -18,6 +18,7 @@ from pathlib import Path
 import measures
 from figures import Comparison, Figure, plot, save, table
 from gateway import through_kernel_gateway
+from packages import second_install
 from walls import cost_of_levels, neighbour_of_hungry
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +33,7 @@ NAMES = (
     "start",
     "walls",
     "gateway",
+    "packages",
 )
 
 
@@ -77,6 +79,8 @@ async def main() -> int:
                 comparisons += await neighbour_of_hungry(300)
             case "gateway":
                 comparisons += await through_kernel_gateway(4 if quick else 10)
+            case "packages":
+                comparisons += await second_install(5 if quick else 12)
             case "start":
                 comparisons += await measures.server_start(4 if quick else 10)
     print(table(comparisons, extra))

@@ -86,6 +86,7 @@ async def test_an_unknown_session_is_refused_and_those_there_are_get_named(guard
         ("delete_session", {}),
         ("restart_kernel", {}),
         ("interrupt_execution", {}),
+        ("list_packages", {}),
         ("list_variables", {}),
         ("get_kernel_health", {}),
         ("check_kernel_responsiveness", {}),

@@ -147,7 +147,7 @@ def inspect(place: Place, *arguments: str) -> dict[str, Any]:
 
 def test_the_inspector_lists_our_tools(place: Place) -> None:
     tools = inspect(place, "--method", "tools/list")["tools"]
-    assert len(tools) == 14
+    assert len(tools) == 15
     assert all(tool["description"] and tool["outputSchema"]["allOf"] for tool in tools)
 
 

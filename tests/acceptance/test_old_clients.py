@@ -18,6 +18,7 @@ CORE = [
     "get_kernel_health",
     "install_dependencies",
     "interrupt_execution",
+    "list_packages",
     "list_sessions",
     "list_variables",
     "restart_kernel",

@@ -1,9 +1,15 @@
 """Only names of packages get as far as uv."""
 
+from pathlib import Path
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from carrel.errors import InvalidArgumentError
+from carrel.installs import pip_arguments
 from carrel.requirements import parse_requirements
+from tests.faults.matrix import fault
 
 
 @pytest.mark.parametrize(
@@ -38,3 +44,28 @@ def test_nothing_and_too_much_are_refused() -> None:
         parse_requirements([])
     with pytest.raises(InvalidArgumentError):
         parse_requirements(["six"] * 1000)
+
+
+#: text that is a requirement, nearly one, or anything
+TEXTS = st.one_of(
+    st.text(max_size=40),
+    st.from_regex(r"[a-z-]{1,5}(\[[a-z, -]*\])?(==|>=|~=|@)?[0-9a-z.* ,;-]{0,8}", fullmatch=True),
+    st.sampled_from(
+        ["--index-url", "-r", "a\n--pre", "a -e .", "a;python_version>'3'", "a[b]>1 , <2"]
+    ),
+)
+
+
+@fault("T12")
+@given(st.lists(TEXTS, min_size=1, max_size=4))
+def test_a_package_is_refused_or_exactly_one_argument_that_is_no_option(texts: list[str]) -> None:
+    try:
+        wanted = [str(requirement) for requirement in parse_requirements(texts)]
+    except InvalidArgumentError:
+        return
+    arguments = pip_arguments(Path("python"), [], wanted, allow_sdist=False)
+    end = arguments.index("--")
+    assert len(arguments) == end + 1 + len(texts)
+    assert arguments[:end] == pip_arguments(Path("python"), [], ["x"], allow_sdist=False)[:end]
+    for text in arguments[end + 1 :]:
+        assert text[0].isalnum() and text.isprintable() and "://" not in text
