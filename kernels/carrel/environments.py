@@ -18,7 +18,6 @@ from carrel.distributions import Package, packages
 from carrel.engines.launch import Environment
 from carrel.errors import InstallError
 from carrel.installs import Installation, Installer, uv_binary
-from carrel.interpreters import Interpreter, ask_interpreter
 
 LOG_BYTES = 256 << 10  # of a session's install.log; half of it is kept when it is full
 LINE_CHARS = 200  # of the newest line
@@ -46,7 +45,6 @@ class SessionEnvironment:
     def __init__(self, prefix: Path, python: Path, installer: Installer) -> None:
         self._prefix = prefix
         self._installer = installer
-        self._interpreter: Interpreter | None = None
         self._lock = asyncio.Lock()
         #: the interpreter that the session's kernels are started with
         self.parent = python
@@ -104,7 +102,7 @@ class SessionEnvironment:
             InstallError: The environment itself could not be made or changed.
         """
         async with self._lock:
-            interpreter = await self._ask()
+            interpreter = await self._installer.ask(self.parent)
             if not self.exists:
                 await self._installer.make_environment(interpreter, self._prefix)
             with self.log.opened(f"install {' '.join(requirements)}") as hear:
@@ -116,13 +114,8 @@ class SessionEnvironment:
 
     async def packages(self) -> list[Package]:
         """Return what the session can import, its own and its interpreter's, by name."""
-        interpreter = await self._ask()
+        interpreter = await self._installer.ask(self.parent)
         return await asyncio.to_thread(packages, self.site, interpreter.folders)
-
-    async def _ask(self) -> Interpreter:
-        if self._interpreter is None:
-            self._interpreter = await ask_interpreter(self.parent)
-        return self._interpreter
 
 
 class InstallLog:

@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -25,7 +25,7 @@ import platformdirs
 from carrel.distributions import Distribution, distributions
 from carrel.engines.launch import INSIDE
 from carrel.errors import InstallError
-from carrel.interpreters import Interpreter
+from carrel.interpreters import Interpreter, ask_interpreter
 from carrel.merging import plan_merge, read_below, unfinished
 from carrel.paths import private_directory
 from carrel.programs import Completed, run_program
@@ -33,6 +33,7 @@ from carrel.programs import Completed, run_program
 PLANNED = re.compile(r"^ \+ ([A-Za-z0-9_.-]+)==(\S+)", re.MULTILINE)
 NO_WHEEL = re.compile(r"building from source is disabled|no usable wheels|no wheels")
 SETUP_DEADLINE = 60.0  # seconds for making a frame
+STAMP = "view.stamp"  # in a slot whose view is right: what the interpreter was like
 METADATA_BYTES = 1 << 20  # largest METADATA of a session that uv is shown
 #: variables that uv is given besides those that tell it where packages are
 KEPT = ("PATH", "LANG", "LC_ALL", "NETRC", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE")
@@ -165,6 +166,7 @@ class Installer:
         self._allow_sdist = allow_sdist
         self._used: set[int] = set()
         self._template_lock = asyncio.Lock()
+        self._interpreters: dict[tuple[Path, float], Interpreter] = {}
 
     def recover(self) -> int:
         """Undo the merges that a killed server was in, and forget its slots; count merges."""
@@ -201,18 +203,24 @@ class Installer:
             InstallError: A frame could not be made, or the environment not be changed.
         """
         deadline = asyncio.get_running_loop().time() + timeout
-        site = "lib/python{}.{}/site-packages".format(*interpreter.version)
+        site = interpreter.site
         async with self._slot(interpreter) as slot:
-            await asyncio.to_thread(show, slot / "env" / site, interpreter, prefix, site)
-            plan = await self._pip(slot, ["--dry-run"], wanted, deadline, hear)
+            await to_the_end(show, slot, prefix, site)
+            plan = await self._pip(slot, "view", ["--dry-run"], wanted, deadline, hear)
             if plan.returncode != 0:
                 return failed(plan)
             pins = [f"{name}=={version}" for name, version in PLANNED.findall(plan.stderr)]
             if not pins:
                 text = "Everything asked for is there already."
                 return Installation(returncode=0, stdout=text, stderr="")
-            await asyncio.to_thread(empty, slot / "env" / site)
-            done = await self._pip(slot, ["--no-deps"], pins, deadline, hear)
+            # What is in the cache needs no index any more: it was asked a moment ago.
+            done = await self._pip(
+                slot, "env", ["--no-deps", "--offline"], pins, deadline, hear=None
+            )
+            if done.returncode != 0:
+                done = await self._pip(slot, "env", ["--no-deps"], pins, deadline, hear)
+            else:
+                hear(done.stderr.encode())
             if done.returncode != 0:
                 return failed(done)
             names = [pin.partition("==")[0] for pin in pins]
@@ -221,6 +229,17 @@ class Installer:
             return Installation(
                 returncode=0, stdout=done.stdout, stderr=done.stderr, installed=tuple(pins)
             )
+
+    async def ask(self, python: Path) -> Interpreter:
+        """Return what an interpreter says of itself; the same one is asked once.
+
+        Raises:
+            InvalidArgumentError: It does not run.
+        """
+        key = (python, changed_at(python))
+        if key not in self._interpreters:
+            self._interpreters[key] = await ask_interpreter(python)
+        return self._interpreters[key]
 
     async def make_environment(self, interpreter: Interpreter, prefix: Path) -> None:
         """Make the frame of a session's environment, where no kernel has made it yet.
@@ -243,12 +262,13 @@ class Installer:
     async def _pip(
         self,
         slot: Path,
+        frame: str,
         options: Sequence[str],
         packages: Sequence[str],
         deadline: float,
-        hear: Callable[[bytes], None],
+        hear: Callable[[bytes], None] | None,
     ) -> Completed:
-        python = slot / "env" / "bin" / "python"
+        python = slot / frame / "bin" / "python"
         arguments = pip_arguments(python, options, packages, allow_sdist=self._allow_sdist)
         command = uv_command(arguments, slot)
         seconds = max(deadline - asyncio.get_running_loop().time(), 0.1)
@@ -258,7 +278,7 @@ class Installer:
 
     @asynccontextmanager
     async def _slot(self, interpreter: Interpreter) -> AsyncIterator[Path]:
-        """Lend a folder with a bare frame of an interpreter in ``env``.
+        """Lend a folder with two frames of an interpreter; see `prepare`.
 
         Its path is one of few, so that uv knows the interpreter there from the last time.
         """
@@ -267,10 +287,10 @@ class Installer:
         slot = self._folder / f"{key_of(interpreter)}-{number}"
         try:
             template = await self._template(interpreter)
-            await asyncio.to_thread(copy_frame, template, slot)
+            await to_the_end(prepare, template, slot, interpreter)
             yield slot
         finally:
-            await to_the_end(shutil.rmtree, slot, True)
+            await to_the_end(clear, slot)
             self._used.discard(number)
 
     async def _template(self, interpreter: Interpreter) -> Path:
@@ -296,55 +316,72 @@ def failed(done: Completed) -> Installation:
     return Installation(returncode=done.returncode, stdout=done.stdout, stderr=done.stderr + hint)
 
 
+def changed_at(python: Path) -> float:
+    """Return when what an interpreter's path means was last changed; 0 if nothing is there."""
+    try:
+        return max(python.stat().st_ctime, python.lstat().st_ctime)
+    except OSError:
+        return 0.0
+
+
 def key_of(interpreter: Interpreter) -> str:
     """Return a short name for an interpreter."""
     return hashlib.blake2s(os.fsencode(interpreter.python), digest_size=4).hexdigest()
 
 
-def copy_frame(template: Path, slot: Path) -> None:
-    """Make a slot with a copy of a frame, instead of what a killed call has left there."""
-    shutil.rmtree(slot, ignore_errors=True)
+def prepare(template: Path, slot: Path, interpreter: Interpreter) -> None:
+    """Make a bare frame in ``env`` of a slot, and one that shows the interpreter in ``view``.
+
+    The view is kept from one installation to the next, until the interpreter is changed.
+    """
+    clear(slot)
     private_directory(slot)
     shutil.copytree(template, slot / "env", symlinks=True)
+    state = repr([(str(path), changed_at(path)) for path in interpreter.folders])
+    stamp = slot / STAMP
+    if stamp.exists() and stamp.read_text(encoding="utf-8") == state:
+        return
+    stamp.unlink(missing_ok=True)
+    shutil.rmtree(slot / "view", ignore_errors=True)
+    shutil.copytree(template, slot / "view", symlinks=True)
+    for found in distributions(interpreter.folders).values():
+        link_metadata(found, slot / "view" / interpreter.site)
+    stamp.write_text(state, encoding="utf-8")
 
 
-def show(site: Path, interpreter: Interpreter, prefix: Path, own: str) -> None:
-    """Let uv see in a slot what an interpreter and an environment have, by their metadata.
+def link_metadata(found: Distribution, site: Path) -> None:
+    """Show a distribution of an interpreter by links; uv follows none to a folder."""
+    shown = site / found.metadata.name
+    if not found.metadata.is_dir():
+        shown.symlink_to(found.metadata)
+        return
+    shown.mkdir()
+    for part in ("METADATA", "PKG-INFO"):
+        if (found.metadata / part).is_file():
+            (shown / part).symlink_to(found.metadata / part)
 
-    Args:
-        site: Folder for packages of the slot.
-        interpreter: Its metadata is linked, file by file: uv follows no link to a folder.
-        prefix: The environment; of its metadata only a copy is shown.
-        own: Its folder for packages, relative to it.
-    """
-    mine = distributions([prefix / own])
-    for found in mine.values():
-        copy_metadata(found, prefix, own, site)
-    for name, found in distributions(interpreter.folders).items():
-        if name in mine:
+
+def clear(slot: Path) -> None:
+    """Remove from a slot all but its view."""
+    for name in ("env", "old"):
+        shutil.rmtree(slot / name, ignore_errors=True)
+
+
+def show(slot: Path, prefix: Path, site: str) -> None:
+    """Add to the view of a slot what an environment has itself, by a copy of its metadata."""
+    inherited: Mapping[str, Distribution] | None = None
+    for name, found in distributions([prefix / site]).items():
+        folder = found.metadata.name
+        text = read_below(prefix, f"{site}/{folder}/METADATA", METADATA_BYTES)
+        if not text:
             continue
-        if not found.metadata.is_dir():
-            (site / found.metadata.name).symlink_to(found.metadata)
-            continue
-        (site / found.metadata.name).mkdir()
-        for part in ("METADATA", "PKG-INFO"):
-            if (found.metadata / part).is_file():
-                (site / found.metadata.name / part).symlink_to(found.metadata / part)
-
-
-def copy_metadata(found: Distribution, prefix: Path, own: str, site: Path) -> None:
-    """Copy as much of a session's own distribution as a resolver needs."""
-    folder = found.metadata.name
-    text = read_below(prefix, f"{own}/{folder}/METADATA", METADATA_BYTES)
-    if text:
-        (site / folder).mkdir()
-        (site / folder / "METADATA").write_bytes(text)
-
-
-def empty(site: Path) -> None:
-    """Take away what was shown; see `show`."""
-    shutil.rmtree(site)
-    site.mkdir()
+        if inherited is None:  # this view is of no use for another session
+            (slot / STAMP).unlink()
+            inherited = distributions([slot / "view" / site])
+        if name in inherited:
+            inherited[name].metadata.rename(slot / "view" / f"hidden-{name}")
+        (slot / "view" / site / folder).mkdir()
+        (slot / "view" / site / folder / "METADATA").write_bytes(text)
 
 
 async def to_the_end(work: Callable[..., None], *args: object) -> None:

@@ -38,6 +38,11 @@ class Interpreter:
     #: where its packages are
     folders: tuple[Path, ...]
 
+    @property
+    def site(self) -> str:
+        """The folder for packages of an environment of it, relative to the environment."""
+        return "lib/python{}.{}/site-packages".format(*self.version)
+
 
 async def ask_interpreter(python: Path) -> Interpreter:
     """Run an interpreter and return what it says of itself.
