@@ -17,7 +17,8 @@ from pathlib import Path
 from carrel.distributions import Package, packages
 from carrel.engines.launch import Environment
 from carrel.errors import InstallError
-from carrel.installs import Installation, Installer, uv_binary
+from carrel.installs import Installation, Installer
+from carrel.uv import uv_binary
 
 LOG_BYTES = 256 << 10  # of a session's install.log; half of it is kept when it is full
 LINE_CHARS = 200  # of the newest line

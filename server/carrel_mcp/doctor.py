@@ -23,6 +23,9 @@ from carrel.installs import uv_binary
 from carrel.paths import DATABASE_NAME, UNKNOWN_HOLDER, holder_of
 from carrel.recovery import last_report
 from carrel.supervisor import quantity
+from carrel.paths import DATABASE_NAME, UNKNOWN_HOLDER, holder_of
+from carrel.recovery import last_report
+from carrel.uv import uv_binary
 from carrel_mcp.settings import Settings
 
 PROGRAM_DEADLINE = 10  # seconds a program has to tell its version

@@ -15,6 +15,7 @@ ROWS: list[set[str]] = [
     {"models", "paths", "budget", "programs", "transcript", "descriptors"},
     {"filepaths", "files", "listing"},
     {"engines", "store", "scripts", "distributions", "interpreters", "requirements"},
+    {"engines", "store", "scripts", "distributions", "interpreters", "requirements", "uv"},
     {"merging"},
     {"installs"},
     {"config", "specs", "run", "environments", "images"},

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from carrel.errors import InvalidArgumentError
-from carrel.installs import pip_arguments
 from carrel.requirements import parse_requirements
+from carrel.uv import pip_arguments
 from tests.faults.matrix import fault
 
 
