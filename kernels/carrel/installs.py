@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from carrel.distributions import Distribution, distributions
-from carrel.engines.launch import INSIDE
+from carrel.engines.walls import INSIDE
 from carrel.errors import InstallError
 from carrel.interpreters import Interpreter, ask_interpreter
 from carrel.merging import plan_merge, read_below, unfinished

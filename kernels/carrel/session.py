@@ -23,7 +23,7 @@ from carrel.engines.wire import new_id
 from carrel.environments import InstallReport, SessionEnvironment
 from carrel.errors import ConflictError, KernelDeadError, KernelSilentError
 from carrel.executions import Executions
-from carrel.isolation import stronger
+from carrel.isolation import interpreter_reads, stronger
 from carrel.models import (
     Execution,
     ExecutionStatus,
@@ -388,11 +388,14 @@ class Session:
         paths = [str(workspace.scripts), *filter(None, [env.get("PYTHONPATH")])]
         env["PYTHONPATH"] = os.pathsep.join(paths)
         argv = [str(self.environment.python), str(script), *args]
-        for folder in launches.in_directory(self.directory).folders:
+        for folder in launches.of(self.directory, self.environment).folders:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if sys.platform == "linux":
             writes = [workspace.root, self.directory]
-            argv = self.walls.confine(argv, cwd=workspace.root, reads=launches.reads, writes=writes)
+            reads = launches.reads
+            if self.record.python:
+                reads = await interpreter_reads(self.environment.parent)
+            argv = self.walls.confine(argv, cwd=workspace.root, reads=reads, writes=writes)
         return await run_program(argv, env=env, cwd=workspace.root, timeout=timeout)
 
     async def stack(self) -> str:

@@ -39,14 +39,14 @@ from carrel.errors import (
     SessionExistsError,
     SessionNotFoundError,
 )
+from carrel.installs import Installer
+from carrel.interpreters import check_interpreter, check_place
 from carrel.isolation import (
     Levels,
     check_network,
     interpreter_reads,
     narrow,
 )
-from carrel.installs import Installer
-from carrel.interpreters import check_interpreter, check_place
 from carrel.launches import Launches
 from carrel.models import (
     Execution,

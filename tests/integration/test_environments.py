@@ -59,7 +59,8 @@ def index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Index]:
 @pytest.fixture
 async def service(index: Index, config: Config) -> AsyncIterator[Sessions]:
     """A service that installs from the index."""
-    async with Sessions(config) as sessions:
+    names = ("PIP_INDEX_URL", "PIP_CONFIG_FILE", "UV_DEFAULT_INDEX")
+    async with Sessions(replace(config, kernel_env=names)) as sessions:
         yield sessions
 
 
@@ -104,8 +105,8 @@ async def test_whatever_way_a_cell_installs_it_lands_in_its_session(service: Ses
     session = await service.create(SessionSpec(id="a"))
     await run(service, session, "import subprocess, sys")
     for number, (name, code) in enumerate(WAYS.items(), 1):
-        await run(service, session, code)
-        assert len(await own(session)) == number, (code, await own(session))
+        said = await run(service, session, code)
+        assert len(await own(session)) == number, (code, said)
         assert await run(service, session, f"import {name}; print({name}.value)") == "1.0\n"
     assert state_of(Path(sys.prefix)) == before
     other = await service.create(SessionSpec(id="b"))

@@ -36,6 +36,7 @@ ETC = (
     "inputrc", "bash.bashrc", "profile", "profile.d", "OpenCL", "vulkan", "gitconfig",
     "pip.conf", "uv", "python3", "python3.11", "python3.12", "python3.13", "python3.14",
     "machine-id", "sysconfig/clock", "crypto-policies",
+    "debian_version", "lsb-release", "redhat-release",  # pip fails where it can't read them
 )  # fmt: skip
 #: what libraries ask the system: processors, memory, devices
 SYSTEM_STATE = ("/sys/devices", "/sys/bus", "/sys/class", "/sys/fs/cgroup", "/sys/kernel/mm")
