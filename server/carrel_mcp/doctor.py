@@ -19,12 +19,9 @@ from carrel.engines.guardians import Started
 from carrel.errors import CarrelError
 from carrel.isolation import PREFERRED, Proof, prove
 from carrel.models import Isolation
-from carrel.installs import uv_binary
 from carrel.paths import DATABASE_NAME, UNKNOWN_HOLDER, holder_of
 from carrel.recovery import last_report
 from carrel.supervisor import quantity
-from carrel.paths import DATABASE_NAME, UNKNOWN_HOLDER, holder_of
-from carrel.recovery import last_report
 from carrel.uv import uv_binary
 from carrel_mcp.settings import Settings
 

@@ -14,7 +14,6 @@ ROWS: list[set[str]] = [
     {"beneath"},
     {"models", "paths", "budget", "programs", "transcript", "descriptors"},
     {"filepaths", "files", "listing"},
-    {"engines", "store", "scripts", "distributions", "interpreters", "requirements"},
     {"engines", "store", "scripts", "distributions", "interpreters", "requirements", "uv"},
     {"merging"},
     {"installs"},
