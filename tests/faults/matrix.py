@@ -127,10 +127,7 @@ CASES: dict[str, Case] = {
 # fmt: on
 
 #: cases that can't be injected here, or belong to something that does not exist yet, and why
-NOT_INJECTED: dict[str, str] = {
-    "B4": "there are no memory limits yet; they come with the isolation levels",
-    "D16": "there is no sandbox yet; it comes with the isolation levels",
-}
+NOT_INJECTED: dict[str, str] = {}
 
 
 def holders(folder: Path) -> Iterator[tuple[str, str]]:
