@@ -13,16 +13,19 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from carrel.distributions import Distribution, distributions
-from carrel.engines.walls import INSIDE
+from carrel.engines.walls import INSIDE, Walls
 from carrel.errors import InstallError
-from carrel.interpreters import Interpreter, ask_interpreter
+from carrel.interpreters import Interpreter, ask_interpreter, interpreter_reads
 from carrel.merging import plan_merge, read_below, unfinished
+from carrel.models import Limits
 from carrel.paths import private_directory
 from carrel.programs import Completed, run_program
 from carrel.uv import pip_arguments, uv_binary, uv_command
@@ -59,11 +62,13 @@ class Installer:
     Args:
         folder: Private, on the file system of the sessions' environments, and nobody else's.
         allow_sdist: Whether packages may be built from source, which runs their code.
+        walls: Those of the service; uv works behind the same, but for the network.
     """
 
-    def __init__(self, folder: Path, allow_sdist: bool) -> None:
+    def __init__(self, folder: Path, allow_sdist: bool, walls: Walls) -> None:
         self._folder = folder
         self._allow_sdist = allow_sdist
+        self._walls = replace(walls, network=True, limits=Limits())
         self._used: set[int] = set()
         self._template_lock = asyncio.Lock()
         self._interpreters: dict[tuple[Path, float], Interpreter] = {}
@@ -105,8 +110,10 @@ class Installer:
         deadline = asyncio.get_running_loop().time() + timeout
         site = interpreter.site
         async with self._slot(interpreter) as slot:
+            reads = await interpreter_reads(interpreter.python)
             await to_the_end(show, slot, prefix, site)
-            plan = await self._pip(slot, "view", ["--dry-run"], wanted, deadline, hear)
+            pip = partial(self._pip, slot, reads, deadline)
+            plan = await pip("view", ["--dry-run"], wanted, hear)
             if plan.returncode != 0:
                 return failed(plan)
             pins = [f"{name}=={version}" for name, version in PLANNED.findall(plan.stderr)]
@@ -114,11 +121,9 @@ class Installer:
                 text = "Everything asked for is there already."
                 return Installation(returncode=0, stdout=text, stderr="")
             # What is in the cache needs no index any more: it was asked a moment ago.
-            done = await self._pip(
-                slot, "env", ["--no-deps", "--offline"], pins, deadline, hear=None
-            )
+            done = await pip("env", ["--no-deps", "--offline"], pins, None)
             if done.returncode != 0:
-                done = await self._pip(slot, "env", ["--no-deps"], pins, deadline, hear)
+                done = await pip("env", ["--no-deps"], pins, hear)
             else:
                 hear(done.stderr.encode())
             if done.returncode != 0:
@@ -162,19 +167,22 @@ class Installer:
     async def _pip(
         self,
         slot: Path,
+        reads: Sequence[Path],
+        deadline: float,
         frame: str,
         options: Sequence[str],
         packages: Sequence[str],
-        deadline: float,
         hear: Callable[[bytes], None] | None,
     ) -> Completed:
         python = slot / frame / "bin" / "python"
         arguments = pip_arguments(python, options, packages, allow_sdist=self._allow_sdist)
         command = uv_command(arguments, slot)
         seconds = max(deadline - asyncio.get_running_loop().time(), 0.1)
-        return await run_program(
-            [*command.argv], env=command.env, cwd=command.cwd, timeout=seconds, hear=hear
-        )
+        argv = list(command.argv)
+        if sys.platform == "linux":
+            reads = [*reads, *command.readable]
+            argv = self._walls.confine(argv, cwd=slot, reads=reads, writes=command.writable)
+        return await run_program(argv, env=command.env, cwd=command.cwd, timeout=seconds, hear=hear)
 
     @asynccontextmanager
     async def _slot(self, interpreter: Interpreter) -> AsyncIterator[Path]:

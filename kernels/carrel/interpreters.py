@@ -1,9 +1,11 @@
 """Interpreters of kernels: find one, and ask it what it is before it is relied on."""
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from carrel.engines.walls import links, own_paths
 from carrel.errors import InvalidArgumentError
 from carrel.programs import run_program
 
@@ -70,6 +72,25 @@ async def ask_interpreter(python: Path) -> Interpreter:
         why = (answer.stderr.strip() or answer.stdout.strip())[-500:] or "it said nothing"
         msg = f"the interpreter {shown} does not run (exit code {answer.returncode}): {why}"
         raise InvalidArgumentError(msg) from error
+
+
+async def interpreter_reads(python: Path) -> tuple[Path, ...]:
+    """Return what has to be readable for an interpreter to run.
+
+    Raises:
+        InvalidArgumentError: It does not run.
+    """
+    if python == Path(sys.executable):
+        return own_paths()
+    code = (
+        "import json, sys; print(json.dumps([sys.prefix, sys.base_prefix, sys.exec_prefix, "
+        "*filter(None, sys.path)]))"
+    )
+    done = await run_program([str(python), "-P", "-c", code], cwd=Path("/"), timeout=PROBE_DEADLINE)
+    if done.returncode != 0:
+        raise InvalidArgumentError(f"{python} does not run: {done.stderr.strip()[-500:]}")
+    paths: list[str] = [*json.loads(done.stdout), *links(python)]
+    return tuple({Path(path): None for path in paths})
 
 
 async def check_interpreter(python: Path) -> Interpreter:

@@ -5,7 +5,6 @@ for by name and can't be proved is an error; "auto" takes the best that can and 
 """
 
 import asyncio
-import json
 import logging
 import shutil
 import sys
@@ -13,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from carrel.config import Config
-from carrel.engines.walls import Walls, links, own_paths
+from carrel.engines.walls import Walls
 from carrel.errors import ConflictError, IsolationError
 from carrel.models import Isolation, SessionRecord, SessionSpec
 from carrel.programs import run_program
@@ -197,22 +196,3 @@ def find_bwrap() -> Path | None:
     """Return the program that makes boxes, if it is installed."""
     found = shutil.which("bwrap")
     return Path(found) if found else None
-
-
-async def interpreter_reads(python: Path) -> tuple[Path, ...]:
-    """Return what has to be readable for an interpreter to run.
-
-    Raises:
-        IsolationError: It does not run.
-    """
-    if python == Path(sys.executable):
-        return own_paths()
-    code = (
-        "import json, sys; print(json.dumps([sys.prefix, sys.base_prefix, sys.exec_prefix, "
-        "*filter(None, sys.path)]))"
-    )
-    done = await run_program([str(python), "-P", "-c", code], timeout=PROOF_DEADLINE)
-    if done.returncode != 0:
-        raise IsolationError(f"{python} does not run: {done.stderr.strip()[-500:]}")
-    paths: list[str] = [*json.loads(done.stdout), *links(python)]
-    return tuple({Path(path): None for path in paths})

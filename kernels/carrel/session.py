@@ -23,7 +23,8 @@ from carrel.engines.wire import new_id
 from carrel.environments import InstallReport, SessionEnvironment
 from carrel.errors import ConflictError, KernelDeadError, KernelSilentError
 from carrel.executions import Executions
-from carrel.isolation import interpreter_reads, stronger
+from carrel.interpreters import interpreter_reads
+from carrel.isolation import stronger
 from carrel.models import (
     Execution,
     ExecutionStatus,

@@ -40,11 +40,10 @@ from carrel.errors import (
     SessionNotFoundError,
 )
 from carrel.installs import Installer
-from carrel.interpreters import check_interpreter, check_place
+from carrel.interpreters import check_interpreter, check_place, interpreter_reads
 from carrel.isolation import (
     Levels,
     check_network,
-    interpreter_reads,
     narrow,
 )
 from carrel.launches import Launches
@@ -114,7 +113,8 @@ class Sessions:
         try:
             self._store = Store(self._state.database, self._state.reclaim)
             await self._store.open()
-            installer = Installer(self._state.path / "installs", self.config.allow_sdist)
+            folder = self._state.path / "installs"
+            installer = Installer(folder, self.config.allow_sdist, walls)
             await asyncio.to_thread(installer.recover)
         except BaseException:
             # Kernels of a dead server may wait there for one that can start.

@@ -13,6 +13,8 @@ from carrel.errors import InstallError
 
 #: variables that uv is given besides those that tell it where packages are
 KEPT = ("PATH", "LANG", "LC_ALL", "NETRC", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE")
+#: those that name a file or a folder which uv reads
+READ_FROM = ("UV_CONFIG_FILE", "NETRC", "SSL_CERT_FILE", "SSL_CERT_DIR", "UV_FIND_LINKS")
 KEPT_PREFIXES = ("UV_", "PIP_", "SSL_")
 #: variables of uv that would point it elsewhere, or make it run what it has installed
 DROPPED_PREFIXES = ("UV_PYTHON", "UV_PROJECT", "UV_TOOL", "UV_VENV", "UV_WORKING")
@@ -33,6 +35,8 @@ class Command:
     cwd: Path
     #: where it must be able to write
     writable: tuple[Path, ...]
+    #: what it must be able to read besides the system
+    readable: tuple[Path, ...]
 
 
 @cache
@@ -65,7 +69,8 @@ def uv_command(arguments: Sequence[str], folder: Path) -> Command:
     env = {name: value for name, value in os.environ.items() if is_for_uv(name)}
     cache = Path(env.setdefault("UV_CACHE_DIR", str(ours / "uv")))
     home = ours / "home"
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for path in (home, cache):  # within walls it could not make them
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Its own home has neither the user's settings for uv nor their passwords for indexes.
     for name, path in (
         ("UV_CONFIG_FILE", platformdirs.user_config_path("uv") / "uv.toml"),
@@ -81,7 +86,14 @@ def uv_command(arguments: Sequence[str], folder: Path) -> Command:
         # servers without the variables that would say so.
         env["UV_SYSTEM_CERTS"] = "1"
     argv = (str(uv_binary()), *arguments)
-    return Command(argv=argv, env=env, cwd=folder, writable=(folder, cache, home))
+    readable = (Path(env[name]) for name in READ_FROM if name in env)
+    return Command(
+        argv=argv,
+        env=env,
+        cwd=folder,
+        writable=(folder, cache, home),
+        readable=(uv_binary(), *readable),
+    )
 
 
 def is_for_uv(name: str) -> bool:
