@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from carrel import Config, Execution, Session, Sessions, SessionSpec
+from carrel import Config, Execution, Isolation, Session, Sessions, SessionSpec
 from carrel.outputs import stream_text
 from tests.package_index import Index, sdist, serving, wheel
 
@@ -198,7 +198,8 @@ async def test_scripts_of_a_package_run_in_the_session(service: Sessions, index:
 async def test_a_package_without_a_wheel_is_built_only_if_that_is_allowed(
     config: Config, index: Index, tmp_path: Path
 ) -> None:
-    canary = tmp_path / "canary"
+    canary = tmp_path / "canaries" / "built"
+    canary.parent.mkdir()
     system = "[build-system]\nrequires = []\nbuild-backend = 'backend'\nbackend-path = ['.']\n"
     files = {"pyproject.toml": system, "backend.py": BACKEND.format(canary=str(canary))}
     index.files |= sdist("built", files)
@@ -209,7 +210,13 @@ async def test_a_package_without_a_wheel_is_built_only_if_that_is_allowed(
         assert not canary.exists()
         unknown = await sessions.get("default").install(["unheard-of"], timeout=HANG)
         assert "--allow-sdist" not in unknown.installation.stderr
-    async with Sessions(replace(config, allow_sdist=True)) as sessions:
+    allowed = replace(config, allow_sdist=True)
+    async with Sessions(allowed) as sessions:
+        done = await sessions.get("default").install(["built"], timeout=HANG)
+        is_walled = sessions.walls.isolation is not Isolation.PROCESS
+        assert ("Permission denied" in done.installation.stderr) == is_walled
+        assert canary.exists() != is_walled  # it ran, behind the walls of an installation
+    async with Sessions(replace(allowed, allow_write=(canary.parent,))) as sessions:
         assert await install(sessions.get("default"), "built") == ("built==1.0",)
         assert canary.exists()
 
