@@ -1,6 +1,7 @@
 """What a service is told at its start, and what follows from it for its kernels."""
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterable
@@ -26,6 +27,8 @@ PASSED_ON = frozenset((
     "ALL_PROXY", "PIP_CERT", "PIP_DEFAULT_TIMEOUT", "PIP_DISABLE_PIP_VERSION_CHECK",
     "PIP_FIND_LINKS", "UV_SYSTEM_CERTS", "UV_FIND_LINKS", "UV_OFFLINE", "PIP_NO_INDEX",
 ))  # fmt: skip
+#: a password in an address, such as a proxy's
+CREDENTIALS = re.compile(r"://[^/@\s]+@")
 PASSED_ON_PREFIXES = (
     "LC_", "OMP_", "MKL_", "OPENBLAS_", "NUMEXPR_", "NUMBA_", "KMP_", "GOMP_", "BLIS_",
     "VECLIB_", "MALLOC_", "CUDA_", "NVIDIA_", "ROCR_", "HIP_", "XLA_",
@@ -94,7 +97,8 @@ def kernel_environment(directory: Path, more: Iterable[str] = ()) -> dict[str, s
     env = {
         name: value
         for name, value in os.environ.items()
-        if name in PASSED_ON or name.startswith(PASSED_ON_PREFIXES)
+        if (name in PASSED_ON or name.startswith(PASSED_ON_PREFIXES))
+        and not CREDENTIALS.search(value)
     }
     env |= {name: value if equals else os.environ.get(name, "") for name, equals, value in wanted}
     return env | {
