@@ -9,8 +9,6 @@ import asyncio
 import fnmatch
 import logging
 import os
-import secrets
-import shutil
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -24,29 +22,22 @@ from carrel import health
 from carrel.cleanup import CleanUpReport, carry_out, choose
 from carrel.config import Config, interpreter
 from carrel.crashpoints import crash_point
-from carrel.descriptors import check_descriptors
 from carrel.engines.guardians import Started
-from carrel.engines.kernel import LocalKernel
-from carrel.engines.local import LocalEngine
-from carrel.engines.pool import WarmPool
 from carrel.engines.walls import Walls
-from carrel.environments import SessionEnvironment
 from carrel.errors import (
     CarrelError,
-    ConflictError,
     ExecutionNotFoundError,
     KernelStartError,
-    SessionExistsError,
     SessionNotFoundError,
 )
 from carrel.installs import Installer
-from carrel.interpreters import check_interpreter, check_place, interpreter_reads
+from carrel.interpreters import interpreter_reads
 from carrel.isolation import (
     Levels,
-    check_network,
-    narrow,
 )
+from carrel.kernel_source import KernelSource
 from carrel.launches import Launches
+from carrel.lifecycle import STOP_GRACE, Lifecycle
 from carrel.models import (
     Execution,
     Health,
@@ -61,15 +52,13 @@ from carrel.recovery import STARTED, Recovery, RecoveryReport, entries
 from carrel.run import Run
 from carrel.services import Services
 from carrel.session import DEFAULT, Session
-from carrel.specs import check_code, check_room, check_spec
+from carrel.specs import check_code
 from carrel.store import Store
 from carrel.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
 NAMED_IDS = 20  # ids that "unknown session" lists
-GUARDIAN_DEADLINE = 10.0  # seconds for a fork server to start, before kernels are left to it
-STOP_GRACE = 0.5  # seconds an idle kernel has for its exit handlers when all stop
 
 
 class StartAbandonedError(Exception):
@@ -85,12 +74,10 @@ class Sessions:
         self.workspace = Workspace(self.config.workspace.expanduser().absolute())
         self._sessions: dict[str, Session] = {}
         self._switched: dict[str, str] = {}
-        self._reserved: set[str] = set()
-        self._finishing: set[asyncio.Task[None]] = set()
+        self._lifecycle: Lifecycle
         self._state: StateDirectory
         self._store: Store
-        self._engine: LocalEngine
-        self._pool: WarmPool
+        self._kernels: KernelSource
         self._filling: asyncio.Task[None]
         self._watching: asyncio.Task[None]
         self._services: Services
@@ -125,22 +112,19 @@ class Sessions:
         self._launches = Launches(
             self.config, self._python, self._state, root, walls, reads, installer
         )
-        mode = self.config.kernel_start
-        self._engine = LocalEngine(self._state.runtime, self._launches.profile(), mode=mode)
-        self._pool = WarmPool(self._engine, self.config.warm, self._launches.fresh)
+        self._kernels = KernelSource(self.config, self._launches, self._levels)
         self._tasks = asyncio.TaskGroup()
         await self._tasks.__aenter__()
         self._services = Services(
             store=self._store,
             spawn=self._spawn,
             workspace=self.workspace,
-            start_kernel=self._start_kernel,
+            start_kernel=self._kernels.start,
             launches=self._launches,
         )
+        self._lifecycle = Lifecycle(self._sessions, self._services, self._kernels, self.config)
         try:
-            await self._engine.find_inherited()
-            if mode == "fork":  # what was asked for and can't be had is an error now, not later
-                await self._engine.ensure_fork_server(self._launches.fresh())
+            await self._kernels.open()
             await self._load()
         except BaseException as error:
             # What a dead server left is kept for one that can start; a cancel ends it.
@@ -149,7 +133,7 @@ class Sessions:
                 await self._abandon_tasks()
                 await self._release()
             raise
-        self._filling = self._spawn(self._pool.run(), name="warm pool")
+        self._filling = self._spawn(self._kernels.keep_warm(), name="warm pool")
         watch = Supervisor(lambda: list(self._sessions.values()), self.workspace, self._spawn)
         self._watching = self._spawn(watch.run(), name="supervisor")
         return self
@@ -184,9 +168,9 @@ class Sessions:
 
     async def _release(self) -> None:
         if self._is_leaving:
-            self._engine.leave()
+            self._kernels.leave()
         else:
-            await self._engine.aclose()
+            await self._kernels.aclose()
         await self._store.aclose()
         self._state.release(keep_runtime=self._is_leaving)
 
@@ -198,16 +182,16 @@ class Sessions:
     @property
     def fork_server_pid(self) -> int:
         """The process that kernels are forked from, or that guards them; 0: none yet."""
-        return self._engine.fork_server_pid
+        return self._kernels.fork_server_pid
 
     @property
     def fork_server(self) -> Started | None:
         """What the fork server said when it started; None: not yet, or never."""
-        return self._engine.started
+        return self._kernels.fork_server
 
     async def wait_until_warm(self) -> None:
         """Wait until the fork server and the warm kernels are there, or can't be had."""
-        await self._pool.settled.wait()
+        await self._kernels.wait_until_warm()
 
     @property
     def state_dir(self) -> Path:
@@ -231,61 +215,7 @@ class Sessions:
             LimitExceededError: There are `max_sessions` already.
             KernelStartError: Its kernel did not start; there is no session then.
         """
-        check_spec(spec)
-        walls = narrow(self.walls, spec)
-        session_id = spec.id or self._free_id()
-        if existing := self._sessions.get(session_id):
-            if not reuse:
-                msg = (
-                    f"session '{session_id}' exists already. Use it, pass if_exists='reuse', or "
-                    "choose another id."
-                )
-                raise SessionExistsError(msg)
-            if spec.python and interpreter(Path(spec.python)) != existing.environment.parent:
-                msg = f"session '{session_id}' exists with {existing.environment.parent}"
-                raise SessionExistsError(msg)
-            await existing.ensure_kernel()
-            return existing
-        check_room(
-            session_id,
-            reserved=self._reserved,
-            existing=len(self._sessions),
-            limit=self.config.max_sessions,
-        )
-        self._reserved.add(session_id)
-        try:
-            record = SessionRecord(
-                id=session_id,
-                description=spec.description,
-                tags=spec.tags,
-                metadata=spec.metadata,
-                fresh=fresh,
-                isolation=spec.isolation,
-                network=spec.network,
-                limits=spec.limits,
-                python=await self._own_python(spec.python),
-            )
-            crash_point("create.begun")
-            is_usual = not (fresh or record.python) and walls == self.walls
-            warm = self._pool.take() if is_usual else None
-            if warm is not None:
-                record = replace(record, directory=warm.launch.directory.name)
-            session = self._make_session(record)
-            try:
-                # Written down when it has its kernel: there is no half a session to find.
-                if warm is not None:
-                    await session.take_kernel(warm.kernel)
-                else:
-                    await session.ensure_kernel()
-            except BaseException:
-                if warm is not None and session.kernel is None:
-                    await self._finish(warm.kernel.shutdown(grace=0))
-                await self._finish(self._forget(session, grace=0))
-                raise
-            self._sessions[session_id] = session
-            return session
-        finally:
-            self._reserved.discard(session_id)
+        return await self._lifecycle.create(spec, reuse=reuse, fresh=fresh)
 
     def get(self, session_id: str) -> Session:
         """Return a session.
@@ -365,17 +295,8 @@ class Sessions:
             ConflictError: It is the default session.
             SessionNotFoundError: There is none of that id.
         """
-        if session_id == DEFAULT:
-            raise ConflictError("the session 'default' can't be deleted; restart_kernel empties it")
-        session = self.get(session_id)
-        # Gone for everybody else at once; what is awaited afterwards can't be raced.
-        del self._sessions[session_id]
-        self._reserved.add(session_id)
-        try:
-            await self._finish(self._forget(session, grace=STOP_GRACE))
-        finally:
-            self._reserved.discard(session_id)
-            self._switched = {c: s for c, s in self._switched.items() if s != session_id}
+        await self._lifecycle.delete(self.get(session_id))
+        self._switched = {c: s for c, s in self._switched.items() if s != session_id}
 
     async def run(self, session: Session, code: str, *, timeout: float | None = None) -> Run:
         """Queue code in a session; it runs whether or not anybody waits.
@@ -486,73 +407,16 @@ class Sessions:
     def _spawn(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
         return self._tasks.create_task(work, name=name)
 
-    async def _start_kernel(
-        self, directory: Path, environment: SessionEnvironment, walls: Walls, *, fresh: bool
-    ) -> LocalKernel:
-        check_descriptors()
-        check_network(walls)
-        await self._levels.require(walls.isolation)
-        self._pool.begin_start()
-        try:
-            launch = self._launches.of(directory, environment, walls)
-            if launch.python != self._python:  # forks are of the service's
-                fresh = True
-                launch = replace(launch, reads=await interpreter_reads(launch.python))
-            return await self._engine.start(launch, fresh=fresh)
-        finally:
-            self._pool.end_start()
-
-    def _make_session(self, record: SessionRecord) -> Session:
-        if not record.directory:
-            record = replace(record, directory=self._launches.new_name())
-        directory = self._state.sessions / record.directory
-        python = Path(record.python) if record.python else self._python
-        environment = self._launches.session_environment(directory, python)
-        return Session(record, directory, environment, self._services)
-
-    async def _own_python(self, wanted: str) -> str:
-        """Return the path of a session's own interpreter, which can run kernels; empty: none."""
-        if not wanted:
-            return ""
-        found = interpreter(Path(wanted))
-        check_place(wanted, found, (self.workspace.root, self._state.path))
-        if found == self._python:
-            return ""
-        await check_interpreter(found)
-        return str(found)
-
-    def _free_id(self) -> str:
-        while (made := f"session-{secrets.token_hex(4)}") in self._sessions:
-            pass
-        return made
-
-    async def _finish(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do work to its end, also if whoever waits for it is cancelled."""
-        task = asyncio.ensure_future(work)
-        self._finishing.add(task)
-        task.add_done_callback(self._finishing.discard)
-        await asyncio.shield(task)
-
-    async def _forget(self, session: Session, *, grace: float) -> None:
-        await self._store.begin_deletion(session.id)
-        crash_point("delete.begun")
-        await session.stop(grace=grace, why="the session was deleted")
-        crash_point("delete.stopped")
-        await self._store.delete_session(session.id)
-        crash_point("delete.forgotten")
-        await asyncio.to_thread(shutil.rmtree, session.directory, ignore_errors=True)
-        self._launches.made.discard(session.directory.name)
-
     async def _load(self) -> None:
         """Take over what the server before us had."""
-        recovery = Recovery(self._store, self._engine, self._state, self._make_session)
-        self._sessions = await recovery.run()
+        recovery = Recovery(self._store, self._kernels.engine, self._state, self._lifecycle.make)
+        self._sessions.update(await recovery.run())
         self.recovered = recovery.report
         if recovery.garbage:
             self._spawn(recovery.remove_garbage(), name="remove what a dead server left")
         if DEFAULT not in self._sessions:
             record = SessionRecord(id=DEFAULT, description="The session that is always there")
-            session = self._make_session(record)
+            session = self._lifecycle.make(record)
             await self._store.save_session(session.record, "session.created")
             session.is_stored = True
             self._sessions[DEFAULT] = session
@@ -560,16 +424,9 @@ class Sessions:
             log.warning("%s", self.recovered)
         await self._store.add_event(STARTED, asdict(self.recovered))
 
-    async def _find_guardian(self) -> None:
-        """See to it that somebody looks after kernels that are left: a young server has nobody."""
-        with suppress(TimeoutError, CarrelError):
-            async with asyncio.timeout(GUARDIAN_DEADLINE):
-                await self._pool.settled.wait()
-                await self._engine.ensure_fork_server(self._launches.fresh())
-
     async def _stop_all(self) -> None:
         if self._is_leaving:
-            await self._find_guardian()
+            await self._kernels.find_guardian()
         self._filling.cancel()
         self._watching.cancel()
         await asyncio.wait([self._filling, self._watching])
@@ -579,7 +436,9 @@ class Sessions:
         else:
             why = "the server was shut down"
             ends = [s.stop(grace=0 if s.current else STOP_GRACE, why=why) for s in sessions]
-        for failure in await asyncio.gather(*ends, *self._finishing, return_exceptions=True):
+        for failure in await asyncio.gather(
+            *ends, *self._lifecycle.unfinished, return_exceptions=True
+        ):
             if isinstance(failure, BaseException):
                 log.error("a kernel could not be stopped", exc_info=failure)
-        await self._pool.drain()
+        await self._kernels.drain()

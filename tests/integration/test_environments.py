@@ -214,7 +214,7 @@ async def test_a_package_without_a_wheel_is_built_only_if_that_is_allowed(
     async with Sessions(allowed) as sessions:
         done = await sessions.get("default").install(["built"], timeout=HANG)
         is_walled = sessions.walls.isolation is not Isolation.PROCESS
-        assert ("Permission denied" in done.installation.stderr) == is_walled
+        assert (str(canary) in done.installation.stderr) == is_walled
         assert canary.exists() != is_walled  # it ran, behind the walls of an installation
     async with Sessions(replace(allowed, allow_write=(canary.parent,))) as sessions:
         assert await install(sessions.get("default"), "built") == ("built==1.0",)

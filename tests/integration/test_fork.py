@@ -21,7 +21,7 @@ HANG = 60  # seconds after which a test is stuck
 
 @pytest.fixture
 def config(config: Config) -> Config:
-    return replace(config, kernel_start="fork", warm=0)
+    return replace(config, kernel_start="fork", warm=0, isolation="auto")  # boxes are not forked
 
 
 async def printed(sessions: Sessions, session: Session, code: str) -> str:
@@ -173,7 +173,7 @@ async def test_a_creation_that_meets_a_fork_server_just_killed_succeeds(
 ) -> None:
     session = await new(sessions)
     for _ in range(5):
-        server = sessions._engine._server
+        server = sessions._kernels.engine._server
         assert server is not None
         os.kill(server.pid, signal.SIGKILL)  # nothing is awaited: we can't have noticed yet
         assert not server.is_closed

@@ -81,16 +81,15 @@ async def test_each_caller_has_a_default_of_its_own(sessions: Sessions) -> None:
 async def test_a_deleted_session_leaves_nothing(sessions: Sessions) -> None:
     session = await sessions.create(SessionSpec(id="a"))
     assert session.kernel is not None
-    pid = session.kernel.process.pid
-    code = (
-        "import subprocess; p = subprocess.Popen(['sleep', '600'], start_new_session=True); p.pid"
-    )
+    code = "import subprocess; subprocess.Popen(['sleep', '600'], start_new_session=True)"
     run = await sessions.run(session, code)
     assert await run.wait(HANG)
-    child = int(run.snapshot().outputs[0].text)  # type: ignore[union-attr]
+    kernel = psutil.Process(session.kernel.process.pid)
+    family = [kernel, *kernel.children(recursive=True)]
+    assert "sleep" in [process.name() for process in family]
     await sessions.delete("a")
-    assert not psutil.pid_exists(pid)
-    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+    assert not kernel.is_running()
+    assert all(not p.is_running() or p.status() == psutil.STATUS_ZOMBIE for p in family)
     assert not session.directory.exists()
     with pytest.raises(SessionNotFoundError):
         sessions.get("a")

@@ -156,10 +156,12 @@ def full_disk(directory: Path) -> str:
     return ""
 
 
-def log_tail(path: Path) -> str:
-    """Return the last lines of a log, for an error message."""
-    data = reading.tail(path.parent, path.name, LOG_BYTES)
-    tail = data.decode("utf-8", "replace").strip().splitlines()[-LOG_LINES:]
+def log_tail(*paths: Path) -> str:
+    """Return the last lines of the first log that has any, for an error message."""
+    tail: list[str] = []
+    for path in paths:
+        data = reading.tail(path.parent, path.name, LOG_BYTES)
+        tail = tail or data.decode("utf-8", "replace").strip().splitlines()[-LOG_LINES:]
     return "\nIts last words:\n" + "\n".join(tail) if tail else " It said nothing."
 
 
@@ -198,7 +200,9 @@ async def await_ready(
         return
     ended = await process.kill()
     why = f"took longer than {deadline:g} s" if ready is None else f"ended ({ended})"
-    tail = full_disk(launch.directory) or log_tail(launch.directory / "kernel.log")
+    tail = full_disk(launch.directory) or log_tail(
+        launch.directory / "kernel.log", launch.directory / "stacks.txt"
+    )
     msg = f"the kernel of {launch.python} {why} while it started.{tail}"
     raise KernelStartError(msg)
 

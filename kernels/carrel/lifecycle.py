@@ -1,0 +1,164 @@
+"""How sessions begin and end: with their kernel at once, or not at all.
+
+A session is written down together with its first kernel, and its end has begun in the store
+before anything of it is removed: whenever the server is killed, the next one finds no half
+a session.
+"""
+
+import asyncio
+import secrets
+import shutil
+from collections.abc import Coroutine, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from carrel.config import Config, interpreter
+from carrel.crashpoints import crash_point
+from carrel.errors import ConflictError, SessionExistsError
+from carrel.isolation import narrow, stronger
+from carrel.kernel_source import KernelSource
+from carrel.models import SessionRecord, SessionSpec
+from carrel.services import Services
+from carrel.session import DEFAULT, Session
+from carrel.specs import check_room, check_spec
+
+STOP_GRACE = 0.5  # seconds an idle kernel has for its exit handlers
+
+
+class Lifecycle:
+    """Creates and deletes the sessions of one service.
+
+    Args:
+        sessions: Those that there are, by id; kept up to date.
+        services: What sessions use.
+        kernels: Where their kernels come from.
+        config: How the service was set up.
+    """
+
+    def __init__(
+        self,
+        sessions: dict[str, Session],
+        services: Services,
+        kernels: KernelSource,
+        config: Config,
+    ) -> None:
+        self._sessions = sessions
+        self._services = services
+        self._kernels = kernels
+        self._limit = config.max_sessions
+        self._reserved: set[str] = set()
+        self._finishing: set[asyncio.Task[None]] = set()
+
+    @property
+    def unfinished(self) -> Iterable[asyncio.Task[None]]:
+        """What goes on though nobody may wait for it any more."""
+        return tuple(self._finishing)
+
+    async def create(
+        self, spec: SessionSpec, *, reuse: bool = False, fresh: bool = False
+    ) -> Session:
+        """See `Sessions.create`."""
+        check_spec(spec)
+        walls = narrow(self._kernels.walls, spec)
+        session_id = spec.id or self._free_id()
+        if existing := self._sessions.get(session_id):
+            if not reuse:
+                msg = (
+                    f"session '{session_id}' exists already. Use it, pass if_exists='reuse', or "
+                    "choose another id."
+                )
+                raise SessionExistsError(msg)
+            if spec.python and interpreter(Path(spec.python)) != existing.environment.parent:
+                msg = f"session '{session_id}' exists with {existing.environment.parent}"
+                raise SessionExistsError(msg)
+            if stronger(existing.walls, spec) != existing.walls:
+                msg = f"session '{session_id}' exists with weaker walls or higher limits"
+                raise SessionExistsError(msg)
+            await existing.ensure_kernel()
+            return existing
+        check_room(
+            session_id,
+            reserved=self._reserved,
+            existing=len(self._sessions),
+            limit=self._limit,
+        )
+        self._reserved.add(session_id)
+        try:
+            record = SessionRecord(
+                id=session_id,
+                description=spec.description,
+                tags=spec.tags,
+                metadata=spec.metadata,
+                fresh=fresh,
+                isolation=spec.isolation,
+                network=spec.network,
+                limits=spec.limits,
+                python=await self._kernels.own_python(spec.python),
+            )
+            crash_point("create.begun")
+            warm = None if fresh or record.python else self._kernels.take_warm(walls)
+            if warm is not None:
+                record = replace(record, directory=warm.launch.directory.name)
+            session = self.make(record)
+            try:
+                # Written down when it has its kernel: there is no half a session to find.
+                if warm is not None:
+                    await session.take_kernel(warm.kernel)
+                else:
+                    await session.ensure_kernel()
+            except BaseException:
+                if warm is not None and session.kernel is None:
+                    await self._finish(warm.kernel.shutdown(grace=0))
+                await self._finish(self._forget(session, grace=0))
+                raise
+            self._sessions[session_id] = session
+            return session
+        finally:
+            self._reserved.discard(session_id)
+
+    async def delete(self, session: Session) -> None:
+        """See `Sessions.delete`."""
+        session_id = session.id
+        if session_id == DEFAULT:
+            raise ConflictError("the session 'default' can't be deleted; restart_kernel empties it")
+        # Gone for everybody else at once; what is awaited afterwards can't be raced.
+        del self._sessions[session_id]
+        self._reserved.add(session_id)
+        try:
+            await self._finish(self._forget(session, grace=STOP_GRACE))
+        finally:
+            self._reserved.discard(session_id)
+
+    def make(self, record: SessionRecord) -> Session:
+        """Return the session of a record, without a kernel yet."""
+        launches = self._services.launches
+        if not record.directory:
+            record = replace(record, directory=launches.new_name())
+        directory = launches.state.sessions / record.directory
+        python = Path(record.python) if record.python else launches.python
+        environment = launches.session_environment(directory, python)
+        return Session(record, directory, environment, self._services)
+
+    def _free_id(self) -> str:
+        while (made := f"session-{secrets.token_hex(4)}") in self._sessions:
+            pass
+        return made
+
+    async def _finish(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do work to its end, also if whoever waits for it is cancelled."""
+        task = asyncio.ensure_future(work)
+        self._finishing.add(task)
+        task.add_done_callback(self._finishing.discard)
+        await asyncio.shield(task)
+
+    async def _forget(self, session: Session, *, grace: float) -> None:
+        store = self._services.store
+        await store.begin_deletion(session.id)
+        crash_point("delete.begun")
+        await session.stop(grace=grace, why="the session was deleted")
+        crash_point("delete.stopped")
+        await store.delete_session(session.id)
+        crash_point("delete.forgotten")
+        await asyncio.to_thread(shutil.rmtree, session.directory, ignore_errors=True)
+        self._services.launches.made.discard(session.directory.name)
