@@ -100,7 +100,11 @@ def kernel_environment(directory: Path, more: Iterable[str] = ()) -> dict[str, s
         if (name in PASSED_ON or name.startswith(PASSED_ON_PREFIXES))
         and not CREDENTIALS.search(value)
     }
-    env |= {name: value if equals else os.environ.get(name, "") for name, equals, value in wanted}
+    env |= {
+        name: value if equals else os.environ[name]
+        for name, equals, value in wanted
+        if equals or name in os.environ
+    }
     return env | {
         "HOME": str(directory / "home"),
         "TMPDIR": str(directory / "tmp"),

@@ -10,7 +10,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import anyio
+
 F_SETSIG = 10  # Linux; the fcntl module has no name for it
+LAST_WORDS = 1.0  # seconds that what outlived the kill may hold the pipes open
 OUTPUT_BYTES = 20_000  # of each of stdout and stderr that is kept
 
 
@@ -41,16 +44,17 @@ async def run_program(
     a timeout is returncode -9 and says so. Should we be killed, Linux kills the group.
     """
     with lifeline() as hold:
-        process = await asyncio.create_subprocess_exec(
-            *argv,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=env,
-            cwd=cwd,
-            start_new_session=True,
-            pass_fds=(hold,),
-        )
+        with anyio.CancelScope(shield=True):  # half made it could not be ended
+            process = await asyncio.create_subprocess_exec(
+                *argv,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                env=env,
+                cwd=cwd,
+                start_new_session=True,
+                pass_fds=(hold,),
+            )
         if sys.platform == "linux":
             with suppress(ProcessLookupError):  # it has ended, and was waited for, already
                 fcntl.fcntl(hold, fcntl.F_SETOWN, -process.pid)
@@ -70,9 +74,14 @@ async def _finish(
     except TimeoutError:
         note = f"\n[killed: it took longer than {timeout:g} s]"
     finally:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
+        # A cancelled scope cancels again and again; nothing of the process may be left then.
+        with anyio.CancelScope(shield=True):
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WORDS):
+                    await asyncio.gather(out.read(process.stdout), err.read(process.stderr))
     code = process.returncode if process.returncode is not None else -9
     return Completed(returncode=code, stdout=out.text, stderr=err.text + note)
 

@@ -76,9 +76,9 @@ async def check_nothing_is_left(sessions: Sessions, before: set[int], *ids: str)
     ids=["no python", "no ipykernel", "broken ipykernel", "killed"],
 )
 async def test_a_kernel_that_dies_during_its_start_is_quoted_and_nothing_is_left(
-    sessions: Sessions, switch: Switch, tmp_path: Path, broken: str, reason: str
+    sessions: Sessions, switch: Switch, broken: str, reason: str
 ) -> None:
-    shadow = tmp_path / "shadow" / "ipykernel"
+    shadow = sessions.workspace.root / "shadow" / "ipykernel"  # where kernels can read it
     shadow.mkdir(parents=True)
     (shadow / "__init__.py").write_text("raise ImportError('broken on purpose')", encoding="utf-8")
     other = await sessions.create(SessionSpec(id="other"))

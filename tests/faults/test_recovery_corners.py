@@ -250,7 +250,7 @@ def test_a_kernel_without_sockets_is_no_kernel(server: RawServer, place: Place) 
     assert until(lambda: has_printed(server, running, "a\n"), HANG)
     pid = kernel_pid(server, "other")
     kill(server)
-    for path in place.runtime.glob("carrel/*/*-[1-5]"):
+    for path in place.runtime.glob("carrel/*/*/*-[1-5]"):
         path.unlink()
     with serve(place) as after:
         done = outcome(after, running)
