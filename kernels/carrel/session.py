@@ -41,6 +41,7 @@ from carrel.programs import Completed, run_program
 from carrel.requirements import parse_requirements
 from carrel.run import Run
 from carrel.services import Services
+from carrel.usage import quantity
 
 log = logging.getLogger(__name__)
 
@@ -455,7 +456,11 @@ class Session:
         self.kernel = None
 
     def _on_exit(self, ended: Exit) -> None:
-        self.death = self.death or f"it ended by itself: {ended}"
+        why = f"it ended by itself: {ended}"
+        if self.kernel is not None and self.kernel.is_out_of_memory:
+            limit = quantity(self.walls.limits.memory)
+            why = f"killed by Linux: all memory was used, limit {limit}"
+        self.death = self.death or why
         self._executions.note_death()
 
     def touch(self) -> None:

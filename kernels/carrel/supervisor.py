@@ -19,14 +19,13 @@ from carrel.models import ExecutionStatus, Limits
 from carrel.paths import Workspace
 from carrel.services import Spawner
 from carrel.session import Session
-from carrel.usage import SharedMemory, Usage, family, measure, size_of
+from carrel.usage import SharedMemory, Usage, family, measure, quantity, size_of
 
 log = logging.getLogger(__name__)
 
 PAUSE = 0.1  # seconds between looks at sessions that run something
 QUIET_LOOKS = 20  # looks at busy sessions for one at the others
 WORKSPACE_LOOKS = 50  # looks at busy sessions for one at the size of the workspace
-UNITS = ("bytes", "KB", "MB", "GB", "TB")
 
 
 class Action(StrEnum):
@@ -76,14 +75,6 @@ def decide(limits: Limits, usage: Usage, *, cpu: float, workspace: int) -> Breac
 def kernel_name(session: Session) -> str:
     """Return what no other kernel is called."""
     return f"{session.id} {session.record.generation}"
-
-
-def quantity(size: int) -> str:
-    """Return a number of bytes as people write it."""
-    value, unit = float(size), 0
-    while value >= 1000 and unit < len(UNITS) - 1:
-        value, unit = value / 1000, unit + 1
-    return f"{value:.{0 if unit == 0 else 2 if unit > 2 else 1}f} {UNITS[unit]}"
 
 
 class Supervisor:

@@ -19,6 +19,7 @@ TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 SHARED = Path("/dev/shm")
 SHARED_FLOOR = 1 << 20  # bytes in /dev/shm below which nobody's files there are looked for
 NEAR = 0.8  # share of the limit from where memory is read exactly
+UNITS = ("bytes", "KB", "MB", "GB", "TB")
 FAMILY_LIMIT = 10_000  # processes that are counted; more are as bad
 
 
@@ -168,3 +169,11 @@ def read(path: str) -> str:
             return file.read()
     except OSError:
         return ""
+
+
+def quantity(size: int) -> str:
+    """Return a number of bytes as people write it."""
+    value, unit = float(size), 0
+    while value >= 1000 and unit < len(UNITS) - 1:
+        value, unit = value / 1000, unit + 1
+    return f"{value:.{0 if unit == 0 else 2 if unit > 2 else 1}f} {UNITS[unit]}"

@@ -21,7 +21,7 @@ from carrel.isolation import PREFERRED, Proof, prove
 from carrel.models import Isolation
 from carrel.paths import DATABASE_NAME, UNKNOWN_HOLDER, holder_of
 from carrel.recovery import last_report
-from carrel.supervisor import quantity
+from carrel.usage import quantity
 from carrel.uv import uv_binary
 from carrel_mcp.settings import Settings
 

@@ -11,11 +11,12 @@ from carrel import Config, Execution, ExecutionStatus, KernelState, Limits, Sess
 from carrel.errors import ConflictError
 from carrel.models import Isolation
 from carrel.session import Session
-from carrel.supervisor import Action, decide, quantity
-from carrel.usage import Usage
+from carrel.supervisor import Action, decide
+from carrel.usage import Usage, quantity
 from tests.faults.matrix import fault
 
 GIGABYTE = 10**9
+LIMITS = ("memory.max", "memory.limit_in_bytes")
 SHARED_FILE = "/dev/shm/carrel-test-limits"
 #: what a cell does under a limit of 1 GB -> whether the kernel lives on
 MEMORY = {
@@ -97,6 +98,26 @@ async def test_a_session_that_wants_too_much_memory_ends_as_it_should(
         assert (await sessions.health(session)).cause == ended.error.message
         await session.restart()
         assert (await run(sessions, session, "1+1")).status is ExecutionStatus.COMPLETED
+
+
+@pytest.mark.anyio
+async def test_what_linux_kills_for_memory_is_named_where_control_groups_can_be_made(
+    sessions: Sessions, session: Session
+) -> None:
+    kernel = session.kernel
+    assert kernel is not None
+    if kernel.group is None:
+        pytest.skip("NOT TESTED: no control groups for memory can be made here")
+    limit = next(path for path in kernel.group.folder.glob("memory.*") if path.name in LIMITS)
+    # As if it had grown within one look of ours: what it has is more than the group may have.
+    assert limit.read_text().strip() == str(round(GIGABYTE * 1.2) // 4096 * 4096)
+    limit.write_text(str(200 << 20))
+    ended = await run(sessions, session, "x = bytearray(b'1') * (500 << 20)")
+    assert ended.error is not None
+    assert ended.error.message == "killed by Linux: all memory was used, limit 1.00 GB"
+    await session.restart()
+    assert (await run(sessions, session, "1+1")).status is ExecutionStatus.COMPLETED
+    assert not kernel.group.folder.exists()
 
 
 @pytest.mark.anyio

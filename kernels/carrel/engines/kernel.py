@@ -6,6 +6,7 @@ import signal
 from contextlib import suppress
 from typing import Any
 
+from carrel.engines.cgroups import MemoryGroup, known_group, limit_memory
 from carrel.engines.channels import Channels, Connection
 from carrel.engines.forkserver import ForkServer
 from carrel.engines.journal import Entry, parse
@@ -33,6 +34,8 @@ class LocalKernel:
         self.channels = channels
         #: the fork server that ends it when no server comes for it; None: nobody does yet
         self.guardian: ForkServer | None = None
+        #: the control group for its memory; None: there is none
+        self.group: MemoryGroup | None = None
         self._connection = connection
         self._tidying: asyncio.Future[int] | None = None
         process.on_exit(self._on_exit)
@@ -51,6 +54,21 @@ class LocalKernel:
             isolation=self.walls.isolation,
             network=self.walls.network,
         )
+
+    @property
+    def is_out_of_memory(self) -> bool:
+        """Say whether Linux killed something of it because its memory was used up."""
+        return self.group is not None and self.group.has_killed
+
+    def limit_memory(self) -> None:
+        """Put it into a control group of its own, where there can be one."""
+        pids = (self.process.pid, *self.process.halves, self.process.leader)
+        name, limit = self._connection.path.name, self.walls.limits.memory
+        self.group = limit_memory(name, pids, limit)
+
+    def find_group(self) -> None:
+        """Find the control group that a server before has made for it."""
+        self.group = known_group(self._connection.path.name)
 
     async def reconnect(self) -> None:
         """Wait until an adopted kernel answers and its IOPub reaches us, however long it takes.
@@ -117,6 +135,8 @@ class LocalKernel:
         """Close the channels and remove the kernel's files."""
         self.channels.close()
         remove_files(self._connection)
+        if self.group is not None:
+            self.group.remove()
 
     def _on_exit(self, ended: Exit) -> None:
         self.channels.give_up(f"the kernel has ended ({ended})")

@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 import zmq
 
+from carrel.engines.cgroups import remove_unused
 from carrel.engines.channels import PORTS, Channels, Connection
 from carrel.engines.forkserver import ForkServer, Inventory, Profile
 from carrel.engines.guardians import Started, find_fork_servers, start_fork_server
@@ -120,6 +121,7 @@ class LocalEngine:
             await process.kill()
             kernel.release()
             raise
+        kernel.limit_memory()
         self._kernels = [k for k in self._kernels if k.process.exit is None] + [kernel]
         await self._watch_all(self._server)
         return kernel
@@ -166,6 +168,7 @@ class LocalEngine:
     async def end_unclaimed(self) -> int:
         """End inherited kernels that nobody adopted, and fork servers without any; count them."""
         ended = 0
+        remove_unused()
         await asyncio.to_thread(psutil.wait_procs, self._killed, timeout=FAMILY_DEADLINE)
         for server, inventory in self._inherited:
             for pid in set(inventory.kernels.values()) - self._claimed:
@@ -262,6 +265,7 @@ class LocalEngine:
         connection = Connection(path=Path(record.path), key=record.key, client_id=record.client_id)
         walls = Walls(isolation=record.isolation, network=record.network)
         kernel = LocalKernel(process, Channels(self._context, connection), connection, walls)
+        kernel.find_group()
         kernel.guardian = guardian
         self._kernels.append(kernel)
         process.on_exit(lambda _: self._retire(guardian))

@@ -127,10 +127,14 @@ class KernelProcess:
         if self.start != "box":
             return self.pid
         if not self._leader:
-            # bubblewrap waits outside, its other half is the box's pid 1, whose child it is.
-            for first in children(self.pid):
+            for first in self.halves:
                 self._leader = next(iter(children(first)), 0)
         return self._leader or self.pid
+
+    @property
+    def halves(self) -> list[int]:
+        """What else belongs to a box: bubblewrap waits outside, its other half is pid 1 in it."""
+        return children(self.pid) if self.start == "box" else []
 
     def on_exit(self, listener: Callable[[Exit], None]) -> None:
         """Call `listener` when it has ended; soon, if it has."""
