@@ -127,7 +127,7 @@ class Walls:
         argv += [] if self.network else ["--unshare-net"]
         argv += ["--proc", "/proc", "--dev", "/dev"]
         argv += ["--size", str(BOX_TMP_BYTES), "--tmpfs", "/tmp"]
-        shared = self.limits.memory or BOX_TMP_BYTES
+        shared = self.limits.memory // 2 or BOX_TMP_BYTES  # as Linux has it by default
         argv += ["--size", str(shared), "--tmpfs", SHARED_MEMORY]
         linked = [path for path in ROOT_LINKS if Path(path).is_symlink()]
         for path in linked:
