@@ -120,7 +120,9 @@ class Launch:
 
     def command(self, launch_file: Path, plan: dict[str, Any]) -> list[str]:
         """Return how the launcher is started as a fresh process."""
-        argv = [str(self.python), "-P", str(INSIDE), "kernel", str(launch_file)]
+        # -s: the user's own packages would be those in the session's HOME, which are the cells',
+        # and they would run before the walls stand.
+        argv = [str(self.python), "-P", "-s", str(INSIDE), "kernel", str(launch_file)]
         return self.walls.command(argv, plan, self.workspace, self.lifeline)
 
     def environment_of(self, connection_file: Path) -> dict[str, str]:

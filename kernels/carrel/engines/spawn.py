@@ -10,7 +10,9 @@ from carrel.engines.process import KernelProcess, SpawnedProcess
 from carrel.errors import KernelStartError
 from carrel.models import Isolation
 
-LOG_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
+#: a link is no file of the session's, and a FIFO without a reader would block
+LOG_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+LOG_FLAGS |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 async def spawn(launch: Launch, connection: Connection, *, deadline: float) -> KernelProcess:

@@ -41,9 +41,9 @@ ETC = (
 #: what libraries ask the system: processors, memory, devices
 SYSTEM_STATE = ("/sys/devices", "/sys/bus", "/sys/class", "/sys/fs/cgroup", "/sys/kernel/mm")
 OTHER_READS = ("/var/cache/fontconfig", "/var/lib/dpkg/status")
-DEVICES = (
-    "/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/ptmx", "/dev/pts",
-)  # fmt: skip
+DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+#: those of a box are its own; elsewhere they are all of the user's, what is typed into them too
+TERMINALS = ("/dev/ptmx", "/dev/pts")
 #: for computing; there is no isolation between sessions on one of them
 GPUS = ("nvidia*", "dri", "kfd")
 SHARED_MEMORY = "/dev/shm"
@@ -80,9 +80,13 @@ class Walls:
             "limits": self.limits.of_a_process,
             "read": [*system_reads(), *real([*reads, *self.allow_read])] if has_walls else [],
             "write": real([*writes, *self.allow_write]) if has_walls else [],
-            "device": [*DEVICES, *gpus()],
+            "device": [*DEVICES, *self._terminals, *gpus()],
             "shared": [SHARED_MEMORY],
         }
+
+    @property
+    def _terminals(self) -> tuple[str, ...]:
+        return TERMINALS if self.isolation is Isolation.BOX else ()
 
     def command(
         self,

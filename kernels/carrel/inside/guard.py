@@ -66,7 +66,8 @@ class Walls:
 
     def __init__(self, plan: dict[str, Any]) -> None:
         self._plan = plan
-        self._stand = plan["level"] != "process"
+        #: whether there are any
+        self.stand = plan["level"] != "process"
 
     def enter(self) -> None:
         """Build all but what the kernel's own sockets need.
@@ -74,7 +75,7 @@ class Walls:
         Raises:
             WallError: One can't be built here.
         """
-        if not self._stand:
+        if not self.stand:
             return
         with reporting("capabilities"):
             drop_capabilities()
@@ -83,7 +84,10 @@ class Walls:
             with reporting("Landlock"):
                 restrict_files(self._plan)
         with reporting("seccomp"):
-            seccomp.install(seccomp.early_rules(network=self._plan["network"]), all_threads=False)
+            rules = seccomp.early_rules(
+                network=self._plan["network"], sees_all=self._plan["level"] == "guard"
+            )
+            seccomp.install(rules, all_threads=False)
 
     def close_sockets(self) -> None:
         """Refuse new Unix sockets: with one, a process could talk to any service of the user.
@@ -91,7 +95,7 @@ class Walls:
         Raises:
             WallError: It can't be done here.
         """
-        if self._stand:
+        if self.stand:
             with reporting("seccomp"):
                 seccomp.install(seccomp.late_rules(), all_threads=True)
 
@@ -101,7 +105,7 @@ class Walls:
         Raises:
             WallError: One does not.
         """
-        if not self._stand:
+        if not self.stand:
             return
         families = [seccomp.AF_UNIX, seccomp.AF_VSOCK]
         families += [] if self._plan["network"] else [seccomp.AF_INET, seccomp.AF_INET6]
@@ -117,7 +121,7 @@ class Walls:
 
     def explain(self, error: BaseException | None) -> str:
         """Say which wall an exception of the user's code met, and what opens it; else nothing."""
-        for _ in range(CAUSES if self._stand else 0):
+        for _ in range(CAUSES if self.stand else 0):
             if error is None:
                 break
             if hint := self._explain(error):

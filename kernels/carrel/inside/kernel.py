@@ -12,6 +12,7 @@ nothing else: SIGINT is ignored outside of it, so a late one can't lose a reply.
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import time
 import warnings
@@ -23,6 +24,7 @@ from inspect import signature
 from types import FrameType, SimpleNamespace
 from typing import Any
 
+import zmq
 from ipykernel import ipkernel
 from ipykernel.compiler import XCachingCompiler
 from ipykernel.ipkernel import IPythonKernel
@@ -101,6 +103,27 @@ class Shell(ZMQInteractiveShell):  # type: ignore[misc]  # ipykernel has no type
         error = exc_tuple[1] if exc_tuple else sys.exc_info()[1]
         kind = type(error).__name__
         self.format_failures.append(f"[showing it raised {kind}: {text_of(error)}]")
+
+    def system_piped(self, cmd: str) -> None:
+        """Run a ``!`` line on our own descriptors.
+
+        Stock makes a terminal for it. In walls there is none: they could not tell it from those
+        that the user types into.
+        """
+        if cmd.rstrip().endswith("&"):
+            raise OSError("Background processes not supported.")
+        command = self.var_expand(cmd, depth=1)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        try:
+            code = subprocess.call([os.environ.get("SHELL") or "/bin/sh", "-c", command])
+        except KeyboardInterrupt:
+            code = -signal.SIGINT
+        self.user_ns["_exit_code"] = 128 - code if code > 128 else code
+        if self.system_raise_on_error and code:
+            raise subprocess.CalledProcessError(code, command)
+
+    system = system_piped
 
     def _tee(self, channel: str) -> AbstractContextManager[None]:
         """Stock keeps every character ever printed in memory, for the history database."""
@@ -301,6 +324,7 @@ class KernelApp(IPKernelApp):  # type: ignore[misc]
     kernel_class = Type(Kernel)
     launch = Dict()
     prebuilt = AnyTrait()  # the shell, made before there is a kernel
+    listeners = Dict()  # port -> descriptor of a socket that listens there already
 
     @classmethod
     def prepare(cls) -> "KernelApp":
@@ -365,6 +389,12 @@ class KernelApp(IPKernelApp):  # type: ignore[misc]
         `prepare` has done it.
         """
         self.shell.user_ns_hidden.update(self.shell.user_ns)
+
+    def _try_bind_socket(self, socket: Any, port: int) -> Any:
+        """Bind to a port, by the socket that was made before the walls closed."""
+        if port in self.listeners:
+            socket.setsockopt(zmq.USE_FD, self.listeners[port])
+        return super()._try_bind_socket(socket, port)
 
     def init_iopub(self, context: Any) -> None:
         """Bind IOPub as stock does, with our publisher thread."""

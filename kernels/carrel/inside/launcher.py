@@ -16,17 +16,21 @@ import logging
 import logging.handlers
 import os
 import signal
+import socket
 import sys
 import traceback
 from types import ModuleType
-from typing import Any
+from typing import Any, TextIO
 
 from . import guard, limits
+from .processes import OWN_FILE
 
 LOG_BYTES = 1 << 20  # size of a kernel's own log, which is turned over once
 PR_SET_CHILD_SUBREAPER = 36
 F_SETSIG = 10  # Linux; the fcntl module has no name for it
 DEBUGGER = "ipykernel.debugger"
+CHANNELS = ("shell", "stdin", "control", "iopub")
+BACKLOG = 100
 INLINE_BACKEND = "module://matplotlib_inline.backend_inline"
 
 
@@ -60,13 +64,15 @@ def run(launch: dict[str, Any], ready_fd: int) -> None:
         limits.enter(plan["limits"])
         walls.enter()  # from here on no thread of ours is outside of them
         enable_stack_dumps(launch["stack_file"])
-        prepare(with_shell=True)
-        app = resume(launch)
+        # Configuration and packages of the session run soon, so no socket is made after this.
+        listeners = bind_channels(launch["connection_file"]) if walls.stand else {}
         walls.close_sockets()
+        prepare(with_shell=True)
+        app = resume(launch, listeners)
         walls.check()
     except BaseException:
         # stderr may be a stream to nobody by now; the server quotes this file.
-        with open(launch["log_file"], "a", encoding="utf-8") as log:
+        with open_own(launch["log_file"], os.O_WRONLY | os.O_APPEND) as log:
             traceback.print_exc(file=log)
         os._exit(1)  # half-made sockets and threads could keep an orderly end waiting
     os.write(ready_fd, b"1")
@@ -96,8 +102,27 @@ def prepare(*, with_shell: bool) -> str:
     return "shell" if with_shell else "imports"
 
 
-def resume(launch: dict[str, Any]) -> Any:
-    """Return the kernel application, its sockets bound and its kernel made."""
+def bind_channels(connection_file: str) -> dict[int, int]:
+    """Listen where the kernel's channels shall be; return the descriptors by port."""
+    with open(connection_file, encoding="utf-8") as file:
+        connection = json.load(file)
+    listeners = {}
+    for channel in CHANNELS:
+        port = connection[f"{channel}_port"]
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(f"{connection['ip']}-{port}")
+        listener.listen(BACKLOG)
+        listeners[port] = listener.detach()
+    return listeners
+
+
+def resume(launch: dict[str, Any], listeners: dict[int, int] | None = None) -> Any:
+    """Return the kernel application, its sockets bound and its kernel made.
+
+    Args:
+        launch: What kernel it shall be.
+        listeners: Descriptors of sockets that listen already, by port.
+    """
     from . import streams
     from .budget import Budgets, Limits
     from .journal import Journal
@@ -107,6 +132,7 @@ def resume(launch: dict[str, Any]) -> Any:
     streams.shared.journal = Journal(launch["journal_file"])
     adopt(launch, make=True)
     app = KernelApp.prepare()
+    app.listeners = listeners or {}
     app.resume(launch)
     log_to(app, launch["log_file"])
     return app
@@ -154,7 +180,7 @@ def prctl(option: int, value: int) -> None:
 
 def enable_stack_dumps(path: str) -> None:
     """Let SIGUSR1 dump all stacks to `path`, even while native code holds the lock."""
-    file = open(path, "a+", encoding="utf-8")  # noqa: SIM115  # lives as long as we do
+    file = open_own(path, os.O_RDWR | os.O_APPEND)  # lives as long as we do
     faulthandler.enable(file=file)
     if hasattr(faulthandler, "register"):
         faulthandler.register(signal.SIGUSR1, file=file, all_threads=True)
@@ -162,10 +188,18 @@ def enable_stack_dumps(path: str) -> None:
 
 def redirect_stdio(log_file: str) -> None:
     """Give a forked kernel the stdio that a spawned one is started with."""
-    log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    os.close(log)
+    with open_own(log_file, os.O_WRONLY | os.O_TRUNC) as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+
+
+def open_own(path: str, flags: int) -> TextIO:
+    """Open a file of the session's directory from outside of its walls, to write.
+
+    What the session's own processes put there instead is not followed and not waited for.
+    """
+    fd = os.open(path, flags | os.O_CREAT | OWN_FILE, 0o600)
+    return open(fd, "r+" if flags & os.O_RDWR else "w", encoding="utf-8", closefd=True)
 
 
 def log_to(app: Any, path: str) -> None:

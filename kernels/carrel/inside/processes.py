@@ -6,6 +6,8 @@ import signal
 from typing import Any
 
 READY_FD = 3  # descriptor at which a spawned kernel finds its ready pipe
+#: a link is no file of a session, and a FIFO without a reader would block
+OWN_FILE = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 def spawn(launch: dict[str, Any], ready_fd: int) -> int:
@@ -14,8 +16,7 @@ def spawn(launch: dict[str, Any], ready_fd: int) -> int:
     Raises:
         OSError: It can't be started.
     """
-    # The kernel before may have left a link there, to a file that is not its.
-    log_flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+    log_flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | OWN_FILE
     actions: list[Any] = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
         (os.POSIX_SPAWN_OPEN, 1, launch["log_file"], log_flags, 0o600),

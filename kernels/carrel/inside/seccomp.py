@@ -30,11 +30,11 @@ RETURN = 0x06  # BPF_RET | BPF_K
 NUMBER_AT, ARCH_AT, ARGUMENTS_AT = 0, 4, 16  # in struct seccomp_data
 
 AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_VSOCK = 1, 2, 10, 16, 40
-SOCK_STREAM, SOCK_DGRAM, TYPE_MASK = 1, 2, 0xF
+SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET, TYPE_MASK = 1, 2, 5, 0xF
 IPPROTO_TCP, IPPROTO_UDP = 6, 17
 NEW_NAMESPACE = 0x7E020000  # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C
-PRIO_PROCESS = 0
+PRIO_PROCESS, IOPRIO_WHO_PROCESS = 0, 1
 SCHED_OTHER = 0
 
 
@@ -70,7 +70,7 @@ X86_64 = Machine(
         "mq_open": 240, "mq_unlink": 241, "prlimit64": 302, "setpriority": 141,
         "sched_setscheduler": 144, "sched_setparam": 142, "sched_setattr": 314,
         "sched_setaffinity": 203, "ioprio_set": 251, "migrate_pages": 256,
-        "move_pages": 279, "iopl": 172, "ioperm": 173,
+        "move_pages": 279, "iopl": 172, "ioperm": 173, "inotify_init": 253, "inotify_init1": 294,
     },
 )  # fmt: skip
 AARCH64 = Machine(
@@ -93,7 +93,7 @@ AARCH64 = Machine(
         "msgrcv": 188, "mq_open": 180, "mq_unlink": 181, "prlimit64": 261,
         "setpriority": 140, "sched_setscheduler": 119, "sched_setparam": 118,
         "sched_setattr": 274, "sched_setaffinity": 122, "ioprio_set": 30,
-        "migrate_pages": 238, "move_pages": 239,
+        "migrate_pages": 238, "move_pages": 239, "inotify_init1": 26,
     },
 )  # fmt: skip
 MACHINES = {"x86_64": X86_64, "aarch64": AARCH64}
@@ -148,11 +148,12 @@ def machine() -> Machine | None:
     return MACHINES.get(platform.machine())
 
 
-def early_rules(*, network: bool) -> list[Rule]:
+def early_rules(*, network: bool, sees_all: bool) -> list[Rule]:
     """Return what is refused from the start.
 
     Args:
         network: Whether sockets of the internet may be made at all.
+        sees_all: Whether files are there that it may not read.
     """
     rules = [Rule(call) for call in REFUSED]
     rules += [Rule(call, (Test(pid, "!=", 0),)) for call, pid in OF_OTHERS.items()]
@@ -160,17 +161,26 @@ def early_rules(*, network: bool) -> list[Rule]:
         # libzmq sets its threads to the ordinary policy, and dies if it can't.
         Rule("sched_setscheduler", (Test(0, "!=", 0), Test(1, "!=", SCHED_OTHER))),
         Rule("setpriority", (Test(0, "!=", PRIO_PROCESS),)),
+        Rule("ioprio_set", (Test(0, "!=", IOPRIO_WHO_PROCESS),)),  # all of a user's
         # glibc and Python do without it when it is missing; its flags can't be looked at.
         Rule("clone3", error=errno.ENOSYS),
         Rule("clone", (Test(0, "&", NEW_NAMESPACE),)),
         Rule("ioctl", (Test(1, "==", TIOCSTI),)),
         Rule("ioctl", (Test(1, "==", TIOCLINUX),)),
-        # It could be connected again, to anybody's socket.
+        # Datagrams go to anybody's socket, also from one of a pair; SOCK_RAW is the same there.
+        Rule("socketpair", (Test(0, "!=", AF_UNIX),)),
         Rule(
             "socketpair",
-            (Test(0, "==", AF_UNIX), Test(1, "==", SOCK_DGRAM, mask=TYPE_MASK)),
+            (
+                Test(1, "!=", SOCK_STREAM, mask=TYPE_MASK),
+                Test(1, "!=", SOCK_SEQPACKET, mask=TYPE_MASK),
+            ),
         ),
     ]
+    # Landlock has no rule for it, so it would tell the names of files in any folder. Programs
+    # do without it when it is missing.
+    watching = ("inotify_init", "inotify_init1") if sees_all else ()
+    rules += [Rule(call, error=errno.ENOSYS) for call in watching]
     families = [AF_UNIX, AF_NETLINK, *((AF_INET, AF_INET6) if network else ())]
     rules.append(Rule("socket", tuple(Test(0, "!=", family) for family in families)))
     # The routing socket, which libzmq and glibc look at interfaces with.
