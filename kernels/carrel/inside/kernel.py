@@ -24,7 +24,6 @@ from inspect import signature
 from types import FrameType, SimpleNamespace
 from typing import Any
 
-import zmq
 from ipykernel import ipkernel
 from ipykernel.compiler import XCachingCompiler
 from ipykernel.ipkernel import IPythonKernel
@@ -36,6 +35,7 @@ from IPython.core.formatters import DisplayFormatter
 from traitlets import Any as AnyTrait
 from traitlets import Dict, Type
 from traitlets.config import Config
+from zmq import USE_FD
 
 from . import streams
 from .guard import Walls
@@ -393,7 +393,7 @@ class KernelApp(IPKernelApp):  # type: ignore[misc]
     def _try_bind_socket(self, socket: Any, port: int) -> Any:
         """Bind to a port, by the socket that was made before the walls closed."""
         if port in self.listeners:
-            socket.setsockopt(zmq.USE_FD, self.listeners[port])
+            socket.setsockopt(USE_FD, self.listeners[port])
         return super()._try_bind_socket(socket, port)
 
     def init_iopub(self, context: Any) -> None:

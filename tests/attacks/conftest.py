@@ -1,0 +1,34 @@
+"""One world for all attacks of a level."""
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from carrel.isolation import prove
+from carrel.models import Isolation
+from tests.acceptance.conftest import place as place
+from tests.acceptance.harness import unavailable
+from tests.attacks.world import Level, World, world
+
+
+def need(level: Level) -> None:
+    """Skip where a level can't be had; where all is required, fail."""
+    with tempfile.TemporaryDirectory() as folder:
+        proof = asyncio.run(prove(Isolation(level), Path(folder)))
+    if proof.failure:
+        unavailable(f"no isolation '{level}' here: {proof.failure}")
+
+
+@pytest.fixture(scope="module", params=["process", "guard", "box"])
+def here(request: pytest.FixtureRequest) -> Iterator[World]:
+    """A world of each level."""
+    need(request.param)
+    with world(request.param) as made:
+        yield made
+
+
+assert shutil

@@ -1,0 +1,1 @@
+"""What attackers run in sessions; each script is self-contained text, with common.py before it."""

@@ -1,0 +1,139 @@
+"""The attacks bite: with a rule taken away, the attack that it stops gets through.
+
+The rule is taken away in what a kernel is told (the plan) or in a copy of what it runs.
+"""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from carrel.engines import forkserver, guardians, launch, walls
+from tests.attacks.conftest import need
+from tests.attacks.world import world
+
+INSIDE = walls.INSIDE.parent
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule, how it is taken away, and what gets through then."""
+
+    #: the attack script
+    script: str
+    #: its steps that get through without the rule
+    through: frozenset[str]
+    #: file of carrel/inside and the text in it, and what stands there instead; or nothing
+    patch: tuple[str, str, str] | None = None
+    #: changes of the plan
+    plan: tuple[tuple[str, list[str]], ...] = ()
+
+
+RULES = {
+    "the list of what may be read": Rule(
+        "t02_reads",
+        frozenset({"opens_the_file", "maps_it", "has_a_program_read_it", "lists_its_folder"}),
+        plan=(("read", ["/"]),),
+    ),
+    "the list of what may be written": Rule(
+        "t01_writes",
+        frozenset({"overwrites_a_file", "renames_a_file_out", "deletes_a_tree"}),
+        plan=(("write", ["/"]),),
+    ),
+    "the scope of signals": Rule(
+        "t04_neighbours",
+        frozenset({"kills", "kills_a_thread", "kills_by_a_descriptor", "signals_the_neighbour"}),
+        patch=("guard.py", "SCOPED = 3", "SCOPED = 1"),
+    ),
+    "no Unix sockets": Rule(
+        "t03_network",
+        frozenset({"connects_to_a_service_of_the_user", "sends_to_a_service_of_the_user"}),
+        patch=("seccomp.py", 'return [Rule("socket", (Test(0, "==", AF_UNIX),))]', "return []"),
+    ),
+    "no pairs for datagrams": Rule(
+        "t03_network",
+        frozenset({"sends_from_one_of_a_pair", "sends_from_one_of_a_raw_pair"}),
+        patch=("seccomp.py", 'Test(1, "!=", SOCK_SEQPACKET', 'Test(1, "==", 99'),
+    ),
+    "no sockets of the internet": Rule(
+        "t03_network",
+        frozenset({"sends_by_udp"}),
+        patch=(
+            "seccomp.py",
+            "*((AF_INET, AF_INET6) if network else ())]",
+            "AF_INET, AF_INET6]",
+        ),
+    ),
+    "terminals": Rule(
+        "t02_reads",
+        frozenset({"listens_at_a_terminal_of_the_user", "writes_to_a_terminal_of_the_user"}),
+        plan=(("device", ["/dev/pts"]),),
+    ),
+    "no changes of other processes": Rule(
+        "t04_neighbours",
+        frozenset({"slows_it", "pins_it"}),
+        patch=("seccomp.py", 'for call, pid in OF_OTHERS.items()', 'for call, pid in ()'),
+    ),
+    "no new namespaces": Rule(
+        "t01_writes",
+        frozenset({"clones_into_a_new_namespace"}),
+        patch=("seccomp.py", 'Rule("clone", (Test(0, "&", NEW_NAMESPACE),)),', ""),
+    ),
+    "no watching of folders": Rule(
+        "t02_reads",
+        frozenset({"watches_its_folder"}),
+        patch=("seccomp.py", 'if sees_all else ()', 'if not sees_all else ()'),
+    ),
+}
+
+
+@pytest.fixture
+def weakened(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Rule]:
+    """A rule that is taken away from all kernels of this test."""
+    rule = RULES[request.param]
+    if rule.patch:
+        name, text, instead = rule.patch
+        copy = tmp_path / "inside"
+        shutil.copytree(INSIDE, copy)
+        before = (copy / name).read_text(encoding="utf-8")
+        assert before.count(text) == 1, f"{name} has no line {text!r} any more"
+        (copy / name).write_text(before.replace(text, instead), encoding="utf-8")
+        main = copy / "__main__.py"
+        for module in (walls, launch, guardians):
+            monkeypatch.setattr(module, "INSIDE", main)
+    made = walls.Walls.plan
+
+    def plan(self: walls.Walls, **lists: Any) -> dict[str, Any]:
+        planned = made(self, **lists)
+        for name, paths in rule.plan:
+            planned[name] = [*planned[name], *paths]
+        return planned
+
+    monkeypatch.setattr(walls.Walls, "plan", plan)
+    # What looks whether the walls stand would refuse to start such a kernel.
+    monkeypatch.setenv("ATTACKS_BITE", "1")
+    yield rule
+
+
+@pytest.mark.parametrize("weakened", RULES, indirect=True)
+def test_an_attack_gets_through_when_its_rule_is_taken_away(weakened: Rule) -> None:
+    need("guard")
+    with world("guard", kernel_start="spawn") as here:
+        result = here.attack(weakened.script)
+    assert weakened.through <= result.through, result.why(set(weakened.through - result.through))
+
+
+@pytest.mark.parametrize(
+    "weakened", ["no Unix sockets", "no sockets of the internet"], indirect=True
+)
+def test_a_kernel_does_not_start_within_walls_that_do_not_stand(weakened: Rule) -> None:
+    """So that such a mistake is found by the first start, not by an attacker."""
+    assert weakened
+
+
+assert forkserver
