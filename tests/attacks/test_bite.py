@@ -4,16 +4,17 @@ The rule is taken away in what a kernel is told (the plan) or in a copy of what 
 """
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from carrel.engines import forkserver, guardians, launch, walls
+from carrel import config
+from carrel.engines import guardians, launch, walls
+from carrel.errors import CarrelError
 from tests.attacks.conftest import need
-from tests.attacks.world import world
+from tests.attacks.world import VARIABLE, world
 
 INSIDE = walls.INSIDE.parent
 
@@ -74,7 +75,7 @@ RULES = {
     ),
     "no changes of other processes": Rule(
         "t04_neighbours",
-        frozenset({"slows_it", "pins_it"}),
+        frozenset({"limits_it"}),
         patch=("seccomp.py", 'for call, pid in OF_OTHERS.items()', 'for call, pid in ()'),
     ),
     "no new namespaces": Rule(
@@ -90,22 +91,28 @@ RULES = {
 }
 
 
-@pytest.fixture
-def weakened(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Rule]:
-    """A rule that is taken away from all kernels of this test."""
-    rule = RULES[request.param]
-    if rule.patch:
-        name, text, instead = rule.patch
-        copy = tmp_path / "inside"
-        shutil.copytree(INSIDE, copy)
+def weaken(
+    rule: Rule, folder: Path, monkeypatch: pytest.MonkeyPatch, *, looking: bool
+) -> None:
+    """Take a rule away from all kernels that start from now on.
+
+    Args:
+        rule: Which.
+        folder: Where a copy of what kernels run is made.
+        monkeypatch: Puts all back.
+        looking: Whether kernels look whether their walls stand.
+    """
+    copy = folder / "inside"
+    shutil.copytree(INSIDE, copy)
+    patches = [rule.patch] if rule.patch else []
+    for name in () if looking else ("launcher.py", "confined.py"):
+        patches.append((name, "        walls.check()\n", ""))
+    for name, text, instead in patches:
         before = (copy / name).read_text(encoding="utf-8")
         assert before.count(text) == 1, f"{name} has no line {text!r} any more"
         (copy / name).write_text(before.replace(text, instead), encoding="utf-8")
-        main = copy / "__main__.py"
-        for module in (walls, launch, guardians):
-            monkeypatch.setattr(module, "INSIDE", main)
+    for module in (walls, launch, guardians):
+        monkeypatch.setattr(module, "INSIDE", copy / "__main__.py")
     made = walls.Walls.plan
 
     def plan(self: walls.Walls, **lists: Any) -> dict[str, Any]:
@@ -115,25 +122,36 @@ def weakened(
         return planned
 
     monkeypatch.setattr(walls.Walls, "plan", plan)
-    # What looks whether the walls stand would refuse to start such a kernel.
-    monkeypatch.setenv("ATTACKS_BITE", "1")
-    yield rule
 
 
-@pytest.mark.parametrize("weakened", RULES, indirect=True)
-def test_an_attack_gets_through_when_its_rule_is_taken_away(weakened: Rule) -> None:
+@pytest.mark.parametrize("name", RULES)
+def test_an_attack_gets_through_when_its_rule_is_taken_away(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     need("guard")
+    rule = RULES[name]
+    weaken(rule, tmp_path, monkeypatch, looking=False)
     with world("guard", kernel_start="spawn") as here:
-        result = here.attack(weakened.script)
-    assert weakened.through <= result.through, result.why(set(weakened.through - result.through))
+        result = here.attack(rule.script)
+    assert rule.through <= result.through, result.why({*rule.through} - result.through)
 
 
-@pytest.mark.parametrize(
-    "weakened", ["no Unix sockets", "no sockets of the internet"], indirect=True
-)
-def test_a_kernel_does_not_start_within_walls_that_do_not_stand(weakened: Rule) -> None:
-    """So that such a mistake is found by the first start, not by an attacker."""
-    assert weakened
+@pytest.mark.parametrize("name", ["the list of what may be read", "no Unix sockets"])
+def test_a_kernel_does_not_start_within_walls_that_do_not_stand(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a mistake is found by the first start, not by an attacker."""
+    need("guard")
+    weaken(RULES[name], tmp_path, monkeypatch, looking=True)
+    with pytest.raises(CarrelError, match="does not stand"), world("guard", kernel_start="spawn"):
+        pass
 
 
-assert forkserver
+def test_a_variable_of_the_server_is_found_when_all_are_passed_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The attack that looks for it in the kernel's own memory is real."""
+    monkeypatch.setattr(config, "PASSED_ON", {*config.PASSED_ON, VARIABLE})
+    with world("process") as here:
+        result = here.attack("t02_reads")
+    assert "finds_it_in_its_own_memory" in result.through

@@ -142,6 +142,7 @@ class World:
         self._shared = SHARED / f"carrel-attack-{secrets.token_hex(4)}"
         self._secret = root / "home" / ".ssh" / "id"
         self._count = 0
+        self._is_open = False
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._memory_id = -1
 
@@ -160,6 +161,7 @@ class World:
         with self._secret.open("rb") as secret:
             self._holder = subprocess.Popen(["sleep", "600"], stdin=secret, env=environment)
         self.wait(self.service.__aenter__())
+        self._is_open = True
         self.wait(self.service.wait_until_warm())
         self.attacker = self.create("attacker")
         self.neighbour = self.create("neighbour")
@@ -294,7 +296,8 @@ class World:
                 stack.callback(self._libc.shmctl, self._memory_id, 0, None)
             stack.callback(self._holder.wait)
             stack.callback(self._holder.kill)
-            self.wait(self.service.__aexit__(None, None, None))
+            if self._is_open:
+                self.wait(self.service.__aexit__(None, None, None))
 
 
 #: how a cell runs a script
@@ -337,8 +340,8 @@ def world(level: Level, **changes: Any) -> Iterator[World]:
     root = Path(tempfile.mkdtemp(prefix="carrel-attacks-"))
     made = World(level, root, **changes)
     try:
-        made.start()
         try:
+            made.start()
             yield made
         finally:
             made.close()

@@ -122,8 +122,8 @@ def finds_it_in_its_own_variables() -> object:
 @step
 def finds_it_in_its_own_memory() -> object:
     """A forked kernel has the memory of what it was forked from."""
-    wanted = CANARY.encode()
-    mark = wanted[:8] + b"-variable"
+    # Backwards: what we look for would be in our memory by our looking for it.
+    wanted = b"revres-eht-fo-elbairav-" + TARGET["canary"].encode()
     with open("/proc/self/maps") as maps, open("/proc/self/mem", "rb", 0) as memory:
         for line in maps:
             found = re.match(r"([0-9a-f]+)-([0-9a-f]+) r", line)
@@ -137,7 +137,7 @@ def finds_it_in_its_own_memory() -> object:
                     if not data:
                         break
                     start += len(data)
-                    if mark + b"-of-the-server" in data:
+                    if wanted in data[::-1]:
                         return True
             except (OSError, OverflowError, ValueError):
                 continue
