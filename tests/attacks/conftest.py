@@ -1,7 +1,6 @@
 """One world for all attacks of a level."""
 
 import asyncio
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +28,3 @@ def here(request: pytest.FixtureRequest) -> Iterator[World]:
     need(request.param)
     with world(request.param) as made:
         yield made
-
-
-assert shutil

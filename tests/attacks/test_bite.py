@@ -76,7 +76,7 @@ RULES = {
     "no changes of other processes": Rule(
         "t04_neighbours",
         frozenset({"limits_it"}),
-        patch=("seccomp.py", 'for call, pid in OF_OTHERS.items()', 'for call, pid in ()'),
+        patch=("seccomp.py", "for call, pid in OF_OTHERS.items()", "for call, pid in ()"),
     ),
     "no new namespaces": Rule(
         "t01_writes",
@@ -86,14 +86,12 @@ RULES = {
     "no watching of folders": Rule(
         "t02_reads",
         frozenset({"watches_its_folder"}),
-        patch=("seccomp.py", 'if sees_all else ()', 'if not sees_all else ()'),
+        patch=("seccomp.py", "if sees_all else ()", "if not sees_all else ()"),
     ),
 }
 
 
-def weaken(
-    rule: Rule, folder: Path, monkeypatch: pytest.MonkeyPatch, *, looking: bool
-) -> None:
+def weaken(rule: Rule, folder: Path, monkeypatch: pytest.MonkeyPatch, *, looking: bool) -> None:
     """Take a rule away from all kernels that start from now on.
 
     Args:

@@ -14,7 +14,6 @@ import select
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Coroutine, Iterator
@@ -157,7 +156,7 @@ class World:
         self._shared.write_bytes(b"shared")
         self._key = 0x5EED0000 | secrets.randbelow(1 << 16)
         self._memory_id = self._libc.shmget(self._key, 4096, 0o600 | 0o1000)
-        environment = {**os.environ, "SECRET": CANARY}
+        environment = {"PATH": os.defpath, "SECRET": CANARY}
         with self._secret.open("rb") as secret:
             self._holder = subprocess.Popen(["sleep", "600"], stdin=secret, env=environment)
         self.wait(self.service.__aenter__())
@@ -218,7 +217,9 @@ class World:
                 self.restart(self.attacker)
             execution = self.run(WAYS[way].format(path=str(path)))
             assert result.exists(), execution
-        steps = {key: (bool(got), said) for key, (got, said) in json.loads(result.read_text()).items()}
+        steps = {
+            key: (bool(got), said) for key, (got, said) in json.loads(result.read_text()).items()
+        }
         for gone in (path, result):
             gone.unlink()
         after = tree(Path(target["outside"]))
@@ -226,7 +227,9 @@ class World:
             steps=steps,
             reached=self.listeners.reached(),
             killed=self._count_victims(),
-            changed={file for file in before.keys() | after.keys() if before.get(file) != after.get(file)},
+            changed={
+                file for file in before.keys() | after.keys() if before.get(file) != after.get(file)
+            },
         )
 
     def _target(self, name: str) -> dict[str, Any]:
@@ -238,7 +241,17 @@ class World:
         for folder in ("tree", "tree2"):
             (outside / folder).mkdir(parents=True)
             (outside / folder / "file").write_text("kept")
-        for file in ("overwritten", "raw", "truncated", "linked", "hard", "swapped", "taken", "deleted", "mode"):
+        for file in (
+            "overwritten",
+            "raw",
+            "truncated",
+            "linked",
+            "hard",
+            "swapped",
+            "taken",
+            "deleted",
+            "mode",
+        ):
             (outside / file).write_text("kept")
             (outside / file).chmod(0o600)
         kernel = self.neighbour.kernel
@@ -347,6 +360,3 @@ def world(level: Level, **changes: Any) -> Iterator[World]:
             made.close()
     finally:
         shutil.rmtree(root, ignore_errors=True)
-
-
-assert sys.platform

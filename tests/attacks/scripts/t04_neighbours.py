@@ -255,6 +255,7 @@ def sees_the_neighbour() -> object:
 
 @step
 def counts_what_the_processor_does() -> object:
-    attributes = ctypes.create_string_buffer((1).to_bytes(4, "little") + (112).to_bytes(4, "little"), 112)
+    attributes = ctypes.create_string_buffer(
+        (1).to_bytes(4, "little") + (112).to_bytes(4, "little"), 112
+    )
     return call(298, attributes, NEIGHBOUR, -1, -1, 0) > 0
-

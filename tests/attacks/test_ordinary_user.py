@@ -1,0 +1,99 @@
+"""The same results as an ordinary user: run as root, the attacks are also run as one.
+
+The interpreter, the packages and the repository are often where only root may read, so they are
+linked into a folder that all may read. The user is a free uid; it needs no entry anywhere.
+"""
+
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+DEADLINE = 120
+FIRST_UID = 61_000
+TESTS = ("tests/attacks/test_walls.py", "tests/attacks/test_startup.py")
+SELECTED = "only_where or seen_from or run_script or restart or live_on or reach_nothing"
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a tree: by hard links where it is on the same disk."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    linked = subprocess.run(["cp", "-al", source, target], capture_output=True, check=False)
+    if linked.returncode != 0:
+        shutil.rmtree(target, ignore_errors=True)
+        subprocess.run(["cp", "-a", source, target], check=True)
+
+
+def free_uid() -> int:
+    """Return the uid of nobody."""
+    taken = {user.pw_uid for user in pwd.getpwall()}
+    return next(uid for uid in range(FIRST_UID, FIRST_UID + 1000) if uid not in taken)
+
+
+@pytest.fixture
+def readable() -> Iterator[Path]:
+    """All that the tests need, where everybody may read it."""
+    folder = Path(tempfile.mkdtemp(prefix="carrel-user-"))
+    folder.chmod(0o755)
+    base, venv = Path(sys.base_prefix), Path(sys.prefix)
+    [packages] = {Path(path) for path in sys.path if path.endswith("site-packages")} & {
+        venv / "lib" / f"python{sys.version_info[0]}.{sys.version_info[1]}" / "site-packages"
+    }
+    copy(base, folder / "base")
+    environment = folder / "venv"
+    (environment / "bin").mkdir(parents=True)
+    program = f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    (environment / "bin" / "python").symlink_to(folder / "base" / "bin" / program)
+    (environment / "pyvenv.cfg").write_text(f"home = {folder}/base/bin\n")
+    copy(packages, environment / packages.relative_to(venv))
+    for name in ("kernels", "server", "tests", "pyproject.toml"):
+        copy(REPOSITORY / name, folder / "repository" / name)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="all of these tests ran as an ordinary user")
+def test_the_attacks_end_for_an_ordinary_user_as_they_do_for_root(readable: Path) -> None:
+    repository = readable / "repository"
+    uid = free_uid()
+    home = Path(tempfile.mkdtemp(prefix="carrel-home-"))
+    os.chown(home, uid, uid)
+    env = {
+        "PATH": os.defpath,
+        "HOME": str(home),
+        "TMPDIR": str(home),
+        "LANG": "C.UTF-8",
+        "LD_LIBRARY_PATH": str(readable / "base" / "lib"),
+        "PYTHONPATH": f"{repository / 'kernels'}:{repository / 'server'}",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    env |= {
+        name: os.environ[name] for name in ("CI", "CARRELTEST_REQUIRE_ALL") if name in os.environ
+    }
+    python = readable / "venv" / "bin" / "python"
+    try:
+        done = subprocess.run(
+            [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", SELECTED, *TESTS],
+            cwd=repository,
+            env=env,
+            user=uid,
+            group=uid,
+            extra_groups=[],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=DEADLINE,
+        )
+    finally:
+        shutil.rmtree(home)
+        shutil.rmtree(f"/tmp/carrel-{uid}", ignore_errors=True)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout
