@@ -103,8 +103,10 @@ def weaken(rule: Rule, folder: Path, monkeypatch: pytest.MonkeyPatch, *, looking
     copy = folder / "inside"
     shutil.copytree(INSIDE, copy)
     patches = [rule.patch] if rule.patch else []
-    for name in () if looking else ("launcher.py", "confined.py"):
-        patches.append((name, "        walls.check()\n", ""))
+    if not looking:
+        patches += [
+            (name, "        walls.check()\n", "") for name in ("launcher.py", "confined.py")
+        ]
     for name, text, instead in patches:
         before = (copy / name).read_text(encoding="utf-8")
         assert before.count(text) == 1, f"{name} has no line {text!r} any more"

@@ -112,7 +112,8 @@ for path in {sockets!r}:
     except PermissionError:
         pass
 for headers in ({{}}, {{"Authorization": "Bearer guessed"}}):
-    request = urllib.request.Request({url!r}, b"{{}}", {{"Content-Type": "application/json", **headers}})
+    headers["Content-Type"] = "application/json"
+    request = urllib.request.Request({url!r}, b"{{}}", headers)
     try:
         got.append(urllib.request.urlopen(request, timeout=10).status)
     except urllib.error.HTTPError as error:
@@ -131,7 +132,7 @@ def test_another_user_of_the_machine_reaches_nothing(place: Place) -> None:
     place.root.chmod(0o755)
     with http_server(place) as server:
         assert until(lambda: any(place.runtime.rglob("*.sock")), 30)
-        files = [path for path in place.runtime.rglob("*")]
+        files = list(place.runtime.rglob("*"))
         sockets = [str(path) for path in files if path.is_socket()]
         code = OTHER_USER.format(
             uid=NOBODY,

@@ -330,7 +330,8 @@ WAYS = {
     ),
     "multiprocessing": (
         "import multiprocessing, runpy\n"
-        "child = multiprocessing.get_context('spawn').Process(target=runpy.run_path, args=({path!r},))\n"
+        "context = multiprocessing.get_context('spawn')\n"
+        "child = context.Process(target=runpy.run_path, args=({path!r},))\n"
         "child.start(); child.join()"
     ),
     "run_script": "",

@@ -197,11 +197,15 @@ def test_the_json_of_a_page_is_json(page: Path) -> None:
         json.loads(text)
 
 
-def test_what_survives_what_names_tests_that_are_there() -> None:
-    page = (DOCS / "survival.md").read_text(encoding="utf-8")
-    rows = page.partition("## Case by case")[2].partition("## ")[0].splitlines()
+@pytest.mark.parametrize(
+    ("page", "heading"), [("survival.md", "## Case by case"), ("security.md", "## Threats")]
+)
+def test_what_a_page_promises_is_held_by_tests_that_are_there(page: str, heading: str) -> None:
+    text = (DOCS / page).read_text(encoding="utf-8")
+    rows = text.partition(heading)[2].partition("\n## ")[0].splitlines()
     rows_with_tests = [row for row in rows if row.startswith("| ")][2:]
+    assert rows_with_tests
     assert all(re.search(r"\[test_", row) for row in rows_with_tests)
-    for name, target in re.findall(r"\[(test_\w+)\]\((\S+)\)", page):
-        text = (DOCS / target).resolve().read_text(encoding="utf-8")
-        assert re.search(rf"def {name}\(", text), name
+    for name, target in re.findall(r"\[(test_\w+)\]\((\S+)\)", text):
+        tests = (DOCS / target).resolve().read_text(encoding="utf-8")
+        assert re.search(rf"def {name}\(", tests), name
