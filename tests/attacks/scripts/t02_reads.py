@@ -122,8 +122,8 @@ def finds_it_in_its_own_variables() -> object:
 @step
 def finds_it_in_its_own_memory() -> object:
     """A forked kernel has the memory of what it was forked from."""
-    # Backwards: what we look for would be in our memory by our looking for it.
-    wanted = b"revres-eht-fo-elbairav-" + TARGET["canary"].encode()
+    # Never joined: what we look for would be in our memory by our looking for it.
+    backwards, behind = TARGET["canary"].encode(), b"-variable-of-the-server"
     with open("/proc/self/maps") as maps, open("/proc/self/mem", "rb", 0) as memory:
         for line in maps:
             found = re.match(r"([0-9a-f]+)-([0-9a-f]+) r", line)
@@ -137,8 +137,10 @@ def finds_it_in_its_own_memory() -> object:
                     if not data:
                         break
                     start += len(data)
-                    if wanted in data[::-1]:
-                        return True
+                    for found_at in re.finditer(behind, data):
+                        at = found_at.start()
+                        if data[max(at - len(backwards), 0) : at][::-1] == backwards:
+                            return True
             except (OSError, OverflowError, ValueError):
                 continue
     return False
