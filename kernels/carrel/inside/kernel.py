@@ -324,7 +324,7 @@ class KernelApp(IPKernelApp):  # type: ignore[misc]
     kernel_class = Type(Kernel)
     launch = Dict()
     prebuilt = AnyTrait()  # the shell, made before there is a kernel
-    listeners = Dict()  # port -> descriptor of a socket that listens there already
+    listeners = AnyTrait({})  # port -> descriptor of a socket that listens there already
 
     @classmethod
     def prepare(cls) -> "KernelApp":
