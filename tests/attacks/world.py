@@ -33,6 +33,7 @@ Level = Literal["process", "guard", "box"]
 DEADLINE = 20  # seconds after which an attack hangs
 SHARED = Path("/dev/shm")
 CANARY = secrets.token_hex(8)
+MNT_DETACH = 2
 #: nobody's variable: it is in the environment of the server only
 VARIABLE = "ATTACK_CANARY_OF_THE_SERVER"
 
@@ -223,6 +224,8 @@ class World:
         for gone in (path, result):
             gone.unlink()
         after = tree(Path(target["outside"]))
+        # As root, without walls, the attack has mounted something there.
+        self._libc.umount2(os.fsencode(f"{target['outside']}/tree2"), MNT_DETACH)
         return Result(
             steps=steps,
             reached=self.listeners.reached(),
