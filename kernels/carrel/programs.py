@@ -44,21 +44,28 @@ async def run_program(
     a timeout is returncode -9 and says so. Should we be killed, Linux kills the group.
     """
     with lifeline() as hold:
-        with anyio.CancelScope(shield=True):  # half made it could not be ended
-            process = await asyncio.create_subprocess_exec(
-                *argv,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                env=env,
-                cwd=cwd,
-                start_new_session=True,
-                pass_fds=(hold,),
-            )
+        process = await _start(argv, env, cwd, hold)
         if sys.platform == "linux":
             with suppress(ProcessLookupError):  # it has ended, and was waited for, already
                 fcntl.fcntl(hold, fcntl.F_SETOWN, -process.pid)
         return await _finish(process, timeout, hear)
+
+
+async def _start(
+    argv: list[str], env: dict[str, str] | None, cwd: Path | None, hold: int
+) -> asyncio.subprocess.Process:
+    with anyio.CancelScope(shield=True):  # half made it could not be ended
+        return await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=env,
+            cwd=cwd,
+            start_new_session=True,
+            pass_fds=(hold,),
+        )
+    raise AssertionError("a shielded scope ends no block")
 
 
 async def _finish(

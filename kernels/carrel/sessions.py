@@ -93,25 +93,16 @@ class Sessions:
             msg = f"there is no interpreter {self._python} to run kernels with (--python)"
             raise KernelStartError(msg)
         self.workspace.create()
-        walls = await self._levels.choose(self.config)
-        reads = await interpreter_reads(self._python)
-        path = self.config.state_dir.expanduser().absolute()
-        self._state = claim_state_directory(path, explicit=self.config.state_dir_named)
+        choosing = asyncio.ensure_future(self._levels.choose(self.config))
         try:
-            self._store = Store(self._state.database, self._state.reclaim)
-            await self._store.open()
-            folder = self._state.path / "installs"
-            installer = Installer(folder, self.config.allow_sdist, walls)
-            await asyncio.to_thread(installer.recover)
-        except BaseException:
-            # Kernels of a dead server may wait there for one that can start.
-            self._state.release(keep_runtime=True)
-            raise
+            if self.config.isolation != "auto":  # what can't be had leaves nothing behind
+                await choosing
+            await self._open(choosing)
+        finally:
+            choosing.cancel()
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([choosing])
         crash_point("store.opened")
-        root = self.workspace.root
-        self._launches = Launches(
-            self.config, self._python, self._state, root, walls, reads, installer
-        )
         self._kernels = KernelSource(self.config, self._launches, self._levels)
         self._tasks = asyncio.TaskGroup()
         await self._tasks.__aenter__()
@@ -137,6 +128,30 @@ class Sessions:
         watch = Supervisor(lambda: list(self._sessions.values()), self.workspace, self._spawn)
         self._watching = self._spawn(watch.run(), name="supervisor")
         return self
+
+    async def _open(self, choosing: "asyncio.Future[Walls]") -> None:
+        """Take the state directory and open the store, while the isolation is being tried."""
+        path = self.config.state_dir.expanduser().absolute()
+        self._state = claim_state_directory(path, explicit=self.config.state_dir_named)
+        try:
+            self._store = Store(self._state.database, self._state.reclaim)
+            await self._store.open()
+            try:
+                walls, reads = await choosing, await interpreter_reads(self._python)
+                folder = self._state.path / "installs"
+                installer = Installer(folder, self.config.allow_sdist, walls)
+                await asyncio.to_thread(installer.recover)
+            except BaseException:
+                await self._store.aclose()
+                raise
+        except BaseException:
+            # Kernels of a dead server may wait there for one that can start.
+            self._state.release(keep_runtime=True)
+            raise
+        root = self.workspace.root
+        self._launches = Launches(
+            self.config, self._python, self._state, root, walls, reads, installer
+        )
 
     async def __aexit__(
         self,

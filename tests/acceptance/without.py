@@ -9,7 +9,6 @@ import errno
 import importlib.util
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ if __name__ == "__main__":
     spec.loader.exec_module(seccomp)
     here = seccomp.machine()
     calls = {**here.calls, "landlock": CREATE_RULESET}
-    seccomp.MACHINES = {os.uname().machine: replace(here, calls=calls)}
+    seccomp.MACHINES = {os.uname().machine: here._replace(calls=calls)}
     rules = {
         "landlock": [seccomp.Rule("landlock", error=errno.ENOSYS)],
         "namespaces": [

@@ -29,7 +29,7 @@ ROWS: list[set[str]] = [
     {"__init__"},
 ]
 #: what a kernel's interpreter is sure to have
-INSIDE_MAY_IMPORT = {"ipykernel", "IPython", "tornado", "traitlets"}
+INSIDE_MAY_IMPORT = {"ipykernel", "IPython", "tornado", "traitlets", "zmq"}
 
 
 def imported(path: Path) -> Iterator[str]:

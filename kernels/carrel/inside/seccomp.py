@@ -8,10 +8,9 @@ numbers are Linux's for x86-64 and 64-bit ARM; elsewhere there is no filter.
 import ctypes
 import errno
 import os
-import platform
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 PR_SET_SECCOMP = 22
 SECCOMP_SET_MODE_FILTER = 1
@@ -38,8 +37,7 @@ PRIO_PROCESS, IOPRIO_WHO_PROCESS = 0, 1
 SCHED_OTHER = 0
 
 
-@dataclass(frozen=True)
-class Machine:
+class Machine(NamedTuple):
     """What differs between processors."""
 
     #: AUDIT_ARCH_*
@@ -117,8 +115,7 @@ OF_OTHERS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Test:
+class Test(NamedTuple):
     """What an argument must be; all tests of a rule must hold."""
 
     #: which argument, from 0
@@ -131,8 +128,7 @@ class Test:
     mask: int = 0xFFFFFFFF
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(NamedTuple):
     """A call that is refused."""
 
     #: its name
@@ -145,7 +141,7 @@ class Rule:
 
 def machine() -> Machine | None:
     """Return what is known of this processor; None: there is no filter for it."""
-    return MACHINES.get(platform.machine())
+    return MACHINES.get(os.uname().machine)
 
 
 def early_rules(*, network: bool, sees_all: bool) -> list[Rule]:
@@ -219,7 +215,7 @@ def install(rules: Iterable[Rule], *, all_threads: bool) -> None:
     """
     found = machine()
     if found is None:
-        raise OSError(errno.ENOSYS, f"no system call filter for {platform.machine()}")
+        raise OSError(errno.ENOSYS, f"no system call filter for {os.uname().machine}")
     program = assemble(list(rules), found)
     buffer = ctypes.create_string_buffer(program, len(program))
     header = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer))
