@@ -8,7 +8,7 @@ import asyncio
 import logging
 import shutil
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from carrel.config import Config
@@ -104,7 +104,11 @@ class Levels:
             log.warning("level 'process' can't keep sessions off the network: it is on")
             network = True
         shown = "on" if network else "off"
-        log.info("sessions are isolated at level '%s', network %s", level, shown)
+        limits = ", ".join(
+            f"{name} {value:g}" for name, value in asdict(config.limits).items() if value
+        )
+        msg = "sessions are isolated at level '%s', network %s, limits: %s"
+        log.info(msg, level, shown, limits or "none")
         return Walls(
             isolation=level,
             network=network,

@@ -65,6 +65,7 @@ class CreatedSession(ToolResult):
     status: str = Field(description="created, or existing with if_exists='reuse'")
     session: SessionInfo = Field(description="The session")
     workspace: str = Field(description="Folder shared by all sessions; the kernel's cwd")
+    limits: dict[str, float] = Field(description="memory (bytes), processes, ...; 0: none")
 
 
 class SessionList(ToolResult):

@@ -110,13 +110,16 @@ def test_without_any_wall_auto_says_so_and_each_answer_too(
         command=(sys.executable, str(WITHOUT), "landlock", str(CARREL)),
         env={"PATH": without_bwrap, "CARREL_ISOLATION": "auto"},
     ) as server:
-        created = server.tool("create_session", session_id="a")["session"]
+        answer = server.tool("create_session", session_id="a", limits={"processes": 50})
+        created = answer["session"]
+        assert answer["limits"]["processes"] == 50
+        assert answer["limits"]["memory"] > 0
         assert (created["isolation"], created["network"]) == ("process", True)
         health = server.tool("get_kernel_health", session_id="a")
         assert (health["isolation"], health["network"]) == ("process", True)
     log = place.log.read_text()
     assert "no isolation 'guard'" in log
-    assert "sessions are isolated at level 'process'" in log
+    assert "sessions are isolated at level 'process', network on, limits: memory " in log
 
 
 def test_a_session_can_ask_for_more_walls_and_never_for_fewer(place: Place) -> None:

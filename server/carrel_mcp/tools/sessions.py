@@ -1,11 +1,13 @@
 """Sessions: create, list, switch, delete."""
 
+from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from mcp.types import CallToolResult
 from pydantic import Field, NonNegativeFloat
 
 from carrel import Isolation, Session, SessionSpec, SessionStatus
+from carrel.usage import quantity
 from carrel_mcp.callers import caller_of
 from carrel_mcp.context import App, Ctx, Declaration, app_of, tool
 from carrel_mcp.results import (
@@ -99,11 +101,14 @@ async def create_session(
         status=status,
         session=info(app, caller_of(ctx), session),
         workspace=str(app.sessions.workspace.root),
+        limits=asdict(session.walls.limits),
     )
+    memory = session.walls.limits.memory
     return result.answer(
         f"Session '{session.id}' {'is there' if existed else 'created'}, its kernel is ready. "
         f"Workspace: {result.workspace}. Isolation: {result.session.isolation}, network "
-        f"{'on' if result.session.network else 'off'}."
+        f"{'on' if result.session.network else 'off'}, "
+        f"memory {quantity(memory) if memory else 'unlimited'}."
     )
 
 
