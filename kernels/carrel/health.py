@@ -94,6 +94,8 @@ async def check(session: Session) -> Health:
         return _report(session, activity, None)
     probe = await look(kernel)
     activity = judge(probe, dead=kernel.process.exit is not None)
+    if activity is Activity.IDLE and session.current is not None:
+        activity = Activity.BUSY  # it was sent something, and is about to take it up
     stack = await session.stack() if activity is Activity.BLOCKED else ""
     return _report(session, activity, probe, stack)
 
