@@ -10,9 +10,10 @@ import asyncio
 import itertools
 import logging
 from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from carrel.errors import CarrelError
 from carrel.models import ExecutionStatus, Limits
@@ -20,6 +21,8 @@ from carrel.paths import Workspace
 from carrel.services import Spawner
 from carrel.session import Session
 from carrel.usage import SharedMemory, Usage, family, measure, quantity, size_of
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -96,13 +99,20 @@ class Supervisor:
         self._workspace = workspace
         self._spawn = spawn
         self._shared = SharedMemory()
+        self._reader: ThreadPoolExecutor
         self._spent: dict[str, tuple[str, float]] = {}  # session -> execution, cpu at its start
 
     async def run(self) -> None:
         """Watch until cancelled."""
-        for look in itertools.count(1):
-            await asyncio.sleep(PAUSE)
-            await self._look(look)
+        with ThreadPoolExecutor(1, thread_name_prefix="usage") as self._reader:
+            await self._read(int)  # a thread that is there from the start is no leak to be seen
+            for look in itertools.count(1):
+                await asyncio.sleep(PAUSE)
+                await self._look(look)
+
+    async def _read(self, work: Callable[..., T], *args: Any) -> T:
+        """Do something that reads files in the one thread for it."""
+        return await asyncio.get_running_loop().run_in_executor(self._reader, work, *args)
 
     async def _look(self, look: int) -> None:
         watched = [
@@ -122,9 +132,9 @@ class Supervisor:
         has_quota = any(session.walls.limits.workspace for session in watched)
         workspace = 0
         if is_time and has_quota:
-            workspace = await asyncio.to_thread(size_of, self._workspace.root)
+            workspace = await self._read(size_of, self._workspace.root)
         alive = {kernel_name(s) for s in self._sessions() if s.kernel and not s.kernel.process.exit}
-        usages = await asyncio.to_thread(self._measure, watched, alive)
+        usages = await self._read(self._measure, watched, alive)
         for session, usage in zip(watched, usages, strict=True):
             cpu = self._cpu_of_execution(session, usage)
             if breach := decide(session.walls.limits, usage, cpu=cpu, workspace=workspace):

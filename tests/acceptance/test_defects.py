@@ -439,7 +439,11 @@ async def test_restarts_leave_no_threads_sockets_or_processes_behind(
         await agent.ask("restart_kernel")
         await agent.run("1")
     after = settled(held)
-    assert all(now <= then for now, then in zip(after, before, strict=True)), (before, after)
+    # asyncio starts the few threads of its pool when they are first needed, at any time; of a
+    # leak there would be ten.
+    spare = (0, 3, 0)
+    allowed = [then + more for then, more in zip(before, spare, strict=True)]
+    assert all(now <= most for now, most in zip(after, allowed, strict=True)), (before, after)
 
 
 def test_nothing_but_the_protocol_reaches_stdout(place: Place) -> None:
