@@ -99,6 +99,14 @@ class Session:
         return time.monotonic() - self._active_since
 
     @property
+    def out_of_memory(self) -> str:
+        """What Linux did because the session's memory was used up; empty: nothing."""
+        if self.kernel is None or not self.kernel.is_out_of_memory:
+            return ""
+        limit = quantity(self.walls.limits.memory)
+        return f"killed by Linux: all memory was used, limit {limit}"
+
+    @property
     def is_unused(self) -> bool:
         """Say whether its kernel has run nothing for longer than it may."""
         limit = self.walls.limits.idle_seconds
@@ -456,11 +464,7 @@ class Session:
         self.kernel = None
 
     def _on_exit(self, ended: Exit) -> None:
-        why = f"it ended by itself: {ended}"
-        if self.kernel is not None and self.kernel.is_out_of_memory:
-            limit = quantity(self.walls.limits.memory)
-            why = f"killed by Linux: all memory was used, limit {limit}"
-        self.death = self.death or why
+        self.death = self.death or self.out_of_memory or f"it ended by itself: {ended}"
         self._executions.note_death()
 
     def touch(self) -> None:

@@ -136,6 +136,9 @@ class Supervisor:
         alive = {kernel_name(s) for s in self._sessions() if s.kernel and not s.kernel.process.exit}
         usages = await self._read(self._measure, watched, alive)
         for session, usage in zip(watched, usages, strict=True):
+            if killed := session.out_of_memory:  # a child, and what waits for it would for ever
+                self._respond(session, Breach(Action.KILL, killed))
+                continue
             cpu = self._cpu_of_execution(session, usage)
             if breach := decide(session.walls.limits, usage, cpu=cpu, workspace=workspace):
                 self._respond(session, breach)

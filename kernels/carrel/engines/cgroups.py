@@ -97,6 +97,8 @@ def limit_memory(name: str, pids: Iterable[int], limit: int) -> MemoryGroup | No
     try:
         group.folder.mkdir(exist_ok=True)
         (group.folder / found.limit).write_text(str(round(limit * SLACK)), encoding="ascii")
+        if (whole := group.folder / "memory.oom.group").exists():
+            whole.write_text("1", encoding="ascii")  # all of it goes, not a child here and there
         for pid in pids:
             with suppress(ProcessLookupError):
                 (group.folder / "cgroup.procs").write_text(str(pid), encoding="ascii")
