@@ -14,9 +14,8 @@ import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from importlib import resources
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from carrel import outputs as carrel_outputs
 from carrel.errors import StoreError
@@ -24,28 +23,12 @@ from carrel.models import Execution, KernelRecord, SessionRecord, now
 from carrel.store import rows
 from carrel.store.backlog import Change, Step
 from carrel.store.database import UNREADABLE, Database
+from carrel.store.statements import Statements, migrations
 from carrel.store.writer import Writer
 
 T = TypeVar("T")
 
 RETRY_PERIOD = 1.0  # seconds between attempts to write what waits
-
-
-def _load_queries() -> dict[str, str]:
-    text = resources.files("carrel.store").joinpath("queries.sql").read_text(encoding="utf-8")
-    parts = text.split("-- name: ")[1:]
-    return {part.split("\n", 1)[0].strip(): part.split("\n", 1)[1].strip() for part in parts}
-
-
-def _load_migrations() -> list[str]:
-    folder = resources.files("carrel.store").joinpath("migrations")
-    files = sorted(
-        (file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda f: f.name
-    )
-    return [file.read_text(encoding="utf-8") for file in files]
-
-
-_SQL = _load_queries()
 
 
 def _generation(record: SessionRecord) -> dict[str, object]:
@@ -66,16 +49,16 @@ class Store:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="carrel-store")
         self._database = Database(
             path,
-            migrations=_load_migrations(),
-            queries=_SQL.values(),
+            migrations=migrations(),
+            queries=Statements.all(),
             read=self._read_records,
             claim=claim,
         )
+        self._statements = Statements(lambda: self._database.connection)
         self._writer = Writer(self._database)
         self._loop: asyncio.AbstractEventLoop
         self._timer: asyncio.TimerHandle | None = None
         self._closing = False
-        self._at = 0.0  # when the change was asked for that is being written
 
     @property
     def degraded(self) -> str:
@@ -136,7 +119,8 @@ class Store:
             row = rows.kernel_row(record.id, kernel)
             steps.append(lambda: self._execute("save_kernel", row))
         steps += [
-            partial(self._event, event, record.id, data=_generation(record)) for event in events
+            partial(self._statements.event, event, record.id, data=_generation(record))
+            for event in events
         ]
         await self._write(*steps, session=record, intent="session.created" in events)
 
@@ -153,16 +137,13 @@ class Store:
     async def deletions(self) -> list[SessionRecord]:
         """Return the sessions whose deletion has begun; `sessions` has none of them."""
         return await self._run(
-            lambda: [rows.session_record(row) for row in self._db.execute(_SQL["deletions"])]
+            lambda: [rows.session_record(row) for row in self._execute("deletions")]
         )
 
     async def kernels(self) -> dict[str, KernelRecord]:
         """Return the kernels that are to be taken over, by their sessions' ids."""
         return await self._run(
-            lambda: {
-                row["session_id"]: rows.kernel_record(row)
-                for row in self._db.execute(_SQL["kernels"])
-            }
+            lambda: {row["session_id"]: rows.kernel_record(row) for row in self._execute("kernels")}
         )
 
     async def newest_execution(self, session_id: str) -> Execution | None:
@@ -188,13 +169,13 @@ class Store:
 
     async def add_event(self, type: str, data: dict[str, object]) -> None:
         """Write down something that happened to the server itself."""
-        await self._write(lambda: self._event(type, "", data=data))
+        await self._write(lambda: self._statements.event(type, "", data=data))
 
     async def delete_session(self, session_id: str) -> None:
         """Forget a session with its executions; the events stay."""
         await self._write(
             lambda: self._execute("delete_session", {"id": session_id}),
-            lambda: self._event("session.deleted", session_id),
+            lambda: self._statements.event("session.deleted", session_id),
             deletes=session_id,
         )
 
@@ -202,7 +183,7 @@ class Store:
         """Return all sessions in the order of their creation."""
         return await self._run(
             lambda: self._writer.backlog.over_sessions(
-                [rows.session_record(row) for row in self._db.execute(_SQL["sessions"])]
+                [rows.session_record(row) for row in self._execute("sessions")]
             )
         )
 
@@ -257,22 +238,48 @@ class Store:
         """Return the executions that have no outcome, without outputs."""
         return await self._run(
             lambda: self._writer.backlog.over_open_executions(
-                [rows.execution(row, ()) for row in self._db.execute(_SQL["open_executions"])]
+                [rows.execution(row, ()) for row in self._execute("open_executions")]
             )
         )
 
-    @property
-    def _db(self) -> sqlite3.Connection:
-        return self._database.connection
+    async def read(self, work: Callable[[Statements], T]) -> T:
+        """Read with `work`, which runs in the store's thread.
+
+        Raises:
+            StoreError: A record is damaged or the file can't be read.
+        """
+        return await self._run(lambda: work(self._statements))
+
+    async def commit(self, work: Callable[[Statements], T]) -> T:
+        """Change the database with `work`, in one transaction: now, or not at all.
+
+        For what is asked for by somebody who can be told that it did not work; a cancelled
+        caller does not stop it.
+
+        Returns:
+            What `work` returned.
+
+        Raises:
+            StoreError: It can't be written now.
+        """
+        asked = now().timestamp()
+        results: list[T] = []
+
+        def step() -> None:
+            self._statements.at = asked
+            results.append(work(self._statements))
+
+        await asyncio.shield(self._in_thread(lambda: self._try(self._writer.commit, step)))
+        return results[-1]
 
     def _read_records(self) -> None:
         """Read what a start reads; raises what a bad row raises."""
         for query in ("sessions", "deletions"):
-            for row in self._db.execute(_SQL[query]):
+            for row in self._execute(query):
                 rows.session_record(row)
-        for row in self._db.execute(_SQL["kernels"]):
+        for row in self._execute("kernels"):
             rows.kernel_record(row)
-        for row in self._db.execute(_SQL["open_executions"]):
+        for row in self._execute("open_executions"):
             rows.execution(row, ())
 
     def _finish(self, execution: Execution) -> None:
@@ -280,8 +287,8 @@ class Store:
         if self._execute("finish_execution", row).rowcount == 0:
             return  # its session was deleted meanwhile, and so was it
         self._execute("delete_outputs", row)
-        self._db.executemany(
-            _SQL["insert_output"],
+        self._statements.execute_many(
+            "insert_output",
             (
                 {
                     "id": execution.id,
@@ -291,7 +298,7 @@ class Store:
                 for position, output in enumerate(execution.outputs)
             ),
         )
-        self._event(
+        self._statements.event(
             "execution.ended",
             execution.session_id,
             execution.id,
@@ -309,26 +316,8 @@ class Store:
         outputs = tuple(carrel_outputs.from_json(json.loads(item["body"])) for item in found)
         return backlog.over_execution(execution_id, rows.execution(row, outputs))
 
-    def _event(
-        self,
-        type: str,
-        session_id: str,
-        execution_id: str = "",
-        data: dict[str, object] | None = None,
-    ) -> None:
-        self._execute(
-            "insert_event",
-            {
-                "at": self._at,
-                "type": type,
-                "session_id": session_id,
-                "execution_id": execution_id,
-                "data": json.dumps(data or {}),
-            },
-        )
-
-    def _execute(self, query: str, values: rows.Row) -> sqlite3.Cursor:
-        return self._db.execute(_SQL[query], values)
+    def _execute(self, statement: str, values: rows.Row | None = None) -> sqlite3.Cursor:
+        return self._statements.execute(statement, values)
 
     async def _write(
         self,
@@ -347,7 +336,7 @@ class Store:
         asked = now().timestamp()
 
         def stamp() -> None:
-            self._at = asked
+            self._statements.at = asked
 
         change = Change(
             steps=(stamp, *steps),
@@ -376,7 +365,7 @@ class Store:
     def _in_thread(self, work: Callable[[], T]) -> asyncio.Future[T]:
         return self._loop.run_in_executor(self._thread, work)
 
-    def _try(self, work: Callable[..., None], *args: Change) -> None:
+    def _try(self, work: Callable[..., None], *args: Any) -> None:
         """Write in the store's thread; see that what could not be written is tried again."""
         try:
             work(*args)

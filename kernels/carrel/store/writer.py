@@ -7,7 +7,7 @@ it, the store is `degraded` instead and says how much is only in memory (`unsave
 import logging
 
 from carrel.errors import StoreError
-from carrel.store.backlog import Backlog, Change
+from carrel.store.backlog import Backlog, Change, Step
 from carrel.store.database import LOCK_WAIT, Database
 
 LOG_LENGTH = 50  # changes that are caught up on before the log is written back
@@ -55,6 +55,17 @@ class Writer:
             refusal.retryable = True
             raise refusal
         self.backlog.add(change)
+
+    def commit(self, step: Step) -> None:
+        """Write a change of one step now, or not at all.
+
+        Raises:
+            StoreError: It can't be written now, or others wait to be.
+        """
+        self._catch_up()
+        if self.backlog:
+            raise StoreError(f"nothing can be changed: {self.degraded}")
+        self._database.commit([step])
 
     def retry(self) -> None:
         """Try again to write what waits."""
