@@ -49,6 +49,16 @@ class Owner(Protocol):
     def touch(self) -> None:
         """Note that something was done in it."""
 
+    def hear_note(self, run: Run, message: Message) -> None:
+        """Take what its kernel tells besides outputs."""
+
+    def end_notes(self, run: Run) -> None:
+        """Note that an execution has ended: nothing is asked of it any more."""
+
+    def about(self) -> Message:
+        """Return what the kernel shall know of it with its next execution."""
+        ...
+
 
 class Executions:
     """What runs, waits, and has just ended in one session."""
@@ -105,10 +115,10 @@ class Executions:
 
     def adopt(self, kernel: LocalKernel, opened: list[Execution], newest: Execution | None) -> None:
         """Go on with what a dead server had; see `Session.adopt`."""
-        self._waiting.extend(Run(e) for e in opened if e.status is ExecutionStatus.QUEUED)
+        self._waiting.extend(self._run(e) for e in opened if e.status is ExecutionStatus.QUEUED)
         sent = [e for e in opened if e.status is not ExecutionStatus.QUEUED]
         if sent:
-            self.current = Run(sent[-1])
+            self.current = self._run(sent[-1])
             self.current.go_on()
         self._is_driven = True
         self._start(self._go_on(kernel, self.current, newest))
@@ -128,7 +138,7 @@ class Executions:
         """
         outcomes: list[ExecutionStatus] = []
         for execution in opened:
-            run = Run(execution)
+            run = self._run(execution)
             if execution.status is ExecutionStatus.QUEUED:
                 run.cancel("the server ended before it ran")
             else:
@@ -169,6 +179,9 @@ class Executions:
             self._driver.cancel()
             await asyncio.wait([self._driver])
 
+    def _run(self, execution: Execution) -> Run:
+        return Run(execution, self._owner.hear_note)
+
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         self._driver = self._services.spawn(work, name=f"session {self._owner.record.id}")
 
@@ -207,6 +220,7 @@ class Executions:
             "user_expressions": {},
             "allow_stdin": False,
             "stop_on_error": False,
+            "carrel": self._owner.about(),
         }
         kernel.channels.request("shell", "execute_request", content, run.hear, run.id)
         crash_point("run.sent")
@@ -278,7 +292,7 @@ class Executions:
 
     async def _hear_of_last(self, newest: Execution, kernel: LocalKernel) -> None:
         """Add what threads of the last execution printed while no server lived."""
-        run = Run(newest)
+        run = self._run(newest)
         catch_up = CatchUp(run, self._owner.journal)
         kernel.channels.watch(run.id, catch_up.hear)
         await catch_up.follow(kernel, self._services.store.execution)
@@ -290,24 +304,27 @@ class Executions:
         self.late.remember(run)
 
     async def _await_end(self, run: Run) -> None:
-        limit = run.execution.timeout
-        try:
+        while not run.ended.is_set():
             # An adopted one has used up some of it.
-            async with asyncio.timeout(None if limit is None else max(limit - run.elapsed, 0)):
-                await run.ended.wait()
-        except TimeoutError:
-            run.stop_as = ExecutionStatus.TIMED_OUT
-            if (
-                await interrupts.signal_until_ended(self._owner.kernel, run)
-                is InterruptStep.NO_EFFECT
-            ):
-                note = (
-                    f"its timeout of {run.execution.timeout:g} s is over, but two interrupts had "
-                    "no effect: it is in native code or ignores them. "
-                    "interrupt_execution with force=true kills the kernel."
-                )
-                run.execution = replace(run.execution, note=note)
-                await run.ended.wait()
+            left = run.time_left
+            if left is not None and left <= 0:
+                await self._time_out(run)
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await run.ended.wait()
+
+    async def _time_out(self, run: Run) -> None:
+        run.stop_as = ExecutionStatus.TIMED_OUT
+        step = await interrupts.signal_until_ended(self._owner.kernel, run)
+        if step is InterruptStep.NO_EFFECT:
+            note = (
+                f"its timeout of {run.execution.timeout:g} s is over, but two interrupts had "
+                "no effect: it is in native code or ignores them. "
+                "interrupt_execution with force=true kills the kernel."
+            )
+            run.execution = replace(run.execution, note=note)
+            await run.ended.wait()
 
     async def _await_output(self, run: Run, kernel: LocalKernel) -> None:
         """Wait for the rest of the output: until idle, or a dead kernel's last words."""
@@ -321,6 +338,7 @@ class Executions:
 
     async def _write_down(self, run: Run) -> None:
         """Store the outcome, then tell whoever waits."""
+        self._owner.end_notes(run)
         self.late.remember(run)
         self._owner.touch()
         try:

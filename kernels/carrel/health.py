@@ -29,6 +29,7 @@ ADVICE = {
     Activity.STARTING: "Wait for it.",
     Activity.IDLE: "Ready for code.",
     Activity.BUSY: "It runs Python code. Wait, or interrupt_execution.",
+    Activity.PAUSED: "Held at a safe point. resume_execution goes on, stop_execution ends it.",
     Activity.BUSY_NATIVE: (
         "It uses CPU but does not answer: native code, or many busy threads. Wait; an interrupt "
         "takes effect when that code lets it."
@@ -46,6 +47,7 @@ _STATUS = {
     Activity.STARTING: HealthStatus.HEALTHY,
     Activity.IDLE: HealthStatus.HEALTHY,
     Activity.BUSY: HealthStatus.HEALTHY,
+    Activity.PAUSED: HealthStatus.HEALTHY,
     Activity.BUSY_NATIVE: HealthStatus.HEALTHY,
     Activity.BLOCKED: HealthStatus.UNRESPONSIVE,
     Activity.STOPPED: HealthStatus.STOPPED,
@@ -119,6 +121,8 @@ def judge(probe: Probe, *, dead: bool) -> Activity:
     if dead:
         return Activity.DEAD
     if probe.answer is not None:
+        if probe.answer.get("held"):
+            return Activity.PAUSED
         return Activity.BUSY if probe.answer["busy"] else Activity.IDLE
     if probe.tree.stopped:
         return Activity.STOPPED

@@ -9,7 +9,7 @@ from collections import OrderedDict
 from dataclasses import replace
 
 from carrel.engines.wire import Message
-from carrel.run import Run
+from carrel.run import NOTE, Run
 from carrel.services import Services
 
 REMEMBERED_RUNS = 8  # finished executions that late output is still added to
@@ -38,6 +38,9 @@ class LateOutput:
         """Add what was published for an execution that has ended."""
         run = self._runs.get(message["parent_id"])
         if run is None or message["msg_type"] == "status":
+            return
+        if message["msg_type"] == NOTE:
+            run.note(message)
             return
         run.fold.add(message)
         run.execution = replace(run.execution, outputs=run.fold.outputs)

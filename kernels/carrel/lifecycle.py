@@ -94,6 +94,10 @@ class Lifecycle:
                 isolation=spec.isolation,
                 network=spec.network,
                 limits=spec.limits,
+                parent_session_id=spec.parent_session_id,
+                parent_execution_id=spec.parent_execution_id,
+                context=spec.context,
+                stdin=spec.stdin,
                 python=await self._kernels.own_python(spec.python),
             )
             crash_point("create.begun")

@@ -162,6 +162,14 @@ class SessionSpec:
     limits: dict[str, float] = field(default_factory=dict)
     #: interpreter of its kernels: a path or a name; empty: the service's own
     python: str = ""
+    #: the session that it is made for; empty: none
+    parent_session_id: str = ""
+    #: the execution of that session which asked for it; empty: none
+    parent_execution_id: str = ""
+    #: values of JSON by name, for its code and for tools
+    context: dict[str, Any] = field(default_factory=dict)
+    #: whether input() and getpass() in it may ask
+    stdin: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -199,6 +207,18 @@ class SessionRecord:
     limits: dict[str, float] = field(default_factory=dict)
     #: path of its own interpreter, which its kernels are fresh processes of; empty: it has none
     python: str = ""
+    #: the session that it was made for; empty: none
+    parent_session_id: str = ""
+    #: the execution of that session which asked for it; empty: none
+    parent_execution_id: str = ""
+    #: values of JSON by name, for its code and for tools
+    context: dict[str, Any] = field(default_factory=dict)
+    #: whether input() and getpass() in it may ask
+    stdin: bool = False
+    #: why it has the status that it has; often empty
+    reason: str = ""
+    #: when it was completed, cancelled or failed; None: it was not
+    ended_at: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -238,6 +258,18 @@ class ExecutionError:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """What the code of an execution asks, by input() or getpass()."""
+
+    #: tells it from others of the same kernel
+    id: str
+    #: what is asked
+    prompt: str
+    #: whether the answer is a secret
+    hidden: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Execution:
     """One run of code in a session."""
 
@@ -273,6 +305,14 @@ class Execution:
     outputs_complete: bool = True
     #: what happened to it besides (an interrupt without effect, ...)
     note: str = ""
+    #: how far it said that it is; empty: it said nothing
+    progress: str = ""
+    #: what it asks while it is waiting for input
+    question: Question | None = None
+    #: bytes of memory that the kernel had when it began; 0: not known
+    memory_before: int = 0
+    #: bytes of memory that the kernel had when it ended; 0: not known
+    memory_after: int = 0
 
 
 class InterruptStep(StrEnum):
@@ -333,6 +373,8 @@ class Activity(StrEnum):
     IDLE = "idle"
     #: runs Python code
     BUSY = "busy"
+    #: held at a safe point
+    PAUSED = "paused"
     #: does not answer, uses CPU: native code, or many busy threads
     BUSY_NATIVE = "busy_native"
     #: does not answer, uses no CPU: a native call that waits and holds the interpreter
@@ -412,3 +454,37 @@ class Health:
     stack: str = ""
     #: what of the server itself does not work now, why, and the cure; empty: all does
     degraded: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """One line of the log."""
+
+    #: its number; higher than those of all events before
+    seq: int
+    #: when it was asked to be written
+    at: datetime
+    #: what it is about
+    topic: str
+    #: the session that it happened in or came from; empty: none
+    session_id: str = ""
+    #: the execution that it happened in; empty: none
+    execution_id: str = ""
+    #: the rest, as JSON knows it
+    data: Any = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Steered:
+    """What became of a request to pause, resume or stop an execution."""
+
+    #: the execution
+    execution_id: str
+    #: pause, resume or stop
+    action: str
+    #: paused, running, stopped; or requested: it takes effect at the next safe point
+    state: str
+    #: who asked
+    by: str
+    #: when
+    at: datetime

@@ -14,7 +14,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
@@ -24,7 +24,13 @@ from carrel.beneath import reading, writing
 from carrel.crashpoints import crash_point
 from carrel.engines.local import LocalEngine
 from carrel.engines.process import Exit, end_strays
-from carrel.models import Execution, ExecutionStatus, KernelRecord, SessionRecord
+from carrel.models import (
+    Execution,
+    ExecutionStatus,
+    KernelRecord,
+    SessionRecord,
+    SessionStatus,
+)
 from carrel.paths import StateDirectory
 from carrel.session import Session
 from carrel.store import Store
@@ -168,7 +174,9 @@ class Recovery:
         self._opened[name] = sent[:-1]
         opened = [e for e in opened if e not in sent[:-1]]
         newest = None if opened else await self._store.newest_execution(name)
-        session.adopt(found, opened, newest)
+        last = sent[-1] if sent else newest
+        known = await self._store.event_keys(last.id) if last else set[str]()
+        session.adopt(found, opened, newest, known)
         self.report.adopted.append(name)
         return None
 
@@ -178,6 +186,9 @@ class Recovery:
         opened = self._opened.pop(name, [])
         for outcome in await session.conclude(opened, end or Exit(None), cause):
             self._concluded[outcome] += 1
+        if session.record.status is SessionStatus.PAUSED and session.kernel is None:
+            session.record = replace(session.record, status=SessionStatus.ACTIVE)
+            await session.note("execution.resumed")
 
     def _find_unclaimed(self, kernels: dict[str, KernelRecord]) -> set[str]:
         """Return the names of all kernels that were ever started and are no session's now."""

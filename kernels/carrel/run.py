@@ -2,15 +2,19 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from carrel.engines.process import Exit
 from carrel.engines.wire import Message
-from carrel.models import Execution, ExecutionError, ExecutionStatus, now
+from carrel.models import Execution, ExecutionError, ExecutionStatus, Question, now
 from carrel.outputs import OutputFold, plain
 
+NOTE = "carrel_note"  # message type; see inside/notes.py
+STOPPED = "ExecutionStopped"  # what code raises that is stopped at a safe point
+HELD_PERIOD = 1.0  # seconds between looks whether one that is held goes on
 NO_REPLY = "the kernel went idle without a reply"
 HINT_CHARS = 1000  # of what a kernel says about an error
 BAD_REPLY = "the kernel's reply can't be read"
@@ -19,9 +23,16 @@ UNSOUND = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 
 
 class Run:
-    """An execution from its intent to its outcome; `done` is set when it is written down."""
+    """An execution from its intent to its outcome; `done` is set when it is written down.
 
-    def __init__(self, execution: Execution) -> None:
+    Args:
+        execution: What is known of it.
+        on_note: Takes what its kernel tells besides outputs; None: that waits for `take`.
+    """
+
+    def __init__(
+        self, execution: Execution, on_note: Callable[["Run", Message], None] | None = None
+    ) -> None:
         self.execution = execution
         self.fold = OutputFold()
         #: the kernel has taken it up
@@ -42,6 +53,13 @@ class Run:
         self.missed_output = False
         #: when it ended, if that was before we heard of it
         self.ended_at: datetime | None = None
+        #: it was paused, resumed, asked something, or has ended
+        self.changed = asyncio.Event()
+        #: when it was last held at a safe point; None: it is not
+        self.held_since: datetime | None = None
+        self._held_before = 0.0
+        self._on_note = on_note
+        self._notes: dict[str, Message] = {}
         self._hint = ""
         self._reply: Message | None = None
         self._started = time.monotonic()
@@ -55,6 +73,44 @@ class Run:
     def elapsed(self) -> float:
         """Seconds since it was sent."""
         return time.monotonic() - self._started
+
+    @property
+    def paused_for(self) -> float:
+        """Seconds that it was held at safe points; they don't count for its timeout."""
+        since = self.held_since
+        now_held = max((now() - since).total_seconds(), 0.0) if since else 0.0
+        return self._held_before + now_held
+
+    @property
+    def time_left(self) -> float | None:
+        """Seconds until its timeout, or until that should be asked again; None: it has none."""
+        if self.execution.timeout is None:
+            return None
+        if self.held_since is not None:
+            return HELD_PERIOD
+        return self.execution.timeout - (self.elapsed - self.paused_for)
+
+    def hold(self, since: datetime) -> None:
+        """Note that it is held at a safe point."""
+        self.held_since = since
+        self._tell_change()
+
+    def release(self) -> None:
+        """Note that it goes on."""
+        self._held_before, self.held_since = self.paused_for, None
+        self._tell_change()
+
+    def ask(self, question: Question | None) -> None:
+        """Note what it waits for; None: it goes on."""
+        status = ExecutionStatus.RUNNING if question is None else ExecutionStatus.WAITING_INPUT
+        if not self.execution.status.is_final:
+            self.execution = replace(self.execution, status=status, question=question)
+        self._tell_change()
+
+    def _tell_change(self) -> None:
+        """Wake whoever waits for a change; the next change wakes who waits then."""
+        self.changed.set()
+        self.changed = asyncio.Event()
 
     def begin(self) -> None:
         """Mark it as sent."""
@@ -74,6 +130,9 @@ class Run:
                 if message["content"].get("execution_state") == "idle":
                     self.idle.set()
                     self.over.set()
+            elif message["msg_type"] == NOTE:
+                self.begun.set()
+                self.note(message)
             else:
                 self.begun.set()
                 self.fold.add(message)
@@ -81,9 +140,19 @@ class Run:
             self._reply = message["content"]
             self.ended.set()
 
+    def note(self, message: Message) -> None:
+        """Take what the kernel tells besides outputs; the same message only once."""
+        key = str(message["header"].get("msg_id"))
+        if key not in self._notes:
+            self._notes[key] = message
+            if self._on_note is not None:
+                self._on_note(self, message)
+
     def take(self, kept: "Run") -> None:
         """Take the rest of what was heard of this execution from what its kernel kept of it."""
         self.fold = kept.fold
+        for message in kept._notes.values():
+            self.note(message)
         self._reply = self._reply or kept._reply
         if kept.idle.is_set():
             self.idle.set()
@@ -100,7 +169,7 @@ class Run:
 
     def snapshot(self) -> Execution:
         """Return the execution with what it has emitted so far."""
-        if self.execution.status is not ExecutionStatus.RUNNING:
+        if self.execution.status.is_final or self.execution.status is ExecutionStatus.QUEUED:
             return self.execution
         return replace(self.execution, outputs=self.fold.outputs, duration=self.elapsed)
 
@@ -131,6 +200,7 @@ class Run:
             self.execution,
             status=status,
             error=error,
+            question=None,
             new_files=files,
             ended_at=ended_at,
             duration=duration,
@@ -158,6 +228,16 @@ class Run:
         """Take the kernel's report on the execution; return the files that it made."""
         report = reply.get("carrel") or {}
         self._hint = str(report.get("hint", ""))[:HINT_CHARS]
+        if missed := report.get("missed"):
+            asked = f"{missed['by']} asked to {missed['action']} it"
+            self._hint = self._hint or f"{asked}, but it ended before a safe point"
+        before, after = report.get("memory", (0, 0))
+        self.execution = replace(
+            self.execution,
+            progress=str(report.get("progress", self.execution.progress)),
+            memory_before=int(before),
+            memory_after=int(after),
+        )
         if "overflow" in report:
             self.fold.settle(report["overflow"])
         return tuple(str(file) for file in report.get("files", ()))
@@ -178,6 +258,8 @@ class Run:
             message=plain(str(reply.get("evalue", ""))),
             traceback=plain("\n".join(reply.get("traceback", ()))),
         )
+        if reply.get("carrel", {}).get("stopped") and error.type == STOPPED:
+            return self.stop_as or ExecutionStatus.INTERRUPTED, error
         return self.stop_as or ExecutionStatus.FAILED, error
 
 

@@ -5,25 +5,22 @@ What runs in it is looked after by executions.py.
 
 import asyncio
 import logging
-import os
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from carrel import inspection, interrupts, scripts
+from carrel import inspection, interrupts
 from carrel.beneath import reading, writing
 from carrel.crashpoints import crash_point
 from carrel.distributions import Package
 from carrel.engines.kernel import LocalKernel
 from carrel.engines.process import Exit
 from carrel.engines.walls import Walls
-from carrel.engines.wire import new_id
+from carrel.engines.wire import Message, new_id
 from carrel.environments import InstallReport, SessionEnvironment
 from carrel.errors import ConflictError, KernelDeadError, KernelSilentError
 from carrel.executions import Executions
-from carrel.interpreters import interpreter_reads
 from carrel.isolation import stronger
 from carrel.models import (
     Execution,
@@ -36,8 +33,8 @@ from carrel.models import (
     Variable,
     now,
 )
+from carrel.notes import Notes
 from carrel.outputs import readable, spill_of
-from carrel.programs import Completed, run_program
 from carrel.requirements import parse_requirements
 from carrel.run import Run
 from carrel.services import Services
@@ -75,10 +72,12 @@ class Session:
         self.is_stored = False
         #: most memory seen of this kernel's process tree, bytes
         self.peak_memory = 0
-        self._services = services
+        self.services = services
         self._kernel_lock = asyncio.Lock()
         self._starting = False
         self._executions = Executions(self, services)
+        self._notes = Notes(self, services)
+        self._informed: LocalKernel | None = None  # the kernel that has the context
         # Monotonic: the wall clock may jump.
         self._kernel_since = time.monotonic()
         self._active_since = time.monotonic()
@@ -120,7 +119,7 @@ class Session:
     @property
     def walls(self) -> Walls:
         """What stands between the session and the rest; its next kernel gets these."""
-        return stronger(self._services.launches.walls, self.record)
+        return stronger(self.services.launches.walls, self.record)
 
     @property
     def journal(self) -> Path:
@@ -169,14 +168,22 @@ class Session:
         """Take a kernel that was started for whoever comes first."""
         await self._own(kernel)
 
-    def adopt(self, kernel: LocalKernel, opened: list[Execution], newest: Execution | None) -> None:
+    def adopt(
+        self,
+        kernel: LocalKernel,
+        opened: list[Execution],
+        newest: Execution | None,
+        known: set[str],
+    ) -> None:
         """Go on with the kernel that a dead server had for this session.
 
         Args:
             kernel: The kernel, which may be busy or blocked.
             opened: The executions without an outcome, in their order.
             newest: The last one, if it has an outcome.
+            known: Message ids of what the kernel told besides outputs and is written down.
         """
+        self._notes.known = known
         self._attach(kernel)
         self._kernel_since -= kernel.process.age
         self._executions.adopt(kernel, opened, newest)
@@ -216,7 +223,7 @@ class Session:
             ConflictError: The session is not active.
             KernelDeadError: The kernel died and was not restarted.
         """
-        if self.record.status is not SessionStatus.ACTIVE:
+        if self.record.status not in (SessionStatus.ACTIVE, SessionStatus.PAUSED):
             msg = f"session '{self.id}' is {self.record.status}; only an active one runs code"
             raise ConflictError(msg)
         self.touch()  # from here on it is in use
@@ -231,7 +238,8 @@ class Session:
                 code=code,
                 timeout=timeout,
                 note=lost,
-            )
+            ),
+            self.hear_note,
         )
         self.record = replace(self.record, execution_count=run.execution.index)
         self.touch()
@@ -289,7 +297,7 @@ class Session:
             if not self.is_unused or self.kernel is None:
                 return  # somebody came
             idle = self.idle_seconds
-            await self._services.store.forget_kernel(self.id)
+            await self.services.store.forget_kernel(self.id)
             await self._stop_kernel("it was not used", grace=IDLE_STOP_GRACE)
             self.death = ""
             self.stopped_why = (
@@ -304,7 +312,7 @@ class Session:
         """
         async with self._kernel_lock:
             # Should the server die from here on, the next one must not adopt the old kernel.
-            await self._services.store.forget_kernel(self.id)
+            await self.services.store.forget_kernel(self.id)
             crash_point("restart.begun")
             await self._stop_kernel(why, grace=0)
             crash_point("restart.stopped")
@@ -315,7 +323,7 @@ class Session:
         """End the kernel and all executions; the session can't be used afterwards."""
         async with self._kernel_lock:
             if self.kernel is not None:
-                await self._services.store.forget_kernel(self.id)
+                await self.services.store.forget_kernel(self.id)
             await self._stop_kernel(why, grace=grace)
 
     async def leave(self) -> None:
@@ -348,7 +356,7 @@ class Session:
         # What the fork server imported, a fork has again; a fresh process does not.
         if stale and not self.record.fresh:
             self.record = replace(self.record, fresh=True)
-            await self._services.store.save_session(self.record)
+            await self.services.store.save_session(self.record)
         return stale
 
     async def install(self, packages: Sequence[str], *, timeout: float) -> InstallReport:
@@ -384,30 +392,6 @@ class Session:
         """
         return await self.environment.packages()
 
-    async def run_script(self, path: str, args: Sequence[str], *, timeout: float) -> Completed:
-        """Run a script of the workspace as a subprocess in this session's environment.
-
-        Raises:
-            ScriptNotFoundError: There is none at that path.
-            NotAFileError: It is a link, or no file.
-        """
-        workspace = self._services.workspace
-        script = scripts.find_script(workspace, path)
-        launches = self._services.launches
-        env = self.environment.variables(launches.environment(self.directory))
-        paths = [str(workspace.scripts), *filter(None, [env.get("PYTHONPATH")])]
-        env["PYTHONPATH"] = os.pathsep.join(paths)
-        argv = [str(self.environment.python), str(script), *args]
-        for folder in launches.of(self.directory, self.environment).folders:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if sys.platform == "linux":
-            writes = [workspace.root, self.directory]
-            reads = launches.reads
-            if self.record.python:
-                reads = await interpreter_reads(self.environment.parent)
-            argv = self.walls.confine(argv, cwd=workspace.root, reads=reads, writes=writes)
-        return await run_program(argv, env=env, cwd=workspace.root, timeout=timeout)
-
     async def stack(self) -> str:
         """Return the stacks of all threads of the kernel, also while it is in native code."""
         if self.kernel is None:
@@ -426,7 +410,7 @@ class Session:
         self._starting = True
         writing.clear(self.directory, *OPENED_AT_START)
         try:
-            kernel = await self._services.start_kernel(
+            kernel = await self.services.start_kernel(
                 self.directory, self.environment, self.walls, fresh=self.record.fresh
             )
         finally:
@@ -439,7 +423,7 @@ class Session:
         self._attach(kernel)
         self.record = replace(self.record, generation=self.record.generation + 1)
         events = ["kernel.started"] if self.is_stored else ["session.created", "kernel.started"]
-        await self._services.store.save_session(self.record, *events, kernel=kernel.record)
+        await self.services.store.save_session(self.record, *events, kernel=kernel.record)
         self.is_stored = True
         crash_point("kernel.saved")
 
@@ -466,6 +450,32 @@ class Session:
     def _on_exit(self, ended: Exit) -> None:
         self.death = self.death or self.out_of_memory or f"it ended by itself: {ended}"
         self._executions.note_death()
+
+    def about(self) -> Message:
+        """Return what the kernel shall know of the session with its next execution."""
+        about: Message = {
+            "session_id": self.id,
+            "parent_session_id": self.record.parent_session_id,
+            "may_ask": self.record.stdin,
+        }
+        # Once: what its threads change meanwhile is on the way to us.
+        if self._informed is not self.kernel:
+            about["context"] = self.record.context
+            self._informed = self.kernel
+        return about
+
+    def hear_note(self, run: Run, message: Message) -> None:
+        """Take what the kernel tells besides outputs."""
+        self._notes.hear(run, message)
+
+    def end_notes(self, run: Run) -> None:
+        """Note that an execution has ended: nothing is asked of it any more."""
+        self._notes.end(run)
+
+    async def note(self, type: str, data: object = None, run: Run | None = None) -> None:
+        """Write down that something happened in this session, and how that leaves it."""
+        execution_id = run.id if run else ""
+        await self.services.store.note(self.record, type, data, execution_id=execution_id)
 
     def touch(self) -> None:
         """Note that something was done in it."""

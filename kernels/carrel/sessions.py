@@ -30,6 +30,7 @@ from carrel.errors import (
     KernelStartError,
     SessionNotFoundError,
 )
+from carrel.events import Events
 from carrel.installs import Installer
 from carrel.interpreters import interpreter_reads
 from carrel.isolation import (
@@ -87,6 +88,8 @@ class Sessions:
         #: what was found of the server before, and what became of it
         self.recovered = RecoveryReport()
         self._tasks: asyncio.TaskGroup
+        #: the log of what happened
+        self.events: Events
 
     async def __aenter__(self) -> Self:
         if not os.access(self._python, os.X_OK):
@@ -114,6 +117,7 @@ class Sessions:
             launches=self._launches,
         )
         self._lifecycle = Lifecycle(self._sessions, self._services, self._kernels, self.config)
+        self.events = Events(self._store)
         try:
             await self._kernels.open()
             await self._load()

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from carrel import Config, Execution, Sessions, SessionSpec
+from carrel.script_runs import run_script
 from carrel.session import Session
 
 T = TypeVar("T")
@@ -211,7 +212,7 @@ class World:
         path.write_text(f"{head}{source(script)}\nattempt({str(result)!r})\n")
         self.listeners.reached()
         if way == "run_script":
-            done = self.wait(self.attacker.run_script(name, (), timeout=DEADLINE))
+            done = self.wait(run_script(self.attacker, name, (), timeout=DEADLINE))
             assert result.exists(), (done.stdout, done.stderr)
         else:
             if way == "restart":

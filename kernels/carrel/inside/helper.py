@@ -37,6 +37,9 @@ class Helper:
             "variables": self.variables,
             "adopt_environment": self.adopt_environment,
             "loaded": self.loaded,
+            "ask": self.ask,
+            "answer": self.answer,
+            "change_context": self.change_context,
         }
         kernel.control_handlers["carrel_request"] = self.handle
 
@@ -60,7 +63,26 @@ class Helper:
             "running_for": time.monotonic() - running[1] if running else 0.0,
             "execution_count": self.kernel.execution_count,
             "newest": self.journal.newest,
+            "held": self.kernel.safe_points.is_held,
+            "pending": self.kernel.safe_points.pending,
         }
+
+    def ask(self, msg_id: str, action: str, by: str, at: float) -> dict[str, Any]:
+        """Pause, resume or stop the execution `msg_id` at a safe point; see safepoints.py."""
+        running = self.running
+        if running is None or running[0] != msg_id:
+            return {"done": False, "pending": None, "held": False, "over": True}
+        answer: dict[str, Any] = self.kernel.safe_points.ask(action, by, at)
+        return answer
+
+    def answer(self, question: str, text: str) -> dict[str, Any]:
+        """Answer what the user's code asked; see questions.py."""
+        return {"done": self.kernel.questions.answer(question, text)}
+
+    def change_context(self, values: dict[str, Any], removed: list[str]) -> dict[str, Any]:
+        """Change the session's context."""
+        self.kernel.user_session.context.change(values, removed)
+        return {}
 
     def replay(self, since: int) -> dict[str, Any]:
         """Return what the journal in memory holds after number `since`; see journal.py."""

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib import import_module
 from importlib.util import find_spec
@@ -37,10 +37,14 @@ from traitlets import Dict, Type
 from traitlets.config import Config
 from zmq import USE_FD
 
+from . import session as carrel_session
 from . import streams
 from .guard import Walls
 from .helper import Helper, type_name
 from .limits import Memory
+from .notes import Notes, resident_memory
+from .questions import Questions
+from .safepoints import SafePoints
 from .touched import Touched
 
 #: what stock imports only while a kernel starts
@@ -49,7 +53,8 @@ DIGESTS = 1000  # message signatures remembered against replay; stock keeps 65,5
 ERROR_CHARS = 500  # of the text of an exception that showing a value raised
 NO_INPUT = (
     "input() can't be answered in this session: nobody is at its keyboard. "
-    "Put the value into a variable and run the code again."
+    "Put the value into a variable and run the code again, or make a session that may ask: "
+    "create_session(stdin=true)."
 )
 NO_EXIT = "exit() ends no session: its variables are still there. restart_kernel empties it."
 #: what IPython says below each SystemExit, and when it forgets the oldest results
@@ -171,7 +176,12 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
         self.kept_debugpy_stream, self.debugpy_stream = self.debugpy_stream, None
         self.user_code = False
         self.journal = streams.shared.journal
+        self.notes = Notes(self)
+        self.safe_points = SafePoints(self.notes, self.call_later)
+        self.questions = Questions(self.notes)
+        self.user_session = carrel_session.install(self.notes, self.safe_points)
         self.helper = Helper(self, self.journal)
+        self.may_ask = False
         self.session.digest_history_size = DIGESTS
         self.session.check_pid = False  # what a forked child shows, our publisher takes care of
         self.standard_streams = (sys.stdout, sys.stderr)
@@ -193,8 +203,15 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
 
     async def do_execute(self, code: str, silent: bool, *args: Any, **kwargs: Any) -> Any:
         """Run a cell, with streams and signals as they should be, and report on it."""
-        parent = self.get_parent("shell")["header"]
+        request = self.get_parent("shell")
+        parent = request["header"]
         self.helper.running = (parent["msg_id"], time.monotonic())
+        about = request["content"].get("carrel") or {}
+        self.may_ask = bool(about.get("may_ask"))
+        self.user_session.enter({**about, "execution_id": parent["msg_id"]})
+        self.notes.begin(request)
+        self.safe_points.begin()
+        memory_before = resident_memory()
         sys.stdout, sys.stderr = self.standard_streams
         signal.signal(signal.SIGINT, self.on_interrupt)
         self.journal.begin(parent["msg_id"])
@@ -218,9 +235,18 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
             history = self.shell.history_manager
             history.outputs.clear()
             history.output_hist_reprs.clear()
-        reply["carrel"] = self.report(parent)
+        reply["carrel"] = {
+            **self.report(parent),
+            **self.safe_points.end(),
+            "memory": [memory_before, resident_memory()],
+        }
         self.journal.note_reply(parent["msg_id"], reply)
         return reply
+
+    def call_later(self, seconds: float, function: Callable[[], None]) -> None:
+        """Call a function after some seconds, in the control thread."""
+        loop = self.control_thread.io_loop
+        loop.add_callback(loop.call_later, seconds, function)
 
     @property
     def kernel_info(self) -> Any:
@@ -306,13 +332,17 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
         return report
 
     def raw_input(self, prompt: str = "") -> str:
-        """Stock's refusal names a frontend; ours says what to do."""
+        """Ask through our server; stock's refusal names a frontend, ours says what to do."""
+        if self.may_ask:
+            return self.questions.ask(prompt, hidden=False)
         if not self._allow_stdin:
             raise StdinNotImplementedError(NO_INPUT)
         return str(super().raw_input(prompt))
 
     def getpass(self, prompt: str = "", stream: Any = None, **kwargs: Any) -> str:
         """See raw_input."""
+        if self.may_ask:
+            return self.questions.ask(prompt, hidden=True)
         if not self._allow_stdin:
             raise StdinNotImplementedError(NO_INPUT)
         return str(super().getpass(prompt, stream, **kwargs))

@@ -48,6 +48,12 @@ def session_row(record: SessionRecord) -> Row:
         "network": record.network,
         "limits": json.dumps(record.limits),
         "python": record.python,
+        "parent_session_id": record.parent_session_id,
+        "parent_execution_id": record.parent_execution_id,
+        "context": json.dumps(record.context),
+        "stdin": int(record.stdin),
+        "reason": record.reason,
+        "ended_at": seconds(record.ended_at),
     }
 
 
@@ -83,6 +89,12 @@ def session_record(row: sqlite3.Row) -> SessionRecord:
         network=None if row["network"] is None else bool(row["network"]),
         limits=json.loads(row["limits"]),
         python=row["python"],
+        parent_session_id=row["parent_session_id"],
+        parent_execution_id=row["parent_execution_id"],
+        context=json.loads(row["context"]),
+        stdin=bool(row["stdin"]),
+        reason=row["reason"],
+        ended_at=moment(row["ended_at"]),
     )
 
 
@@ -104,6 +116,9 @@ def execution_row(execution: Execution) -> Row:
         "new_files": json.dumps(execution.new_files),
         "outputs_complete": int(execution.outputs_complete),
         "note": execution.note,
+        "progress": execution.progress,
+        "memory_before": execution.memory_before,
+        "memory_after": execution.memory_after,
     }
 
 
@@ -128,4 +143,7 @@ def execution(row: sqlite3.Row, outputs: tuple[Output, ...]) -> Execution:
         outputs=outputs,
         outputs_complete=bool(row["outputs_complete"]),
         note=row["note"],
+        progress=row["progress"],
+        memory_before=row["memory_before"],
+        memory_after=row["memory_after"],
     )

@@ -68,9 +68,10 @@ class Statements:
         type: str,
         session_id: str = "",
         execution_id: str = "",
-        data: dict[str, object] | None = None,
+        data: object = None,
+        key: str | None = None,
     ) -> None:
-        """Write down that something happened."""
+        """Write down that something happened; once, if it has a key."""
         self.execute(
             "insert_event",
             {
@@ -78,6 +79,7 @@ class Statements:
                 "type": type,
                 "session_id": session_id,
                 "execution_id": execution_id,
-                "data": json.dumps(data or {}),
+                "data": json.dumps({} if data is None else data),
+                "key": key,
             },
         )

@@ -59,6 +59,8 @@ class Store:
         self._loop: asyncio.AbstractEventLoop
         self._timer: asyncio.TimerHandle | None = None
         self._closing = False
+        #: set, and replaced, when something was written
+        self.changed = asyncio.Event()
 
     @property
     def degraded(self) -> str:
@@ -123,6 +125,36 @@ class Store:
             for event in events
         ]
         await self._write(*steps, session=record, intent="session.created" in events)
+
+    async def note(
+        self,
+        record: SessionRecord,
+        type: str,
+        data: object = None,
+        *,
+        execution_id: str = "",
+        key: str | None = None,
+    ) -> None:
+        """Write down that something happened in a session, and how that leaves it.
+
+        Args:
+            record: The session as it is afterwards.
+            type: What happened, like "session.suspended".
+            data: More of it, as JSON knows it.
+            execution_id: The execution in which it happened; empty: in none.
+            key: Names it; a second event of the same name is not written.
+        """
+        row = rows.session_row(record)
+        await self._write(
+            lambda: self._execute("update_session", row),
+            lambda: self._statements.event(type, record.id, execution_id, data, key),
+            session=record,
+        )
+
+    async def event_keys(self, execution_id: str) -> set[str]:
+        """Return the names of the events of an execution that have one."""
+        found = {"execution_id": execution_id}
+        return await self._run(lambda: {row["key"] for row in self._execute("event_keys", found)})
 
     async def forget_kernel(self, session_id: str) -> None:
         """Write down that a session's kernel is not to be taken over; before it is ended."""
@@ -270,6 +302,7 @@ class Store:
             results.append(work(self._statements))
 
         await asyncio.shield(self._in_thread(lambda: self._try(self._writer.commit, step)))
+        self._tell_change()
         return results[-1]
 
     def _read_records(self) -> None:
@@ -348,6 +381,7 @@ class Store:
         )
         # Submitted before the first await: transactions run in the order they are asked for.
         await asyncio.shield(self._in_thread(lambda: self._try(self._writer.write, change)))
+        self._tell_change()
 
     async def _run(self, work: Callable[[], T]) -> T:
         """Read.
@@ -361,6 +395,10 @@ class Store:
             raise StoreError(f"can't read {self._path}: {error}") from error
         except UNREADABLE as error:
             raise StoreError(f"a record in {self._path} is damaged: {error!r}") from error
+
+    def _tell_change(self) -> None:
+        self.changed.set()
+        self.changed = asyncio.Event()
 
     def _in_thread(self, work: Callable[[], T]) -> asyncio.Future[T]:
         return self._loop.run_in_executor(self._thread, work)

@@ -6,6 +6,7 @@ from typing import Annotated
 from mcp.types import CallToolResult
 from pydantic import Field
 
+from carrel import script_runs
 from carrel import scripts as library
 from carrel_mcp.callers import caller_of
 from carrel_mcp.context import Ctx, Declaration, app_of, tool
@@ -48,7 +49,7 @@ async def run_script(
     sessions = app_of(ctx).sessions
     session = sessions.find(caller_of(ctx), session_id)
     shown = await asyncio.to_thread(library.script_name, sessions.workspace, path)
-    done = await session.run_script(path, args or [], timeout=timeout)
+    done = await script_runs.run_script(session, path, args or [], timeout=timeout)
     result = ScriptRun(
         session_id=session.id,
         script=shown,

@@ -1,15 +1,25 @@
 -- name: save_session
 INSERT INTO sessions (id, description, tags, metadata, status, created_at, last_activity_at,
                       generation, execution_count, directory, fresh, isolation, network,
-                      limits, python)
+                      limits, python, parent_session_id, parent_execution_id, context, stdin,
+                      reason, ended_at)
 VALUES (:id, :description, :tags, :metadata, :status, :created_at, :last_activity_at,
         :generation, :execution_count, :directory, :fresh, :isolation, :network,
-        :limits, :python)
+        :limits, :python, :parent_session_id, :parent_execution_id, :context, :stdin,
+        :reason, :ended_at)
 ON CONFLICT (id) DO UPDATE
 SET description = excluded.description, tags = excluded.tags, metadata = excluded.metadata,
     status = excluded.status, last_activity_at = excluded.last_activity_at,
     generation = excluded.generation, execution_count = excluded.execution_count,
-    fresh = excluded.fresh;
+    fresh = excluded.fresh, context = excluded.context, reason = excluded.reason,
+    ended_at = excluded.ended_at;
+
+-- name: update_session
+UPDATE sessions
+SET description = :description, tags = :tags, metadata = :metadata, status = :status,
+    last_activity_at = :last_activity_at, context = :context, reason = :reason,
+    ended_at = :ended_at
+WHERE id = :id;
 
 -- name: begin_deletion
 UPDATE sessions SET deleting = 1 WHERE id = :id;
@@ -52,7 +62,8 @@ WHERE id = :id;
 -- name: finish_execution
 UPDATE executions
 SET status = :status, ended_at = :ended_at, duration = :duration, error = :error,
-    new_files = :new_files, outputs_complete = :outputs_complete, note = :note
+    new_files = :new_files, outputs_complete = :outputs_complete, note = :note,
+    progress = :progress, memory_before = :memory_before, memory_after = :memory_after
 WHERE id = :id;
 
 -- name: delete_outputs
@@ -75,10 +86,3 @@ SELECT id FROM executions WHERE session_id = :id ORDER BY "index" DESC LIMIT 1;
 
 -- name: execution_ids
 SELECT id FROM executions WHERE session_id = :id;
-
--- name: newest_event
-SELECT at, data FROM events WHERE type = :type ORDER BY seq DESC LIMIT 1;
-
--- name: insert_event
-INSERT INTO events (at, type, session_id, execution_id, data)
-VALUES (:at, :type, :session_id, :execution_id, :data);

@@ -1,0 +1,133 @@
+"""What the kernel of a session tells besides outputs: safe points, questions, context, events.
+
+Each note is taken once: the journal repeats to a new server what the one before has heard,
+and what that wrote down is known by the note's message id.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from carrel.engines.wire import Message
+from carrel.errors import InvalidArgumentError
+from carrel.events import check_topic
+from carrel.models import Execution, ExecutionStatus, Question, SessionRecord, SessionStatus
+from carrel.run import UNSOUND, Run
+from carrel.services import Services
+
+log = logging.getLogger(__name__)
+
+CONTEXT_BYTES = 1 << 20  # of all of a session's context, about
+
+
+class Owner(Protocol):
+    """The session, as far as its notes change it."""
+
+    #: what is kept of it
+    record: SessionRecord
+
+
+class Notes:
+    """Takes the notes of one session's kernel.
+
+    Args:
+        owner: The session.
+        services: What it uses.
+    """
+
+    def __init__(self, owner: Owner, services: Services) -> None:
+        self._owner = owner
+        self._services = services
+        self._kinds: dict[str, Callable[[Run, Any, str], None]] = {
+            "held": self._held,
+            "released": self._released,
+            "progress": self._progress,
+            "asked": self._asked,
+            "answered": self._answered,
+            "context": self._context,
+            "published": self._published,
+        }
+        #: message ids of notes that a server before has written down
+        self.known: set[str] = set()
+
+    def hear(self, run: Run, message: Message) -> None:
+        """Take a note of an execution; never blocks. What makes no sense is left out."""
+        content = message["content"]
+        try:
+            take = self._kinds[content["kind"]]
+            take(run, content, str(message["header"]["msg_id"]))
+        except (InvalidArgumentError, *UNSOUND) as error:
+            # The kernel's own module makes sound ones: code sent this past it.
+            log.warning("session %s: a note is left out: %s", self._owner.record.id, error)
+
+    def end(self, run: Run) -> None:
+        """Note that an execution has ended, however: it holds nothing any more."""
+        if run.held_since is not None:
+            self._released(run, {}, "")
+
+    def _held(self, run: Run, content: Any, key: str) -> None:
+        run.hold(datetime.fromtimestamp(float(content["at"]), UTC))
+        self._owner.record = replace(self._owner.record, status=SessionStatus.PAUSED)
+        self._write("execution.paused", {"by": str(content["by"])}, run, key)
+
+    def _released(self, run: Run, content: Any, key: str) -> None:
+        run.release()
+        if self._owner.record.status is SessionStatus.PAUSED:
+            self._owner.record = replace(self._owner.record, status=SessionStatus.ACTIVE)
+        self._write("execution.resumed", {}, run, key)
+
+    def _progress(self, run: Run, content: Any, key: str) -> None:
+        run.execution = replace(run.execution, progress=str(content["progress"]))
+
+    def _asked(self, run: Run, content: Any, key: str) -> None:
+        question = Question(
+            id=str(content["question"]),
+            prompt=str(content["prompt"]),
+            hidden=bool(content["hidden"]),
+        )
+        run.ask(question)
+        self._write("execution.waiting_input", {"prompt": question.prompt}, run, key)
+
+    def _answered(self, run: Run, content: Any, key: str) -> None:
+        run.ask(None)
+        self._write("execution.input_taken", {}, run, key)
+
+    def _context(self, run: Run, content: Any, key: str) -> None:
+        if key in self.known:
+            return  # a tool may have changed it since
+        values, removed = dict(content["values"]), [str(name) for name in content["removed"]]
+        context = changed(self._owner.record.context, values, removed)
+        self._owner.record = replace(self._owner.record, context=context)
+        self._write("context.changed", {"values": values, "removed": removed}, run, key)
+
+    def _published(self, run: Run, content: Any, key: str) -> None:
+        self._write(check_topic(str(content["topic"])), content["data"], run, key)
+
+    def _write(self, type: str, data: object, run: Run, key: str) -> None:
+        if key in self.known:
+            return
+        self.known.add(key)
+        work = self._services.store.note(
+            self._owner.record, type, data, execution_id=run.id, key=key or None
+        )
+        self._services.spawn(work, name=f"event {type} of {self._owner.record.id}")
+
+
+def changed(context: dict[str, Any], values: dict[str, Any], removed: list[str]) -> dict[str, Any]:
+    """Return a context with some values changed and some removed.
+
+    Raises:
+        InvalidArgumentError: It would be too large.
+    """
+    merged = {key: value for key, value in {**context, **values}.items() if key not in removed}
+    if len(repr(merged)) > CONTEXT_BYTES:
+        msg = f"the context of a session may have about {CONTEXT_BYTES} bytes, not more"
+        raise InvalidArgumentError(msg)
+    return merged
+
+
+def is_open(execution: Execution) -> bool:
+    """Say whether an execution may still be told something."""
+    return execution.status in (ExecutionStatus.RUNNING, ExecutionStatus.WAITING_INPUT)
