@@ -300,7 +300,7 @@ class Executions:
         if found := with_late_output(newest, run):
             await self._services.store.finish_execution(found)
         run.execution = found or newest
-        run.done.set()
+        run.finish()
         self.late.remember(run)
 
     async def _await_end(self, run: Run) -> None:
@@ -344,4 +344,4 @@ class Executions:
         try:
             await self._services.store.finish_execution(run.execution)
         finally:
-            run.done.set()
+            run.finish()

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -157,15 +158,39 @@ class Run:
         if kept.idle.is_set():
             self.idle.set()
 
-    async def wait(self, seconds: float | None) -> bool:
-        """Wait up to `seconds` (None: without limit) for the outcome; say whether it is there."""
-        if not self.done.is_set() and (seconds is None or seconds > 0):
-            try:
+    async def wait(
+        self,
+        seconds: float | None,
+        *,
+        or_question: bool = False,
+        unless: Question | None = None,
+    ) -> bool:
+        """Wait up to `seconds` (None: without limit) for the outcome; say whether it is there.
+
+        Args:
+            seconds: How long.
+            or_question: Also return, with True, when it asks something.
+            unless: Return, with True, when it does not ask this any more.
+        """
+
+        def is_time() -> bool:
+            question = self.execution.question
+            asks = or_question and question is not None
+            return self.done.is_set() or asks or (unless is not None and question != unless)
+
+        if not is_time() and (seconds is None or seconds > 0):
+            with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
-                    await self.done.wait()
-            except TimeoutError:
-                pass
-        return self.done.is_set()
+                    if not (or_question or unless):
+                        await self.done.wait()
+                    while not is_time():
+                        await self.changed.wait()
+        return is_time()
+
+    def finish(self) -> None:
+        """Note that the outcome is in the store."""
+        self.done.set()
+        self._tell_change()
 
     def snapshot(self) -> Execution:
         """Return the execution with what it has emitted so far."""

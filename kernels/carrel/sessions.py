@@ -9,7 +9,7 @@ import asyncio
 import fnmatch
 import logging
 import os
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from carrel.engines.walls import Walls
 from carrel.errors import (
     CarrelError,
     ExecutionNotFoundError,
+    InvalidArgumentError,
     KernelStartError,
     SessionNotFoundError,
 )
@@ -53,7 +54,7 @@ from carrel.recovery import STARTED, Recovery, RecoveryReport, entries
 from carrel.run import Run
 from carrel.services import Services
 from carrel.session import DEFAULT, Session
-from carrel.specs import check_code
+from carrel.specs import check_code, check_parent
 from carrel.store import Store
 from carrel.supervisor import Supervisor
 
@@ -229,11 +230,14 @@ class Sessions:
             reuse: Return the session of that id if there is one, with its kernel running.
 
         Raises:
-            InvalidArgumentError: Id, tags, metadata or interpreter can't be used.
+            InvalidArgumentError: Id, tags, metadata or interpreter can't be used, or its parent
+                would be its own child.
+            SessionNotFoundError: There is no session of the parent's id.
             SessionExistsError: The id is taken.
             LimitExceededError: There are `max_sessions` already.
             KernelStartError: Its kernel did not start; there is no session then.
         """
+        await self._check_parent(spec)
         return await self._lifecycle.create(spec, reuse=reuse, fresh=fresh)
 
     def get(self, session_id: str) -> Session:
@@ -257,6 +261,7 @@ class Sessions:
         status: SessionStatus | None = None,
         tags: tuple[str, ...] = (),
         name: str = "",
+        parent: str | None = None,
         limit: int | None = None,
     ) -> Sequence[Session]:
         """Return sessions in the order of their creation; `default` comes first.
@@ -265,6 +270,7 @@ class Sessions:
             status: Only those with this status.
             tags: Only those with all of these tags.
             name: Only those whose id matches this glob.
+            parent: Only those that were made for this session.
             limit: At most so many.
         """
         found = [
@@ -273,9 +279,33 @@ class Sessions:
             if (status is None or session.record.status is status)
             and set(tags) <= set(session.record.tags)
             and (not name or fnmatch.fnmatchcase(session.id, name))
+            and (parent is None or session.record.parent_session_id == parent)
         ]
         found.sort(key=lambda s: (s.id != DEFAULT, s.record.created_at, s.id))
         return found[:limit]
+
+    def children(self) -> Mapping[str, Sequence[str]]:
+        """Return which sessions were made for which: parent -> ids."""
+        found: dict[str, list[str]] = {}
+        for session in self._sessions.values():
+            if parent := session.record.parent_session_id:
+                found.setdefault(parent, []).append(session.id)
+        return found
+
+    def _ancestors(self, session_id: str) -> Iterator[str]:
+        while session_id:
+            yield session_id
+            session = self._sessions.get(session_id)
+            session_id = session.record.parent_session_id if session else ""
+
+    async def _check_parent(self, spec: SessionSpec) -> None:
+        parent, execution_id = spec.parent_session_id, spec.parent_execution_id
+        if parent:
+            self.get(parent)
+        if execution_id and (await self.execution(execution_id)).session_id != parent:
+            msg = f"execution {execution_id} is not one of its parent '{parent}'"
+            raise InvalidArgumentError(msg)
+        check_parent(spec, list(self._ancestors(parent)))
 
     def current_id(self, caller: str) -> str:
         """Return the id that `caller` means when it names none."""

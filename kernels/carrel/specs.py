@@ -1,8 +1,9 @@
 """What may be asked for: ids, descriptions, code; and what is said to what may not."""
 
+import json
 import re
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Iterable
+from typing import Any
 
 from carrel.errors import InvalidArgumentError, LimitExceededError, SessionExistsError
 from carrel.models import SessionSpec
@@ -31,10 +32,38 @@ def check_spec(spec: SessionSpec) -> None:
         raise InvalidArgumentError(f"the description is longer than {DESCRIPTION_CHARS} characters")
     if len(spec.tags) > TAGS or any(not tag or len(tag) > TAG_CHARS for tag in spec.tags):
         raise InvalidArgumentError(f"at most {TAGS} tags of 1 to {TAG_CHARS} characters, please")
-    with suppress(UnicodeEncodeError):
-        if len(repr(spec.metadata).encode("utf-8")) <= METADATA_BYTES:
-            return
-    raise InvalidArgumentError(f"the metadata is no text or larger than {METADATA_BYTES} bytes")
+    for what, values in (("metadata", spec.metadata), ("context", spec.context)):
+        check_values(what, values)
+
+
+def check_values(what: str, values: dict[str, Any]) -> None:
+    """Refuse values by name that can't be kept.
+
+    Raises:
+        InvalidArgumentError: They are no JSON, or too large.
+    """
+    try:
+        size = len(json.dumps(values, allow_nan=False, ensure_ascii=False).encode("utf-8"))
+    except (TypeError, ValueError) as error:
+        raise InvalidArgumentError(f"the {what} is no JSON: {error}") from error
+    if size > METADATA_BYTES:
+        raise InvalidArgumentError(f"the {what} has {size} bytes, the limit is {METADATA_BYTES}")
+
+
+def check_parent(spec: SessionSpec, ancestors: Iterable[str]) -> None:
+    """Refuse a session that would be its own ancestor.
+
+    Args:
+        spec: What it shall be.
+        ancestors: Its parent, the parent of that, and so on.
+
+    Raises:
+        InvalidArgumentError: It would.
+    """
+    if spec.id and spec.id in ancestors:
+        parent = spec.parent_session_id
+        msg = f"session '{spec.id}' can't be made for '{parent}': that was made for it"
+        raise InvalidArgumentError(msg)
 
 
 def check_code(code: str) -> None:

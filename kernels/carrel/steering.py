@@ -64,6 +64,8 @@ async def answer(session: Session, run: Run, text: str) -> bool:
         raise ConflictError(f"execution {run.id} asks nothing now; it is {run.execution.status}")
     told = {"question": question.id, "text": text}
     taken = await session.kernel.request("answer", deadline=ASK_DEADLINE, **told)
+    if taken["done"] and run.execution.question is question:
+        run.ask(None)  # the kernel's own word for it is on its way
     return bool(taken["done"])
 
 

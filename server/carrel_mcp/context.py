@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools import Tool
-from mcp.types import CallToolResult, ToolAnnotations
+from mcp.types import CallToolResult, InputRequiredResult, ToolAnnotations
 from pydantic import ValidationError
 
 from carrel import Sessions
@@ -16,7 +16,7 @@ from carrel.errors import InvalidArgumentError
 from carrel_mcp.errors import error_result, reporting_errors
 from carrel_mcp.settings import Settings
 
-ToolFunction: TypeAlias = Callable[..., Awaitable[CallToolResult]]
+ToolFunction: TypeAlias = Callable[..., Awaitable[CallToolResult | InputRequiredResult]]
 
 
 @dataclass(frozen=True, slots=True)

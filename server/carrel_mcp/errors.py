@@ -6,13 +6,14 @@ is there for programs. What a cell raised is a result, not an error.
 
 import functools
 from collections.abc import Awaitable, Callable
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
 from mcp.types import CallToolResult, TextContent
 
 from carrel.errors import CarrelError
 
 P = ParamSpec("P")
+Answer = TypeVar("Answer")
 
 
 def error_result(error: CarrelError) -> CallToolResult:
@@ -28,12 +29,12 @@ def error_result(error: CarrelError) -> CallToolResult:
 
 
 def reporting_errors(
-    tool: Callable[P, Awaitable[CallToolResult]],
-) -> Callable[P, Awaitable[CallToolResult]]:
+    tool: Callable[P, Awaitable[Answer]],
+) -> Callable[P, Awaitable[Answer | CallToolResult]]:
     """Make a tool answer carrel's errors instead of raising them."""
 
     @functools.wraps(tool)
-    async def reporting(*args: P.args, **kwargs: P.kwargs) -> CallToolResult:
+    async def reporting(*args: P.args, **kwargs: P.kwargs) -> Answer | CallToolResult:
         try:
             return await tool(*args, **kwargs)
         except CarrelError as error:

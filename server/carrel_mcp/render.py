@@ -106,6 +106,9 @@ def run_result(execution: Execution, budget: int, total: int, truncated: bool) -
         truncated=truncated,
         total_chars=total,
         note=_note(execution),
+        progress=execution.progress,
+        prompt=execution.question.prompt if execution.question else "",
+        memory_change=execution.memory_after - execution.memory_before,
     )
 
 
@@ -115,6 +118,7 @@ def status_line(execution: Execution) -> str:
     words = {
         ExecutionStatus.QUEUED: "queued behind another cell",
         ExecutionStatus.RUNNING: f"running for {took}",
+        ExecutionStatus.WAITING_INPUT: "waiting for input",
         ExecutionStatus.CANCELLED: "cancelled, it never ran",
     }.get(execution.status, f"{execution.status} after {took}")
     return f"[{words}; session {execution.session_id}; execution {execution.id}]"
@@ -148,6 +152,10 @@ def _note(execution: Execution) -> str:
 
 def _notices(execution: Execution, result: RunResult) -> list[str]:
     lines = []
+    if execution.progress:
+        lines.append(f"[progress: {execution.progress}]")
+    if execution.question:
+        lines.append(f"[it asks: {execution.question.prompt!r}; answer with send_input]")
     error = execution.error
     if error is not None and execution.status is not ExecutionStatus.FAILED:
         lines.append(f"{error.type}: {clip(error.message, 1000).joined('...')}".rstrip(": "))

@@ -55,6 +55,11 @@ class SessionInfo(BaseModel):
     isolation: str = Field(description="How it is kept apart: process, guard or box")
     network: bool = Field(description="Whether it may use the network")
     python: str = Field(description="Interpreter of its kernels")
+    parent_session_id: str = Field(description="The session it was made for; may be empty")
+    parent_execution_id: str = Field(description="The execution that wanted it; may be empty")
+    children: list[str] = Field(description="Sessions made for it")
+    context: dict[str, Any] = Field(description="What its code has as carrel_session.context")
+    reason: str = Field(description="Why it has its status; often empty")
     current: bool = Field(description="Whether it is the caller's default session")
 
 
@@ -115,7 +120,7 @@ class RunResult(ToolResult):
     execution_id: str = Field(description="For get_execution and interrupt_execution")
     status: str = Field(
         description="queued, running, completed, failed (the code raised), interrupted, timed_out, "
-        "cancelled (never ran), died (the kernel went) or lost"
+        "cancelled (never ran), died (the kernel went), lost or waiting_input"
     )
     stdout: str = Field(description="What was printed, within the budget")
     stderr: str = Field(description="The same of stderr")
@@ -129,6 +134,9 @@ class RunResult(ToolResult):
     truncated: bool = Field(description="Whether text was left out of this answer")
     total_chars: int = Field(description="Characters of its whole text output")
     note: str = Field(description="What else is to be known; often empty")
+    progress: str = Field(description="How far the code said that it is; often empty")
+    prompt: str = Field(description="What it asks: answer with send_input; empty: nothing")
+    memory_change: int = Field(description="Bytes of memory that the kernel has more; 0: unknown")
 
 
 class ExecutionPage(RunResult):
@@ -282,7 +290,7 @@ class KernelHealth(ToolResult):
     session_id: str = Field(description="The session")
     status: str = Field(description="healthy (busy or not), stopped, unresponsive or dead")
     activity: str = Field(
-        description="not_started, starting, idle, busy, busy_native, blocked, stopped or dead"
+        description="not_started, starting, idle, busy, paused, busy_native, blocked, stopped, dead"
     )
     advice: str = Field(description="What that means and what helps")
     pid: int = Field(description="Process id; 0: none")
@@ -309,6 +317,51 @@ class KernelHealth(ToolResult):
     )
 
 
+class Steered(ToolResult):
+    """What became of a request to an execution."""
+
+    session_id: str = Field(description="The session")
+    execution_id: str = Field(description="The execution")
+    state: str = Field(
+        description="paused, running, stopped, ended, or requested: at its next safe point"
+    )
+    requested_by: str = Field(description="Who asked")
+    requested_at: str = Field(description="ISO 8601, UTC")
+
+
+class InputSent(ToolResult):
+    """Whether an answer was taken."""
+
+    session_id: str = Field(description="The session")
+    execution_id: str = Field(description="The execution")
+    taken: bool = Field(description="false: it was not asked for any more")
+
+
+class EventInfo(BaseModel):
+    """One event."""
+
+    seq: int = Field(description="Its number, higher than all before")
+    at: str = Field(description="ISO 8601, UTC")
+    topic: str = Field(description="What it is about")
+    session_id: str = Field(description="Where it happened; may be empty")
+    execution_id: str = Field(description="In which execution; may be empty")
+    data: Any = Field(description="The rest")
+
+
+class EventList(ToolResult):
+    """A part of the log."""
+
+    events: list[EventInfo] = Field(description="In their order")
+    next_since: int = Field(description="Ask with this next")
+
+
+class Published(ToolResult):
+    """An event that is in the log."""
+
+    seq: int = Field(description="Its number")
+    topic: str = Field(description="Its topic")
+
+
 class CleanedUp(ToolResult):
     """What a clean-up did, or would do."""
 
@@ -325,6 +378,6 @@ class Responsiveness(ToolResult):
     responsive: bool = Field(description="Whether it answered; a busy one does")
     response_time: float = Field(description="Seconds it took")
     verdict: str = Field(
-        description="not_started, starting, idle, busy, busy_native, blocked, stopped or dead"
+        description="not_started, starting, idle, busy, paused, busy_native, blocked, stopped, dead"
     )
     advice: str = Field(description="What that means and what helps")

@@ -182,23 +182,27 @@ class Agent:
 
 
 @asynccontextmanager
-async def stdio_agent(place: Place, *flags: str, mode: str = "auto") -> AsyncIterator[Agent]:
-    """Start a server over stdio and connect the official client to it."""
+async def stdio_agent(
+    place: Place, *flags: str, mode: str = "auto", **options: Any
+) -> AsyncIterator[Agent]:
+    """Start a server over stdio and connect the official client, with its options, to it."""
     server = StdioServerParameters(
         command=str(CARREL), args=place.arguments(*flags), env=place.environment(), cwd=place.root
     )
     with place.log.open("a") as log:
         transport = sdk_stdio.stdio_client(server, errlog=log)
-        async with Client(transport, mode=mode) as client:
+        async with Client(transport, mode=mode, **options) as client:
             yield Agent(client)
 
 
 @asynccontextmanager
-async def http_agent(server: "HttpServer", mode: str = "auto") -> AsyncIterator[Agent]:
-    """Connect the official client to a server over HTTP."""
+async def http_agent(
+    server: "HttpServer", mode: str = "auto", **options: Any
+) -> AsyncIterator[Agent]:
+    """Connect the official client, with its options, to a server over HTTP."""
     async with httpx2.AsyncClient(headers=server.headers, timeout=httpx2.Timeout(120)) as http:
         transport = streamable_http_client(server.url, http_client=http)
-        async with Client(transport, mode=mode) as client:
+        async with Client(transport, mode=mode, **options) as client:
             yield Agent(client)
 
 

@@ -3,39 +3,18 @@
 from typing import Annotated
 
 import anyio
-from mcp.types import CallToolResult
+from mcp.types import CallToolResult, InputRequiredResult
 from pydantic import Field
 
-from carrel import KernelState, Session
+from carrel import Execution, KernelState, Run, Session
 from carrel.errors import InvalidArgumentError
 from carrel.models import InterruptReport, InterruptStep
-from carrel.run import Run
-from carrel_mcp.callers import caller_of, may_only_have_dropped
+from carrel_mcp.callers import caller_of
 from carrel_mcp.context import Ctx, Declaration, app_of, tool
 from carrel_mcp.render import page, render
 from carrel_mcp.results import ExecutionPage, Interrupted, Restarted, RunResult
 from carrel_mcp.tools.parameters import PAGE_CHARS, SessionId, Timeout, Wait
-
-PROGRESS_INTERVAL = 3.0  # seconds between progress notifications
-PROGRESS_CHARS = 200  # of the newest output line in one
-
-
-async def wait_for(ctx: Ctx, session: Session, run: Run, seconds: float) -> None:
-    """Wait for a run, telling the client each few seconds that it goes on.
-
-    If the client cancels its call, the execution is interrupted in the background (setting
-    `on_cancel`); a connection that may only have dropped leaves it alone.
-    """
-    try:
-        with anyio.move_on_after(seconds):
-            while not await run.wait(PROGRESS_INTERVAL if seconds > PROGRESS_INTERVAL else None):
-                line = session.newest_line(run)[:PROGRESS_CHARS] or "no output yet"
-                await ctx.report_progress(run.elapsed, message=line)
-    except anyio.get_cancelled_exc_class():
-        app = app_of(ctx)
-        if app.settings.on_cancel == "interrupt" and not may_only_have_dropped(ctx):
-            app.sessions.interrupt_soon(session, run)
-        raise
+from carrel_mcp.waiting import asked_before, wait_and_ask, wait_for
 
 
 @tool(Declaration(title="Run Python code", toolset="core", destructive=True, open_world=True))
@@ -45,25 +24,38 @@ async def run_python_code(
     session_id: SessionId = None,
     timeout: Timeout = None,
     wait: Wait = None,
-) -> Annotated[CallToolResult, RunResult]:
+) -> Annotated[CallToolResult, RunResult] | InputRequiredResult:
     """Run Python code in a session; variables and imports stay for the next call.
 
     Returns what it printed, the value of the last expression, images, and the error if it
     raised (status 'failed'). Long code answers 'running' with an execution_id after `wait`
     seconds and goes on: read it with get_execution. Calls to one session queue up, sessions
-    run in parallel. Save files under outputs/. input() does not work.
+    run in parallel. Save files under outputs/.
     """
     app = app_of(ctx)
-    session = app.sessions.find(caller_of(ctx), session_id)
-    if session.kernel_state is KernelState.NOT_STARTED:
-        await session.ensure_kernel()
+    seconds = app.settings.wait if wait is None else wait
+    execution: Execution | None = None
     run: Run | None = None
-    with anyio.CancelScope(shield=True):  # who gives up meanwhile still has it interrupted
-        run = await app.sessions.run(session, code, timeout=timeout)
-    assert run is not None
-    await wait_for(ctx, session, run, app.settings.wait if wait is None else wait)
+    asked = await asked_before(ctx)
+    if asked is not None:
+        execution = asked.execution
+        session = app.sessions.get(execution.session_id)
+        if live := app.sessions.live_run(execution.id):
+            run = live[1]
+    else:
+        session = app.sessions.find(caller_of(ctx), session_id)
+        if session.kernel_state is KernelState.NOT_STARTED:
+            await session.ensure_kernel()
+        with anyio.CancelScope(shield=True):  # who gives up meanwhile still has it interrupted
+            run = await app.sessions.run(session, code, timeout=timeout)
+    if run is not None:
+        refused = asked.refused if asked else ""
+        if required := await wait_and_ask(ctx, session, run, seconds, refused=refused):
+            return required
+        execution = run.snapshot()
+    assert execution is not None
     rendered = await render(
-        run.snapshot(),
+        execution,
         session.spill_dir,
         app.sessions.workspace.root,
         app.settings.text_budget,

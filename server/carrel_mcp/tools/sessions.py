@@ -1,5 +1,6 @@
 """Sessions: create, list, switch, delete."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
@@ -19,8 +20,18 @@ from carrel_mcp.results import (
 )
 
 
-def info(app: App, caller: str, session: Session) -> SessionInfo:
-    """Return a session as the tools show it."""
+def info(
+    app: App, caller: str, session: Session, children: Mapping[str, Sequence[str]] | None = None
+) -> SessionInfo:
+    """Return a session as the tools show it.
+
+    Args:
+        app: What lives as long as the server.
+        caller: Who asks.
+        session: The session.
+        children: `Sessions.children`, if that is known.
+    """
+    children = app.sessions.children() if children is None else children
     record = session.record
     alive = session.kernel is not None and session.kernel.process.exit is None
     return SessionInfo(
@@ -37,6 +48,11 @@ def info(app: App, caller: str, session: Session) -> SessionInfo:
         isolation=session.walls.isolation.value,
         network=session.walls.network,
         python=str(session.environment.parent),
+        parent_session_id=record.parent_session_id,
+        parent_execution_id=record.parent_execution_id,
+        children=list(children.get(session.id, ())),
+        context=record.context,
+        reason=record.reason,
         current=app.sessions.current_id(caller) == session.id,
     )
 
@@ -74,6 +90,15 @@ async def create_session(
             "needs ipykernel. Default: the server's",
         ),
     ] = "",
+    stdin: Annotated[
+        bool, Field(description="input() and getpass() may ask, and wait for send_input")
+    ] = False,
+    context: Annotated[
+        dict[str, Any] | None,
+        Field(description="Values that code reads and writes as carrel_session.context"),
+    ] = None,
+    parent_session_id: Annotated[str, Field(description="The session it is made for")] = "",
+    parent_execution_id: Annotated[str, Field(description="The execution that wants it")] = "",
 ) -> Annotated[CallToolResult, CreatedSession]:
     """Create an isolated Python session: its own kernel process, variables and packages.
 
@@ -92,6 +117,10 @@ async def create_session(
         network=network,
         limits=dict((limits or {}).items()),
         python=python,
+        stdin=stdin,
+        context=context or {},
+        parent_session_id=parent_session_id,
+        parent_execution_id=parent_execution_id,
     )
     existed = session_id in {session.id for session in app.sessions.list()}
     session = await app.sessions.create(spec, reuse=if_exists == "reuse", fresh=fresh)
@@ -120,6 +149,7 @@ async def list_sessions(
     ] = None,
     tags: Annotated[list[str] | None, Field(description="Only those with all these tags")] = None,
     name: Annotated[str, Field(description="Only ids that match this glob, like 'exp_*'")] = "",
+    parent: Annotated[str, Field(description="Only children of this session")] = "",
     limit: Annotated[int, Field(ge=1, le=1000, description="At most so many")] = 100,
 ) -> Annotated[CallToolResult, SessionList]:
     """List sessions in the order of their creation, 'default' first.
@@ -127,9 +157,12 @@ async def list_sessions(
     For each: description, lifecycle status, what its kernel is doing, uptime, executions.
     """
     app, caller = app_of(ctx), caller_of(ctx)
-    found = app.sessions.list(status=status, tags=tuple(tags or ()), name=name, limit=limit)
+    found = app.sessions.list(
+        status=status, tags=tuple(tags or ()), name=name, parent=parent or None, limit=limit
+    )
+    children = app.sessions.children()
     result = SessionList(
-        sessions={session.id: info(app, caller, session) for session in found},
+        sessions={session.id: info(app, caller, session, children) for session in found},
         active_session=app.sessions.current_id(caller),
         total_sessions=len(app.sessions.list()),
         max_sessions=app.settings.max_sessions,

@@ -1,0 +1,221 @@
+"""The toolsets `control` and `events`, through real clients: one steers what another runs."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import pytest
+from mcp.types import ElicitResult
+
+from .harness import Agent, HttpServer, Place, http_agent, http_server, stdio_agent
+
+FLAGS = ("--toolsets", "core,control,events")
+HANG = 60
+
+TRAINING = """
+import time, carrel_session
+step = 0
+while True:
+    step += 1
+    carrel_session.checkpoint(progress=f"step {step}")
+    time.sleep(0.002)
+"""
+
+
+@pytest.fixture
+def served(place: Place) -> Any:
+    with http_server(place, *FLAGS) as server:
+        yield server
+
+
+@asynccontextmanager
+async def controllers(place: Place, other: str) -> AsyncIterator[tuple[Agent, Agent]]:
+    """Yield who trains and who controls: one client over stdio, or two over HTTP."""
+    if other == "stdio":
+        async with stdio_agent(place, *FLAGS) as agent:
+            yield agent, agent
+    else:
+        with http_server(place, *FLAGS) as server:
+            async with http_agent(server) as trainer, http_agent(server) as controller:
+                yield trainer, controller
+
+
+async def step(agent: Agent) -> int:
+    found = await agent.ask("list_variables", session_id="training")
+    return int(found["variables"]["step"]["repr"])
+
+
+@pytest.mark.parametrize("other", ["stdio", "http"])
+async def test_a_controller_pauses_resumes_and_stops_the_training_of_another_session(
+    place: Place, other: str
+) -> None:
+    async with controllers(place, other) as (trainer, controller):
+        await trainer.ask("create_session", session_id="training")
+        await controller.ask("create_session", session_id="controller")
+        running = await trainer.run(TRAINING, "training", wait=0)
+        await controller.run("print('waits')", "controller")
+        paused = await controller.ask("pause_execution", session_id="training", wait=HANG)
+        assert paused["state"] == "paused"
+        assert paused["execution_id"] == running["execution_id"]
+        before = await step(controller)
+        health = await controller.ask("get_kernel_health", session_id="training")
+        assert health["activity"] == "paused"
+        assert health["status"] == "healthy"
+        asked = await controller.ask("check_kernel_responsiveness", session_id="training")
+        assert asked["responsive"]
+        assert asked["verdict"] == "paused"
+        listed = (await controller.ask("list_sessions"))["sessions"]["training"]
+        assert listed["status"] == "paused"
+        assert await step(controller) == before
+        again = await trainer.refused("pause_execution", session_id="training")
+        assert "paused already" in again
+        assert paused["requested_by"] in again
+        resumed = await controller.ask("resume_execution", session_id="training", wait=HANG)
+        assert resumed["state"] == "running"
+        with anyio.fail_after(HANG):
+            while await step(controller) == before:
+                pass
+        assert "is not paused" in await controller.refused(
+            "resume_execution", session_id="training"
+        )
+        stopped = await controller.ask("stop_execution", session_id="training", wait=HANG)
+        assert stopped["state"] == "stopped"
+        ended = await trainer.ask("get_execution", execution_id=running["execution_id"])
+        assert ended["status"] == "interrupted"
+        assert ended["error"]["type"] == "ExecutionStopped"
+        assert ended["progress"].startswith("step ")
+        assert int(await trainer.value("step", "training")) >= before
+        events = await controller.ask(
+            "get_events", session_ids=["training"], topics=["execution.*"]
+        )
+        assert [event["topic"] for event in events["events"]] == [
+            "execution.pause_requested",
+            "execution.paused",
+            "execution.resume_requested",
+            "execution.resumed",
+            "execution.stop_requested",
+            "execution.ended",
+            "execution.ended",
+        ]
+
+
+async def test_progress_of_code_is_in_the_progress_notifications(place: Place) -> None:
+    heard: list[str] = []
+
+    async def hear(progress: float, total: float | None, message: str | None) -> None:
+        heard.append(message or "")
+
+    async with stdio_agent(place, *FLAGS) as agent:
+        arguments = {"code": TRAINING, "timeout": 8, "wait": HANG}
+        result = await agent.client.call_tool("run_python_code", arguments, progress_callback=hear)
+        assert result.structured_content
+        assert result.structured_content["status"] == "timed_out"
+    assert any(message.startswith("step ") for message in heard), heard
+
+
+async def test_a_question_is_answered_by_the_next_call(place: Place) -> None:
+    async with stdio_agent(place, *FLAGS) as agent:
+        await agent.ask("create_session", session_id="s", stdin=True)
+        asked = await agent.call_tool(
+            "run_python_code", {"code": "print('Hi', input('Who? '))", "session_id": "s"}
+        )
+        assert asked.data["status"] == "waiting_input"
+        assert asked.data["prompt"] == "Who? "
+        assert "send_input" in asked.text
+        execution_id = asked.data["execution_id"]
+        sent = await agent.ask("send_input", execution_id=execution_id, text="Ada")
+        assert sent["taken"]
+        done = await agent.ask("get_execution", execution_id=execution_id, wait=HANG)
+        assert (done["status"], done["stdout"]) == ("completed", "Hi Ada\n")
+        refused = await agent.refused("send_input", execution_id=execution_id, text="Ada")
+        assert "asks nothing" in refused
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+@pytest.mark.parametrize("transport", ["stdio", "http"])
+async def test_a_client_that_can_ask_its_user_is_asked(
+    place: Place, transport: str, mode: str
+) -> None:
+    asked: list[str] = []
+
+    async def elicit(context: Any, params: Any) -> ElicitResult:
+        asked.append(params.message)
+        if "secret" in params.message:
+            return ElicitResult(action="decline")
+        return ElicitResult(action="accept", content={"answer": f"answer {len(asked)}"})
+
+    @asynccontextmanager
+    async def connected() -> AsyncIterator[Agent]:
+        if transport == "stdio":
+            async with stdio_agent(place, *FLAGS, mode=mode, elicitation_callback=elicit) as agent:
+                yield agent
+        else:
+            with http_server(place, *FLAGS) as server:
+                async with http_agent(server, mode, elicitation_callback=elicit) as agent:
+                    yield agent
+
+    async with connected() as agent:
+        await agent.ask("create_session", session_id="s", stdin=True)
+        done = await agent.run("print(input('First? '), input('Second? '))", "s")
+        assert (done["status"], done["stdout"]) == ("completed", "answer 1 answer 2\n")
+        assert asked == ["First?", "Second?"]
+        assert done["execution_index"] == 1
+        declined = await agent.run("input('a secret')", "s")
+        assert declined["status"] == "waiting_input"
+        await agent.ask("interrupt_execution", session_id="s")
+        asked.clear()
+        hidden = await agent.run("import getpass; getpass.getpass('Password: ')", "s")
+        assert (hidden["status"], asked) == ("waiting_input", [])
+
+
+async def test_messages_go_from_client_to_client(served: HttpServer) -> None:
+    async with http_agent(served) as one, http_agent(served, "legacy") as other:
+        since = (await other.ask("get_events"))["next_since"]
+        found: dict[str, Any] = {}
+
+        async def wait() -> None:
+            found.update(await other.ask("get_events", since=since, topics=["news.*"], wait=HANG))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait)
+            await one.ask("publish_event", topic="news.one", data={"x": [1, 2]})
+        (event,) = found["events"]
+        assert event["data"] == {"x": [1, 2]}
+        assert (await other.ask("get_events", since=found["next_since"]))["events"] == []
+        refused = await one.refused("publish_event", topic="session.created")
+        assert "the server's own" in refused
+
+
+async def test_a_session_has_a_parent_and_children(place: Place) -> None:
+    async with stdio_agent(place, *FLAGS) as agent:
+        done = await agent.run("1")
+        created = await agent.ask(
+            "create_session",
+            session_id="child",
+            parent_session_id="default",
+            parent_execution_id=done["execution_id"],
+        )
+        assert created["session"]["parent_execution_id"] == done["execution_id"]
+        await agent.ask("create_session", session_id="other")
+        listed = await agent.ask("list_sessions", parent="default")
+        assert list(listed["sessions"]) == ["child"]
+        everything = (await agent.ask("list_sessions"))["sessions"]
+        assert everything["default"]["children"] == ["child"]
+        code = "import carrel_session; carrel_session.parent_session_id"
+        assert await agent.value(code, "child") == "'default'"
+        refused = await agent.refused("create_session", session_id="x", parent_session_id="gone")
+        assert "no session 'gone'" in refused
+        refused = await agent.refused(
+            "create_session",
+            session_id="x",
+            parent_session_id="other",
+            parent_execution_id=done["execution_id"],
+        )
+        assert "not one of its parent" in refused
+        await agent.ask("create_session", session_id="grand", parent_session_id="child")
+        await agent.ask("delete_session", session_id="child")
+        refused = await agent.refused(
+            "create_session", session_id="child", parent_session_id="grand"
+        )
+        assert "that was made for it" in refused
