@@ -64,6 +64,12 @@ class SessionExistsError(ConflictError):
     code = "session_exists"
 
 
+class TransitionError(ConflictError):
+    """A session can't have this status after the one that it has."""
+
+    code = "invalid_transition"
+
+
 class FileExistsConflictError(ConflictError):
     """A file with this name exists already."""
 

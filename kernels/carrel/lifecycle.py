@@ -18,16 +18,18 @@ from carrel.crashpoints import crash_point
 from carrel.errors import ConflictError, SessionExistsError
 from carrel.isolation import narrow, stronger
 from carrel.kernel_source import KernelSource
-from carrel.models import SessionRecord, SessionSpec
+from carrel.models import SessionRecord, SessionSpec, SessionStatus
+from carrel.notes import changed as with_changes
 from carrel.services import Services
 from carrel.session import DEFAULT, Session
-from carrel.specs import check_room, check_spec
+from carrel.specs import check_room, check_spec, check_values
+from carrel.transitions import changed, check
 
 STOP_GRACE = 0.5  # seconds an idle kernel has for its exit handlers
 
 
 class Lifecycle:
-    """Creates and deletes the sessions of one service.
+    """Creates, changes, closes and deletes the sessions of one service.
 
     Args:
         sessions: Those that there are, by id; kept up to date.
@@ -80,7 +82,7 @@ class Lifecycle:
         check_room(
             session_id,
             reserved=self._reserved,
-            existing=len(self._sessions),
+            existing=sum(s.record.status.has_kernel for s in self._sessions.values()),
             limit=self._limit,
         )
         self._reserved.add(session_id)
@@ -133,6 +135,62 @@ class Lifecycle:
             await self._finish(self._forget(session, grace=STOP_GRACE))
         finally:
             self._reserved.discard(session_id)
+
+    async def close(self, session: Session, outcome: SessionStatus, reason: str) -> None:
+        """See `Sessions.close`."""
+        if session.id == DEFAULT:
+            raise ConflictError("the session 'default' can't be closed; restart_kernel empties it")
+        check(session.record, outcome)
+        if outcome is SessionStatus.COMPLETED and session.is_busy:
+            msg = (
+                f"session '{session.id}' runs code, so it is not completed. Wait, interrupt it, "
+                "or close it as cancelled."
+            )
+            raise ConflictError(msg)
+        # At once: what comes from here on is told that it is over.
+        session.record = changed(session.record, outcome, reason)
+
+        async def close() -> None:
+            await session.note(f"session.{outcome}", {"reason": reason})
+            await session.stop(grace=STOP_GRACE, why=f"the session was closed as {outcome}")
+            session.forget_death()
+
+        await self._finish(close())
+
+    async def update(
+        self,
+        session: Session,
+        *,
+        description: str | None,
+        tags: tuple[str, ...] | None,
+        metadata: dict[str, Any] | None,
+        context: dict[str, Any] | None,
+    ) -> None:
+        """See `Sessions.update`."""
+        record = session.record
+        spec = SessionSpec(
+            id=record.id,
+            description=record.description if description is None else description,
+            tags=record.tags if tags is None else tags,
+            metadata=record.metadata if metadata is None else metadata,
+        )
+        check_spec(spec)
+        values = {key: value for key, value in (context or {}).items() if value is not None}
+        removed = [key for key, value in (context or {}).items() if value is None]
+        merged = with_changes(record.context, values, removed)
+        check_values("context", merged)
+        session.record = replace(
+            record,
+            description=spec.description,
+            tags=spec.tags,
+            metadata=spec.metadata,
+            context=merged,
+        )
+        given = {"description": description, "tags": tags, "metadata": metadata, "context": context}
+        data = {name: value for name, value in given.items() if value is not None}
+        await session.note("session.updated", data)
+        if context:
+            await session.tell_context(values, removed)
 
     def make(self, record: SessionRecord) -> Session:
         """Return the session of a record, without a kernel yet."""

@@ -32,6 +32,11 @@ class SessionStatus(StrEnum):
     #: ended on request
     CANCELLED = "cancelled"
 
+    @property
+    def has_kernel(self) -> bool:
+        """Say whether a session with this status has a kernel, or gets one when it is used."""
+        return self in (SessionStatus.ACTIVE, SessionStatus.PAUSED)
+
 
 class KernelState(StrEnum):
     """What the kernel of a session is doing; computed, never stored."""

@@ -7,8 +7,10 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from carrel import inspection, interrupts
 from carrel.beneath import reading, writing
@@ -47,6 +49,8 @@ IDLE_STOP_GRACE = 0.5  # seconds an unused kernel has for its exit handlers
 #: what is opened in a session's directory before its kernel's walls stand: the kernel before may
 #: have put a link there, which would be followed
 OPENED_AT_START = ("kernel.log", "stacks.txt", "touched", "journal.jsonl", "spill")
+TELL_DEADLINE = 1.0  # seconds a kernel has to take a change of its context
+RESUMABLE = (SessionStatus.SUSPENDED, SessionStatus.FAILED)
 NEWEST_BYTES = 2000  # read from the end of a spill file for its last line
 
 
@@ -160,7 +164,9 @@ class Session:
         """
         if self.kernel is not None and self.kernel.process.exit is None:
             return self.kernel
+        self._check_open()
         async with self._kernel_lock:
+            self._check_open()
             self._check_alive()
             return self.kernel or await self._start_kernel()
 
@@ -223,9 +229,7 @@ class Session:
             ConflictError: The session is not active.
             KernelDeadError: The kernel died and was not restarted.
         """
-        if self.record.status not in (SessionStatus.ACTIVE, SessionStatus.PAUSED):
-            msg = f"session '{self.id}' is {self.record.status}; only an active one runs code"
-            raise ConflictError(msg)
+        self._check_open()
         self.touch()  # from here on it is in use
         lost, self.stopped_why = self.stopped_why, ""
         await self.ensure_kernel()
@@ -310,6 +314,7 @@ class Session:
 
         The execution that runs ends as died, queued ones as cancelled.
         """
+        self._check_open()
         async with self._kernel_lock:
             # Should the server die from here on, the next one must not adopt the old kernel.
             await self.services.store.forget_kernel(self.id)
@@ -325,6 +330,17 @@ class Session:
             if self.kernel is not None:
                 await self.services.store.forget_kernel(self.id)
             await self._stop_kernel(why, grace=grace)
+
+    def forget_death(self) -> None:
+        """Note that its kernel was ended in order, and is not dead."""
+        self.death = ""
+
+    async def tell_context(self, values: dict[str, Any], removed: list[str]) -> None:
+        """Tell a kernel that knows the context what a tool has changed in it."""
+        if self.kernel is not None and self._informed is self.kernel:
+            told: Message = {"values": values, "removed": removed}
+            with suppress(KernelSilentError):  # in native code: it learns it when that ends
+                await self.kernel.request("change_context", deadline=TELL_DEADLINE, **told)
 
     async def leave(self) -> None:
         """Leave the kernel and what it runs as they are, for the next server."""
@@ -397,6 +413,13 @@ class Session:
         if self.kernel is None:
             return ""
         return await inspection.stack(self.kernel, self.directory / "stacks.txt")
+
+    def _check_open(self) -> None:
+        status = self.record.status
+        if not status.has_kernel:
+            way = "resume_session" if status in RESUMABLE else "create_session makes another"
+            why = f" ({self.record.reason})" if self.record.reason else ""
+            raise ConflictError(f"session '{self.id}' is {status}{why}; {way}")
 
     def _check_alive(self) -> None:
         if (self.kernel is not None and self.kernel.process.exit is not None) or self.death:

@@ -347,6 +347,47 @@ class Sessions:
         await self._lifecycle.delete(self.get(session_id))
         self._switched = {c: s for c, s in self._switched.items() if s != session_id}
 
+    async def close(
+        self, session: Session, outcome: SessionStatus = SessionStatus.COMPLETED, reason: str = ""
+    ) -> None:
+        """End a session's kernel for good; its record, history and artifacts stay.
+
+        Args:
+            session: Which.
+            outcome: COMPLETED, FAILED (may be resumed) or CANCELLED.
+            reason: Why, in a line.
+
+        Raises:
+            TransitionError: It has ended already.
+            ConflictError: It is the default session, or is to be completed and runs code.
+        """
+        await self._lifecycle.close(session, outcome, reason)
+
+    async def update(
+        self,
+        session: Session,
+        *,
+        description: str | None = None,
+        tags: tuple[str, ...] | None = None,
+        metadata: dict[str, Any] | None = None,
+        context: dict[str, Any] | None = None,
+    ) -> None:
+        """Change what is said of a session; None leaves it as it is.
+
+        Args:
+            session: Which.
+            description: One line.
+            tags: All of them.
+            metadata: All of it.
+            context: Values to set; None as a value removes one. Running code sees it.
+
+        Raises:
+            InvalidArgumentError: It can't carry that; nothing was changed.
+        """
+        await self._lifecycle.update(
+            session, description=description, tags=tags, metadata=metadata, context=context
+        )
+
     async def run(self, session: Session, code: str, *, timeout: float | None = None) -> Run:
         """Queue code in a session; it runs whether or not anybody waits.
 

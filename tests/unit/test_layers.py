@@ -13,6 +13,7 @@ ROWS: list[set[str]] = [
     {"errors", "outputs", "crashpoints"},
     {"beneath"},
     {"models", "paths", "budget", "programs", "transcript", "descriptors"},
+    {"transitions"},
     {"filepaths", "files", "listing"},
     {"engines", "store", "scripts", "distributions", "interpreters", "requirements", "uv"},
     {"merging", "usage"},
