@@ -62,7 +62,7 @@ async def carry_out(
     report: CleanUpReport,
     chosen: Iterable[Session],
     stray: Iterable[Path],
-    delete: Callable[[str], Awaitable[None]],
+    delete: Callable[[str], Awaitable[object]],
 ) -> None:
     """Delete what was chosen; a session that is in use by now stays, and the report says so."""
     for session in chosen:

@@ -11,11 +11,11 @@ import shutil
 from collections.abc import Coroutine, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from carrel.config import Config, interpreter
 from carrel.crashpoints import crash_point
-from carrel.errors import ConflictError, SessionExistsError
+from carrel.errors import ConflictError, SessionExistsError, StoreError
 from carrel.isolation import narrow, stronger
 from carrel.kernel_source import KernelSource
 from carrel.models import SessionRecord, SessionSpec, SessionStatus
@@ -24,6 +24,8 @@ from carrel.services import Services
 from carrel.session import DEFAULT, Session
 from carrel.specs import check_room, check_spec, check_values
 from carrel.transitions import changed, check
+
+T = TypeVar("T")
 
 STOP_GRACE = 0.5  # seconds an idle kernel has for its exit handlers
 
@@ -50,10 +52,10 @@ class Lifecycle:
         self._kernels = kernels
         self._limit = config.max_sessions
         self._reserved: set[str] = set()
-        self._finishing: set[asyncio.Task[None]] = set()
+        self._finishing: set[asyncio.Task[Any]] = set()
 
     @property
-    def unfinished(self) -> Iterable[asyncio.Task[None]]:
+    def unfinished(self) -> Iterable[asyncio.Task[Any]]:
         """What goes on though nobody may wait for it any more."""
         return tuple(self._finishing)
 
@@ -123,7 +125,7 @@ class Lifecycle:
         finally:
             self._reserved.discard(session_id)
 
-    async def delete(self, session: Session) -> None:
+    async def delete(self, session: Session, *, keep_history: bool = False) -> str:
         """See `Sessions.delete`."""
         session_id = session.id
         if session_id == DEFAULT:
@@ -132,7 +134,11 @@ class Lifecycle:
         del self._sessions[session_id]
         self._reserved.add(session_id)
         try:
-            await self._finish(self._forget(session, grace=STOP_GRACE))
+            kept = self._forget(session, grace=STOP_GRACE, keep_history=keep_history)
+            return await self._finish(kept)
+        except StoreError:  # nothing was forgotten
+            self._sessions[session_id] = session
+            raise
         finally:
             self._reserved.discard(session_id)
 
@@ -207,20 +213,26 @@ class Lifecycle:
             pass
         return made
 
-    async def _finish(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _finish(self, work: Coroutine[Any, Any, T]) -> T:
         """Do work to its end, also if whoever waits for it is cancelled."""
         task = asyncio.ensure_future(work)
         self._finishing.add(task)
         task.add_done_callback(self._finishing.discard)
-        await asyncio.shield(task)
+        return await asyncio.shield(task)
 
-    async def _forget(self, session: Session, *, grace: float) -> None:
+    async def _forget(self, session: Session, *, grace: float, keep_history: bool = False) -> str:
         store = self._services.store
-        await store.begin_deletion(session.id)
-        crash_point("delete.begun")
-        await session.stop(grace=grace, why="the session was deleted")
-        crash_point("delete.stopped")
-        await store.delete_session(session.id)
+        kept = ""
+        if keep_history:  # first: if it can't be kept, the session stays as it is
+            await session.stop(grace=grace, why="the session was deleted")
+            kept = await store.archive_session(session.id)
+        else:
+            await store.begin_deletion(session.id)
+            crash_point("delete.begun")
+            await session.stop(grace=grace, why="the session was deleted")
+            crash_point("delete.stopped")
+            await store.delete_session(session.id)
         crash_point("delete.forgotten")
         await asyncio.to_thread(shutil.rmtree, session.directory, ignore_errors=True)
         self._services.launches.made.discard(session.directory.name)
+        return kept

@@ -32,6 +32,7 @@ from carrel.errors import (
     SessionNotFoundError,
 )
 from carrel.events import Events
+from carrel.history import History
 from carrel.installs import Installer
 from carrel.interpreters import interpreter_reads
 from carrel.isolation import (
@@ -60,6 +61,7 @@ from carrel.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
+ARCHIVED = "~"  # in the id under which the history of a deleted session is kept
 NAMED_IDS = 20  # ids that "unknown session" lists
 
 
@@ -91,6 +93,8 @@ class Sessions:
         self._tasks: asyncio.TaskGroup
         #: the log of what happened
         self.events: Events
+        #: what was run
+        self.history: History
 
     async def __aenter__(self) -> Self:
         if not os.access(self._python, os.X_OK):
@@ -119,6 +123,7 @@ class Sessions:
         )
         self._lifecycle = Lifecycle(self._sessions, self._services, self._kernels, self.config)
         self.events = Events(self._store)
+        self.history = History(self._store)
         try:
             await self._kernels.open()
             await self._load()
@@ -335,17 +340,25 @@ class Sessions:
         self._switched[caller] = session_id
         return previous
 
-    async def delete(self, session_id: str) -> None:
+    async def delete(self, session_id: str, *, keep_history: bool = False) -> str:
         """End a session's kernel and forget the session, its history and its files.
 
         Workspace files stay.
+
+        Args:
+            session_id: Which.
+            keep_history: Keep what it ran.
+
+        Returns:
+            The id under which `history` has what it ran; empty: that is gone.
 
         Raises:
             ConflictError: It is the default session.
             SessionNotFoundError: There is none of that id.
         """
-        await self._lifecycle.delete(self.get(session_id))
+        kept = await self._lifecycle.delete(self.get(session_id), keep_history=keep_history)
         self._switched = {c: s for c, s in self._switched.items() if s != session_id}
+        return kept
 
     async def close(
         self, session: Session, outcome: SessionStatus = SessionStatus.COMPLETED, reason: str = ""
@@ -421,7 +434,8 @@ class Sessions:
         if live := self.live_run(execution_id):
             return live[1].snapshot()
         found = await self._store.execution(execution_id)
-        if found is None or found.session_id not in self._sessions:
+        is_kept = found is not None and ARCHIVED in found.session_id
+        if found is None or not (is_kept or found.session_id in self._sessions):
             msg = (
                 f"no execution {execution_id[:64]!r}. Ids come from run_python_code; those of "
                 "deleted sessions are gone."

@@ -21,7 +21,7 @@ ROWS: list[set[str]] = [
     {"config", "specs", "run", "environments", "images"},
     {"isolation"},
     {"services", "launches", "adoption", "inspection", "interrupts"},
-    {"events"},
+    {"events", "history"},
     {"late", "kernel_source", "notes"},
     {"executions"},
     {"session"},

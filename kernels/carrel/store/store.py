@@ -14,6 +14,7 @@ import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -189,6 +190,41 @@ class Store:
             return max(known, key=lambda execution: execution.index, default=None)
 
         return await self._run(read)
+
+    async def executions(self, session_id: str) -> list[Execution]:
+        """Return all executions of a session in their order, with outputs."""
+
+        def read() -> list[Execution]:
+            stored = self._execute("session_executions", {"id": session_id})
+            ids = [row["id"] for row in stored]
+            waiting = [run.id for run in self._writer.backlog.executions(session_id)]
+            found = map(self._read_execution, dict.fromkeys(ids + waiting))
+            return sorted(filter(None, found), key=lambda execution: execution.index)
+
+        return await self._run(read)
+
+    async def archive_session(self, session_id: str) -> str:
+        """Forget a session but for its executions; return the id under which these are found.
+
+        Raises:
+            StoreError: It can't be written now.
+        """
+
+        def archive(statements: Statements) -> str:
+            pattern = {"pattern": f"{session_id}~[0-9]*"}
+            taken = {row["id"] for row in statements.execute("archived_ids", pattern)}
+            free = next(n for n in count(1) if f"{session_id}~{n}" not in taken)
+            renamed = {"id": session_id, "archived_id": f"{session_id}~{free}"}
+            statements.execute("defer_foreign_keys")
+            statements.execute("archive_session", {**renamed, "at": statements.at})
+            statements.execute("archive_executions", renamed)
+            statements.execute("forget_kernel", {"id": session_id})
+            statements.event(
+                "session.deleted", session_id, data={"kept_as": f"{session_id}~{free}"}
+            )
+            return f"{session_id}~{free}"
+
+        return await self.commit(archive)
 
     async def execution_ids(self, session_id: str) -> set[str]:
         """Return the ids of a session's executions."""

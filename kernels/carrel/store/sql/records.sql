@@ -43,7 +43,7 @@ SELECT * FROM kernels;
 DELETE FROM sessions WHERE id = :id;
 
 -- name: sessions
-SELECT * FROM sessions WHERE NOT deleting ORDER BY created_at, id;
+SELECT * FROM sessions WHERE NOT deleting AND archived_at IS NULL ORDER BY created_at, id;
 
 -- name: insert_execution
 INSERT INTO executions (id, session_id, "index", generation, code, status, timeout, created_at,
