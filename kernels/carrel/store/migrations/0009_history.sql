@@ -7,33 +7,33 @@ CREATE VIRTUAL TABLE execution_texts USING fts5 (
 );
 
 CREATE TRIGGER execution_texts_insert AFTER INSERT ON executions BEGIN
-    INSERT INTO execution_texts (rowid, code, error) VALUES (new.rowid, new.code, coalesce(
+    INSERT INTO execution_texts (rowid, code, error) VALUES (new.rowid, new.code, CASE WHEN json_valid(new.error) THEN
         json_extract(new.error, '$.type') || ' ' || json_extract(new.error, '$.message')
-            || ' ' || json_extract(new.error, '$.traceback'), ''));
+            || ' ' || json_extract(new.error, '$.traceback') ELSE '' END);
 END;
 
 CREATE TRIGGER execution_texts_update AFTER UPDATE OF error ON executions
 WHEN old.error IS NOT new.error BEGIN
     INSERT INTO execution_texts (execution_texts, rowid, code, error)
-    VALUES ('delete', old.rowid, old.code, coalesce(
+    VALUES ('delete', old.rowid, old.code, CASE WHEN json_valid(old.error) THEN
         json_extract(old.error, '$.type') || ' ' || json_extract(old.error, '$.message')
-            || ' ' || json_extract(old.error, '$.traceback'), ''));
-    INSERT INTO execution_texts (rowid, code, error) VALUES (new.rowid, new.code, coalesce(
+            || ' ' || json_extract(old.error, '$.traceback') ELSE '' END);
+    INSERT INTO execution_texts (rowid, code, error) VALUES (new.rowid, new.code, CASE WHEN json_valid(new.error) THEN
         json_extract(new.error, '$.type') || ' ' || json_extract(new.error, '$.message')
-            || ' ' || json_extract(new.error, '$.traceback'), ''));
+            || ' ' || json_extract(new.error, '$.traceback') ELSE '' END);
 END;
 
 CREATE TRIGGER execution_texts_delete AFTER DELETE ON executions BEGIN
     INSERT INTO execution_texts (execution_texts, rowid, code, error)
-    VALUES ('delete', old.rowid, old.code, coalesce(
+    VALUES ('delete', old.rowid, old.code, CASE WHEN json_valid(old.error) THEN
         json_extract(old.error, '$.type') || ' ' || json_extract(old.error, '$.message')
-            || ' ' || json_extract(old.error, '$.traceback'), ''));
+            || ' ' || json_extract(old.error, '$.traceback') ELSE '' END);
 END;
 
 INSERT INTO execution_texts (rowid, code, error)
-SELECT rowid, code, coalesce(
-    json_extract(error, '$.type') || ' ' || json_extract(error, '$.message')
-        || ' ' || json_extract(error, '$.traceback'), '')
+SELECT rowid, code, CASE WHEN json_valid(error) THEN
+        json_extract(error, '$.type') || ' ' || json_extract(error, '$.message')
+            || ' ' || json_extract(error, '$.traceback') ELSE '' END
 FROM executions;
 
 CREATE INDEX executions_by_time ON executions (created_at);
