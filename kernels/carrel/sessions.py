@@ -52,6 +52,7 @@ from carrel.models import (
 )
 from carrel.paths import StateDirectory, Workspace, claim_state_directory
 from carrel.recovery import STARTED, Recovery, RecoveryReport, entries
+from carrel.replay import Replays
 from carrel.run import Run
 from carrel.services import Services
 from carrel.session import DEFAULT, Session
@@ -95,6 +96,8 @@ class Sessions:
         self.events: Events
         #: what was run
         self.history: History
+        #: runs it again
+        self.replays: Replays
 
     async def __aenter__(self) -> Self:
         if not os.access(self._python, os.X_OK):
@@ -124,6 +127,7 @@ class Sessions:
         self._lifecycle = Lifecycle(self._sessions, self._services, self._kernels, self.config)
         self.events = Events(self._store)
         self.history = History(self._store)
+        self.replays = Replays(self.history, self._sessions, self.create, self.run, self._spawn)
         try:
             await self._kernels.open()
             await self._load()
@@ -217,6 +221,16 @@ class Sessions:
     async def wait_until_warm(self) -> None:
         """Wait until the fork server and the warm kernels are there, or can't be had."""
         await self._kernels.wait_until_warm()
+
+    def spill_dir(self, execution: Execution) -> Path:
+        """Return where output of an execution is that was too much to be sent; may be gone."""
+        session = self._sessions.get(execution.session_id)
+        return session.spill_dir if session else self.sessions_dir / "gone" / "spill"
+
+    @property
+    def sessions_dir(self) -> Path:
+        """Where sessions have their private directories."""
+        return self._state.sessions
 
     @property
     def state_dir(self) -> Path:

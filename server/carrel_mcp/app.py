@@ -8,7 +8,7 @@ from mcp.server.caching import CacheHint
 
 import carrel_mcp.tools  # noqa: F401  # declares the tools
 from carrel import Sessions, __version__
-from carrel_mcp.context import App, declared_tools
+from carrel_mcp.context import App, published_tools
 from carrel_mcp.resources import add_resources
 from carrel_mcp.settings import Settings
 
@@ -37,7 +37,7 @@ def build_app(settings: Settings) -> MCPServer[App]:
         description="Isolated Jupyter kernels, one per session id",
         instructions=INSTRUCTIONS,
         version=__version__,
-        tools=declared_tools(settings.toolsets, read_only=settings.read_only),
+        tools=published_tools(settings),
         lifespan=lifespan,
         log_level=settings.log_level,
         cache_hints={"tools/list": CacheHint(ttl_ms=LIST_TTL, scope="public")},

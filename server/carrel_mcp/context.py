@@ -79,6 +79,39 @@ def declared_tools(toolsets: Iterable[str], *, read_only: bool) -> list[Tool]:
     ]
 
 
+def published_tools(settings: Settings) -> list[Tool]:
+    """Return the tools that a server offers, with schemas that say everything once.
+
+    A model reads the list at every turn. Titles repeat the names, and what the fields of a
+    result mean is in docs/reference.md and, where it matters, in the answer's text.
+
+    Raises:
+        InvalidArgumentError: A tool that is to be left out does not exist.
+    """
+    tools = declared_tools(settings.toolsets, read_only=settings.read_only)
+    excluded = set(settings.exclude_tools)
+    known = {function.__name__ for function, _ in _declared}
+    if unknown := sorted(excluded - known):
+        raise InvalidArgumentError(f"exclude_tools: there is no tool {unknown[0]!r}")
+    offered = [tool for tool in tools if tool.name not in excluded]
+    for tool in offered:
+        tool.parameters = without(tool.parameters, "title")
+        schema = tool.fn_metadata.output_schema
+        tool.fn_metadata.output_schema = without(schema, "title", "description")
+    return offered
+
+
+def without(schema: Any, *names: str) -> Any:
+    """Return a JSON schema without some annotations; properties of these names stay."""
+    if isinstance(schema, dict):
+        return {
+            key: without(value, *names)
+            for key, value in schema.items()
+            if not (key in names and isinstance(value, str))
+        }
+    return [without(item, *names) for item in schema] if isinstance(schema, list) else schema
+
+
 class CheckedTool(Tool):
     """A tool that names the argument it can't use, and what it could be."""
 

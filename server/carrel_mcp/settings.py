@@ -29,7 +29,7 @@ SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", re.IGNORECASE)
 SIZE_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 ENDPOINT = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9_.-]+):(\d{1,5})")
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
-TOOLSETS = ("core", "files", "control", "events")
+TOOLSETS = ("core", "files", "control", "history", "events")
 STDIO_ORPHAN_TIMEOUT = 60.0  # seconds; a host that was restarted is back by then
 HTTP_ORPHAN_TIMEOUT = 3600.0
 
@@ -216,6 +216,7 @@ class Settings(BaseSettings):
     toolsets: Words = Field(
         default=["core"], description=f"Tools to offer: all, or some of {', '.join(TOOLSETS)}."
     )
+    exclude_tools: Words = Field(default=[], description="Tools not to offer.")
     read_only: bool = Field(default=False, description="Offer only tools that change nothing.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="What is logged on stderr."

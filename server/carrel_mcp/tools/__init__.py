@@ -1,5 +1,17 @@
 """The tools; importing this package declares all of them, in the order they are listed."""
 
-from carrel_mcp.tools import sessions, code, packages, scripts, health, files, control, events  # noqa: I001  # order of listing
+# isort: off
+from carrel_mcp.tools import sessions, code, packages, scripts, health
+from carrel_mcp.tools import files, control, history, events
 
-__all__ = ["code", "control", "events", "files", "health", "packages", "scripts", "sessions"]
+__all__ = [
+    "code",
+    "control",
+    "events",
+    "files",
+    "health",
+    "history",
+    "packages",
+    "scripts",
+    "sessions",
+]

@@ -85,7 +85,7 @@ async def get_execution(
     if wait and (live := app.sessions.live_run(execution_id)):
         await wait_for(ctx, live[0], live[1], wait)
     execution = await app.sessions.execution(execution_id)
-    spill_dir = app.sessions.get(execution.session_id).spill_dir
+    spill_dir = app.sessions.spill_dir(execution)
     budget = app.settings.text_budget
     if offset is not None:
         answer, text = await page(execution, spill_dir, budget, offset, limit)

@@ -1,16 +1,17 @@
 """Toolset `control`: steer what runs, and the lives of sessions."""
 
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from carrel import steering
+from carrel import SessionStatus, steering
 from carrel.errors import ConflictError
 from carrel_mcp.callers import caller_of, name_of
 from carrel_mcp.context import Ctx, Declaration, app_of, tool
-from carrel_mcp.results import CleanedUp, InputSent, Steered
+from carrel_mcp.results import ChangedSession, CleanedUp, InputSent, Steered
 from carrel_mcp.tools.parameters import SessionId
+from carrel_mcp.tools.sessions import info
 
 EffectWait: TypeAlias = Annotated[
     float, Field(ge=0, le=3600, allow_inf_nan=False, description="Seconds to wait for the effect")
@@ -82,6 +83,55 @@ async def send_input(
     result = InputSent(session_id=live[0].id, execution_id=execution_id, taken=taken)
     words = "was taken" if taken else "came too late: it does not ask any more"
     return result.answer(f"The answer {words}. get_execution shows how execution goes on.")
+
+
+@tool(Declaration(title="Close a session", toolset="control", destructive=True))
+async def close_session(
+    ctx: Ctx,
+    session_id: Annotated[str, Field(description="The session to close")],
+    outcome: Annotated[
+        Literal["completed", "failed", "cancelled"],
+        Field(description="failed: resume_session may go on; the others are final"),
+    ] = "completed",
+    reason: Annotated[str, Field(max_length=1000, description="Why, in a line")] = "",
+) -> Annotated[CallToolResult, ChangedSession]:
+    """End a session's kernel and say how the session ended; its history and artifacts stay.
+
+    delete_session forgets it altogether.
+    """
+    app = app_of(ctx)
+    session = app.sessions.get(session_id)
+    await app.sessions.close(session, SessionStatus(outcome), reason)
+    result = ChangedSession(session_id=session.id, session=info(app, caller_of(ctx), session))
+    return result.answer(f"Session '{session.id}' is {outcome}. {reason}".strip())
+
+
+@tool(Declaration(title="Change a session", toolset="control", idempotent=True))
+async def update_session(
+    ctx: Ctx,
+    session_id: SessionId = None,
+    description: Annotated[str | None, Field(description="One line")] = None,
+    tags: Annotated[list[str] | None, Field(description="All of them")] = None,
+    metadata: Annotated[dict[str, Any] | None, Field(description="All of it")] = None,
+    context: Annotated[
+        dict[str, Any] | None, Field(description="Values to set in it; null removes one")
+    ] = None,
+) -> Annotated[CallToolResult, ChangedSession]:
+    """Change a session's description, tags, metadata or context; the rest stays.
+
+    Code that runs sees the context change (carrel_session.context).
+    """
+    app = app_of(ctx)
+    session = app.sessions.find(caller_of(ctx), session_id)
+    await app.sessions.update(
+        session,
+        description=description,
+        tags=None if tags is None else tuple(tags),
+        metadata=metadata,
+        context=context,
+    )
+    result = ChangedSession(session_id=session.id, session=info(app, caller_of(ctx), session))
+    return result.answer(f"Session '{session.id}' is changed.")
 
 
 @tool(Declaration(title="Clean up sessions", toolset="control", destructive=True, idempotent=True))

@@ -193,14 +193,21 @@ async def switch_session(
 
 @tool(Declaration(title="Delete a session", toolset="core", destructive=True))
 async def delete_session(
-    ctx: Ctx, session_id: Annotated[str, Field(description="The session to delete")]
+    ctx: Ctx,
+    session_id: Annotated[str, Field(description="The session to delete")],
+    keep_history: Annotated[bool, Field(description="What it ran stays searchable")] = False,
 ) -> Annotated[CallToolResult, DeletedSession]:
     """Delete a session: kernel, variables, packages and history. Workspace files stay.
 
     'default' can't be deleted. What runs in the session is killed.
     """
     sessions = app_of(ctx).sessions
-    await sessions.delete(session_id)
+    kept = await sessions.delete(session_id, keep_history=keep_history)
     active = sessions.current_id(caller_of(ctx))
-    result = DeletedSession(session_id=session_id, status="deleted", active_session=active)
-    return result.answer(f"Session '{session_id}' is deleted. Your default session: '{active}'.")
+    result = DeletedSession(
+        session_id=session_id, status="deleted", kept_as=kept, active_session=active
+    )
+    words = f" Its history is kept as '{kept}'." if kept else ""
+    return result.answer(
+        f"Session '{session_id}' is deleted.{words} Your default session: '{active}'."
+    )
