@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -13,6 +13,7 @@ import platformdirs
 
 from carrel.engines.launch import OutputLimits
 from carrel.models import Limits
+from carrel.templates import Template
 
 AUTO_PRELOADS = ("numpy", "pandas", "matplotlib.pyplot")  # where the interpreter has them
 
@@ -75,6 +76,8 @@ class Config:
     kernel_env: tuple[str, ...] = ()
     #: how much of the machine a session may use
     limits: Limits = field(default_factory=Limits)
+    #: presets for sessions, by name
+    templates: Mapping[str, Template] = field(default_factory=dict)
     #: how much of an execution's output leaves its kernel
     output: OutputLimits = field(default_factory=OutputLimits)
 

@@ -102,6 +102,8 @@ class Lifecycle:
                 parent_execution_id=spec.parent_execution_id,
                 context=spec.context,
                 stdin=spec.stdin,
+                template=spec.template,
+                startup=spec.startup,
                 python=await self._kernels.own_python(spec.python),
             )
             crash_point("create.begun")

@@ -130,11 +130,11 @@ class Limits:
 
     def narrowed(self, wanted: dict[str, float]) -> "Limits":
         """Return these limits with some lowered; what would be more stays as it is."""
-        lower: dict[str, Any] = {
-            name: value if not (own := getattr(self, name)) else min(own, value)
-            for name, value in wanted.items()
-            if value
-        }
+        lower: dict[str, Any] = {}
+        for name, value in wanted.items():
+            own = getattr(self, name)
+            if value:
+                lower[name] = type(own)(min(own, value) if own else value)
         return replace(self, **lower)
 
     @property
@@ -175,6 +175,12 @@ class SessionSpec:
     context: dict[str, Any] = field(default_factory=dict)
     #: whether input() and getpass() in it may ask
     stdin: bool = False
+    #: name of a preset; empty: none
+    template: str = ""
+    #: PEP 508 strings that are installed at once
+    packages: tuple[str, ...] = ()
+    #: code that each of its kernels runs first
+    startup: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -220,6 +226,10 @@ class SessionRecord:
     context: dict[str, Any] = field(default_factory=dict)
     #: whether input() and getpass() in it may ask
     stdin: bool = False
+    #: name of the preset that it was made from; empty: none
+    template: str = ""
+    #: code that each of its kernels runs first
+    startup: str = ""
     #: why it has the status that it has; often empty
     reason: str = ""
     #: when it was completed, cancelled or failed; None: it was not

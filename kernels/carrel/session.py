@@ -82,6 +82,7 @@ class Session:
         self._executions = Executions(self, services)
         self._notes = Notes(self, services)
         self._informed: LocalKernel | None = None  # the kernel that has the context
+        self._begun: LocalKernel | None = None  # the kernel that ran the start-up code
         # Monotonic: the wall clock may jump.
         self._kernel_since = time.monotonic()
         self._active_since = time.monotonic()
@@ -190,6 +191,7 @@ class Session:
             known: Message ids of what the kernel told besides outputs and is written down.
         """
         self._notes.known = known
+        self._begun = kernel
         self._attach(kernel)
         self._kernel_since -= kernel.process.age
         self._executions.adopt(kernel, opened, newest)
@@ -232,7 +234,18 @@ class Session:
         self._check_open()
         self.touch()  # from here on it is in use
         lost, self.stopped_why = self.stopped_why, ""
-        await self.ensure_kernel()
+        await self.begin()
+        return await self._queue(code, timeout, lost)
+
+    async def begin(self) -> Run | None:
+        """Have a kernel that is new run the session's start-up code, before anything else."""
+        kernel = await self.ensure_kernel()
+        if self._begun is kernel or not self.record.startup:
+            return None
+        self._begun = kernel
+        return await self._queue(self.record.startup, None, "the session's start-up code")
+
+    async def _queue(self, code: str, timeout: float | None, note: str) -> Run:
         run = Run(
             Execution(
                 id=new_id(),
@@ -241,7 +254,7 @@ class Session:
                 generation=self.record.generation,
                 code=code,
                 timeout=timeout,
-                note=lost,
+                note=note,
             ),
             self.hear_note,
         )

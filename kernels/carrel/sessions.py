@@ -27,6 +27,7 @@ from carrel.engines.walls import Walls
 from carrel.errors import (
     CarrelError,
     ExecutionNotFoundError,
+    InstallError,
     InvalidArgumentError,
     KernelStartError,
     SessionNotFoundError,
@@ -59,10 +60,12 @@ from carrel.session import DEFAULT, Session
 from carrel.specs import check_code, check_parent
 from carrel.store import Store
 from carrel.supervisor import Supervisor
+from carrel.templates import applied
 
 log = logging.getLogger(__name__)
 
 ARCHIVED = "~"  # in the id under which the history of a deleted session is kept
+FURNISH_TIMEOUT = 600.0  # seconds for the packages of a new session
 NAMED_IDS = 20  # ids that "unknown session" lists
 
 
@@ -255,9 +258,33 @@ class Sessions:
             SessionExistsError: The id is taken.
             LimitExceededError: There are `max_sessions` already.
             KernelStartError: Its kernel did not start; there is no session then.
+            InstallError: Its packages could not be installed; there is no session then.
         """
+        spec = applied(self.config.templates, spec)
         await self._check_parent(spec)
-        return await self._lifecycle.create(spec, reuse=reuse, fresh=fresh)
+        existing = self._sessions.get(spec.id)
+        session = await self._lifecycle.create(spec, reuse=reuse, fresh=fresh)
+        if session is not existing and (spec.packages or spec.startup):
+            try:
+                await self._furnish(session, spec.packages)
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await self.delete(session.id)
+                raise
+        return session
+
+    async def _furnish(self, session: Session, packages: Sequence[str]) -> None:
+        """Install what a new session shall have, and run what it shall begin with."""
+        if packages:
+            done = (await session.install(packages, timeout=FURNISH_TIMEOUT)).installation
+            if done.returncode:
+                msg = f"the packages of the session could not be installed: {done.stderr[-1000:]}"
+                raise InstallError(msg)
+        if (run := await session.begin()) is not None:
+            await run.done.wait()
+            if (error := run.execution.error) is not None:
+                msg = f"the start-up code of the session ended with {error.type}: {error.message}"
+                raise InvalidArgumentError(msg)
 
     def get(self, session_id: str) -> Session:
         """Return a session.

@@ -60,6 +60,7 @@ class SessionInfo(BaseModel):
     children: list[str] = Field(description="Sessions made for it")
     context: dict[str, Any] = Field(description="What its code has as carrel_session.context")
     reason: str = Field(description="Why it has its status; often empty")
+    template: str = Field(description="The preset it was made from; may be empty")
     current: bool = Field(description="Whether it is the caller's default session")
 
 

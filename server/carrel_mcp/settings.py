@@ -4,6 +4,7 @@ One class, from which the flags and the reference page are made. Unknown keys ar
 wherever they come from.
 """
 
+import json
 import os
 import re
 import tomllib
@@ -11,7 +12,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import platformdirs
-from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -22,6 +31,7 @@ from pydantic_settings import (
 from carrel import Config, Limits, OutputLimits, crashpoints
 from carrel.config import AUTO_PRELOADS
 from carrel.errors import CarrelError
+from carrel.templates import Template
 from carrel.transcript import SPILL_BYTES
 
 PREFIX = "CARREL_"
@@ -71,6 +81,26 @@ def default_memory() -> int:
 
 Size = Annotated[int, BeforeValidator(_bytes)]
 Words = Annotated[list[str], NoDecode, BeforeValidator(_words)]
+
+
+def _json(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) else value
+
+
+class TemplateSetting(BaseModel):
+    """A preset for sessions; see carrel.templates."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    description: str = ""
+    tags: tuple[str, ...] = ()
+    metadata: dict[str, Any] = {}
+    packages: tuple[str, ...] = ()
+    limits: dict[Literal["memory", "processes", "cpu_seconds", "idle_seconds"], float] = {}
+    startup: str = ""
+
+
+Templates = Annotated[dict[str, TemplateSetting], NoDecode, BeforeValidator(_json)]
 
 
 class Settings(BaseSettings):
@@ -213,6 +243,12 @@ class Settings(BaseSettings):
         le=SPILL_BYTES,
         description="Bytes of one cell's output that are kept to be read by pages.",
     )
+    templates: Templates = Field(
+        default={},
+        description="Presets for create_session, as JSON, or as tables [templates.NAME] in "
+        "carrel.toml: description, tags, metadata, packages, limits, and startup (code that each "
+        "kernel runs first).",
+    )
     toolsets: Words = Field(
         default=["core"], description=f"Tools to offer: all, or some of {', '.join(TOOLSETS)}."
     )
@@ -348,6 +384,9 @@ class Settings(BaseSettings):
                 workspace=self.workspace_limit,
             ),
             output=OutputLimits(spill_bytes=self.spill_limit),
+            templates={
+                name: Template(**template.model_dump()) for name, template in self.templates.items()
+            },
             **given,
         )
 

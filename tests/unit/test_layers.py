@@ -13,7 +13,7 @@ ROWS: list[set[str]] = [
     {"errors", "outputs", "crashpoints"},
     {"beneath"},
     {"models", "paths", "budget", "programs", "transcript", "descriptors"},
-    {"transitions"},
+    {"transitions", "templates"},
     {"filepaths", "files", "listing"},
     {"engines", "store", "scripts", "distributions", "interpreters", "requirements", "uv"},
     {"merging", "usage"},

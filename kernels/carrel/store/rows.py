@@ -52,6 +52,8 @@ def session_row(record: SessionRecord) -> Row:
         "parent_execution_id": record.parent_execution_id,
         "context": json.dumps(record.context),
         "stdin": int(record.stdin),
+        "template": record.template,
+        "startup": record.startup,
         "reason": record.reason,
         "ended_at": seconds(record.ended_at),
     }
@@ -93,6 +95,8 @@ def session_record(row: sqlite3.Row) -> SessionRecord:
         parent_execution_id=row["parent_execution_id"],
         context=json.loads(row["context"]),
         stdin=bool(row["stdin"]),
+        template=row["template"],
+        startup=row["startup"],
         reason=row["reason"],
         ended_at=moment(row["ended_at"]),
     )

@@ -53,6 +53,7 @@ def info(
         children=list(children.get(session.id, ())),
         context=record.context,
         reason=record.reason,
+        template=record.template,
         current=app.sessions.current_id(caller) == session.id,
     )
 
@@ -97,6 +98,7 @@ async def create_session(
         dict[str, Any] | None,
         Field(description="Values that code reads and writes as carrel_session.context"),
     ] = None,
+    template: Annotated[str, Field(description="A preset of this server")] = "",
     parent_session_id: Annotated[str, Field(description="The session it is made for")] = "",
     parent_execution_id: Annotated[str, Field(description="The execution that wants it")] = "",
 ) -> Annotated[CallToolResult, CreatedSession]:
@@ -119,6 +121,7 @@ async def create_session(
         python=python,
         stdin=stdin,
         context=context or {},
+        template=template,
         parent_session_id=parent_session_id,
         parent_execution_id=parent_execution_id,
     )

@@ -1,6 +1,10 @@
 -- Search in what was run and what it raised, and the records of sessions that are gone.
 ALTER TABLE sessions ADD COLUMN archived_at REAL;    -- when it was deleted and its history kept
 
+-- What a session's template gave it.
+ALTER TABLE sessions ADD COLUMN template TEXT NOT NULL DEFAULT '';
+ALTER TABLE sessions ADD COLUMN startup TEXT NOT NULL DEFAULT '';    -- each kernel runs it first
+
 -- Contentless: the text is in `executions`, by rowid (nothing here ever runs VACUUM).
 CREATE VIRTUAL TABLE execution_texts USING fts5 (
     code, error, content = '', tokenize = "unicode61 tokenchars '_'"

@@ -2,11 +2,11 @@
 INSERT INTO sessions (id, description, tags, metadata, status, created_at, last_activity_at,
                       generation, execution_count, directory, fresh, isolation, network,
                       limits, python, parent_session_id, parent_execution_id, context, stdin,
-                      reason, ended_at)
+                      template, startup, reason, ended_at)
 VALUES (:id, :description, :tags, :metadata, :status, :created_at, :last_activity_at,
         :generation, :execution_count, :directory, :fresh, :isolation, :network,
         :limits, :python, :parent_session_id, :parent_execution_id, :context, :stdin,
-        :reason, :ended_at)
+        :template, :startup, :reason, :ended_at)
 ON CONFLICT (id) DO UPDATE
 SET description = excluded.description, tags = excluded.tags, metadata = excluded.metadata,
     status = excluded.status, last_activity_at = excluded.last_activity_at,
