@@ -9,10 +9,13 @@ The library under the MCP server, and usable without it::
         print(run.snapshot().status, run.snapshot().outputs)
 """
 
+from carrel.artifacts.models import Artifact, ArtifactQuery
+from carrel.artifacts.specs import ArtifactSpec
 from carrel.config import Config
 from carrel.engines.launch import OutputLimits
 from carrel.errors import CarrelError
 from carrel.models import (
+    ArtifactLimits,
     Execution,
     ExecutionStatus,
     Health,
@@ -29,6 +32,10 @@ from carrel.sessions import Sessions
 __version__ = "0.1.0"
 
 __all__ = [
+    "Artifact",
+    "ArtifactLimits",
+    "ArtifactQuery",
+    "ArtifactSpec",
     "CarrelError",
     "Config",
     "Execution",

@@ -12,7 +12,7 @@ from typing import Literal
 import platformdirs
 
 from carrel.engines.launch import OutputLimits
-from carrel.models import Limits
+from carrel.models import ArtifactLimits, Limits
 from carrel.templates import Template
 
 AUTO_PRELOADS = ("numpy", "pandas", "matplotlib.pyplot")  # where the interpreter has them
@@ -78,6 +78,8 @@ class Config:
     limits: Limits = field(default_factory=Limits)
     #: presets for sessions, by name
     templates: Mapping[str, Template] = field(default_factory=dict)
+    #: how much a session may keep as artifacts
+    artifacts: ArtifactLimits = field(default_factory=ArtifactLimits)
     #: how much of an execution's output leaves its kernel
     output: OutputLimits = field(default_factory=OutputLimits)
 

@@ -52,6 +52,12 @@ class WorkspaceFileNotFoundError(NotFoundError):
     code = "file_not_found"
 
 
+class ArtifactNotFoundError(NotFoundError):
+    """No artifact has this id or name."""
+
+    code = "artifact_not_found"
+
+
 class ConflictError(CarrelError):
     """The request does not fit the present state."""
 
@@ -141,6 +147,12 @@ class StoreError(CarrelError):
     """The state directory can't be used."""
 
     code = "store_error"
+
+
+class IntegrityError(CarrelError):
+    """The content of an artifact is not what was stored."""
+
+    code = "integrity"
 
 
 class StateDirHeldError(StoreError):

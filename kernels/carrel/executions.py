@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from carrel import interrupts
 from carrel.adoption import CatchUp, hear_last_words, with_late_output
+from carrel.artifacts import captures
 from carrel.crashpoints import crash_point
 from carrel.engines.kernel import LocalKernel
 from carrel.engines.process import Exit
@@ -44,6 +45,11 @@ class Owner(Protocol):
     @property
     def journal(self) -> Path:
         """Where its kernel keeps what it published."""
+        ...
+
+    @property
+    def spill_dir(self) -> Path:
+        """Where output is that was too much to be sent."""
         ...
 
     def touch(self) -> None:
@@ -345,3 +351,6 @@ class Executions:
             await self._services.store.finish_execution(run.execution)
         finally:
             run.finish()
+        if captures.is_wanted(run.execution):
+            capture = self._services.artifacts.capture(run.execution, self._owner.spill_dir)
+            self._services.spawn(capture, name=f"artifacts of {run.id}")

@@ -97,7 +97,7 @@ def read(root: Path, path: str, *, offset: int, limit: int, data_bytes: int) -> 
     kind = mimetypes.guess_type(path)[0] or ""
     with explained(path), reading.opened(root, path) as file:
         size = os.fstat(file.fileno()).st_size
-        if kind.startswith("image/") and kind != "image/svg+xml":
+        if is_image(kind):
             most = max(data_bytes, IMAGE_BYTES)
         elif is_text(reading.read_up_to(file, PROBE_BYTES)):
             if size > TEXT_BYTES:
@@ -169,6 +169,11 @@ def delete(root: Path, path: str) -> Deleted:
     path = known(root, path)
     with explained(path):
         return Deleted(path, kind_of(writing.remove(root, path)))
+
+
+def is_image(kind: str) -> bool:
+    """Say whether a MIME type is that of an image that is not text."""
+    return kind.startswith("image/") and kind != "image/svg+xml"
 
 
 def is_text(start: bytes) -> bool:

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import binascii
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +23,7 @@ SUFFIXES = {
 }
 #: key in a display's metadata: MIME type -> path of the saved original, in the workspace
 SAVED = "carrel_saved"
+NOT_SAVED = "not saved"
 
 
 async def save_images(run: Run, workspace: Workspace) -> None:
@@ -57,6 +59,23 @@ def image_bytes(mime: str, value: str) -> bytes:
         raise ValueError(f"not a {mime}: {error}") from error
 
 
+def saved_files(outputs: Iterable[Output]) -> list[tuple[str, str]]:
+    """Return (MIME type, path) of the images that were saved."""
+    return [
+        (mime, path)
+        for output in outputs
+        for mime, path in saved_in(output).items()
+        if not path.startswith(NOT_SAVED)
+    ]
+
+
+def saved_in(output: Output) -> dict[str, str]:
+    """Return MIME type -> path of the images of an output that were saved, or why one was not."""
+    found = output.metadata.get(SAVED) if isinstance(output, Display) else None
+    # A cell that writes the key itself names what it likes; it is read below the workspace only.
+    return {k: v for k, v in found.items() if isinstance(v, str)} if isinstance(found, dict) else {}
+
+
 def _save_all(outputs: tuple[Output, ...], workspace: Workspace, stem: str) -> tuple[Output, ...]:
     number = 0
     saved: list[Output] = []
@@ -81,7 +100,7 @@ def _save(display: Display, forms: dict[str, str], workspace: Workspace, stem: s
             content = image_bytes(mime, value)
             paths[mime] = _write_new(workspace, stem, SUFFIXES[mime], content)
         except (OSError, ValueError) as error:
-            paths[mime] = f"not saved: {error}"
+            paths[mime] = f"{NOT_SAVED}: {error}"
             continue
         if len(value) > INLINE_BYTES:
             del data[mime]

@@ -235,6 +235,7 @@ class Lifecycle:
             crash_point("delete.stopped")
             await store.delete_session(session.id)
         crash_point("delete.forgotten")
+        await self._services.artifacts.remove_unused()
         await asyncio.to_thread(shutil.rmtree, session.directory, ignore_errors=True)
         self._services.launches.made.discard(session.directory.name)
         return kept

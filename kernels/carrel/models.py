@@ -330,6 +330,18 @@ class Execution:
     memory_after: int = 0
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ArtifactLimits:
+    """How much a session may keep as artifacts; 0: no limit."""
+
+    #: bytes of one
+    size: int = 100 << 20
+    #: how many
+    count: int = 1000
+    #: bytes of all together, before they are compressed
+    total: int = 10 << 30
+
+
 class InterruptStep(StrEnum):
     """What ended an execution that was interrupted."""
 

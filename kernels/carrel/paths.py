@@ -98,6 +98,11 @@ class StateDirectory:
         """Holds the private directories of sessions."""
         return self.path / "sessions"
 
+    @property
+    def blobs(self) -> Path:
+        """Holds the contents of artifacts."""
+        return self.path / "blobs"
+
     def reclaim(self) -> None:
         """Make sure that the directory is there and still ours, also if it was removed.
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from carrel.artifacts.service import Artifacts
 from carrel.engines.kernel import LocalKernel
 from carrel.engines.walls import Walls
 from carrel.environments import SessionEnvironment
@@ -38,6 +39,8 @@ class Services:
 
     #: keeps records
     store: Store
+    #: keeps what is too much for an answer
+    artifacts: Artifacts
     #: starts tasks
     spawn: Spawner
     #: the shared folder

@@ -19,6 +19,7 @@ from typing import Any, Self
 import anyio
 
 from carrel import health
+from carrel.artifacts.service import Artifacts
 from carrel.cleanup import CleanUpReport, carry_out, choose
 from carrel.config import Config, interpreter
 from carrel.crashpoints import crash_point
@@ -101,6 +102,8 @@ class Sessions:
         self.history: History
         #: runs it again
         self.replays: Replays
+        #: data that sessions keep
+        self.artifacts: Artifacts
 
     async def __aenter__(self) -> Self:
         if not os.access(self._python, os.X_OK):
@@ -122,6 +125,7 @@ class Sessions:
         await self._tasks.__aenter__()
         self._services = Services(
             store=self._store,
+            artifacts=self.artifacts,
             spawn=self._spawn,
             workspace=self.workspace,
             start_kernel=self._kernels.start,
@@ -158,6 +162,10 @@ class Sessions:
                 folder = self._state.path / "installs"
                 installer = Installer(folder, self.config.allow_sdist, walls)
                 await asyncio.to_thread(installer.recover)
+                self.artifacts = Artifacts(
+                    *(self._store, self._state.blobs, self.workspace.root, self.config.artifacts)
+                )
+                await self.artifacts.open()
             except BaseException:
                 await self._store.aclose()
                 raise
@@ -203,6 +211,7 @@ class Sessions:
             self._kernels.leave()
         else:
             await self._kernels.aclose()
+        await self.artifacts.aclose()
         await self._store.aclose()
         self._state.release(keep_runtime=self._is_leaving)
 
@@ -559,6 +568,7 @@ class Sessions:
         self.recovered = recovery.report
         if recovery.garbage:
             self._spawn(recovery.remove_garbage(), name="remove what a dead server left")
+        self._spawn(self.artifacts.sweep(), name="remove contents of no artifact")
         if DEFAULT not in self._sessions:
             record = SessionRecord(id=DEFAULT, description="The session that is always there")
             session = self._lifecycle.make(record)

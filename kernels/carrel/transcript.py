@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Protocol
 
 from carrel.beneath import reading
 from carrel.outputs import Output, Spill, readable, text_of
@@ -28,6 +28,14 @@ class Page:
     total: int
 
 
+class Source(Protocol):
+    """What can be read piece by piece."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return the next bytes; none at the end."""
+        ...
+
+
 class Transcript:
     """All text of an execution in order: streams, displays, errors, and its spill file.
 
@@ -41,7 +49,7 @@ class Transcript:
             if isinstance(output, Spill):
                 text = SpillText(output, spill_dir)
                 removed = 0 if text else max(output.chars, 0)
-                self._parts += [text, _removed(removed), _beyond(output)]
+                self._parts += [text, _removed(removed), beyond(output)]
             else:
                 self._parts.append(text_of(output))
         self.total = sum(len(part) for part in self._parts)
@@ -90,7 +98,7 @@ class SpillText:
         return "", 0
 
 
-def cut(file: BinaryIO, start: int, stop: int, most: int, *, count: bool = True) -> tuple[str, int]:
+def cut(file: Source, start: int, stop: int, most: int, *, count: bool = True) -> tuple[str, int]:
     """Return the characters from `start` to `stop` of a file of UTF-8, and how many it has.
 
     Args:
@@ -120,7 +128,7 @@ def _removed(chars: int) -> str:
     return f"\n[... {chars} characters are not kept any more ...]\n" if chars else ""
 
 
-def _beyond(spill: Spill) -> str:
+def beyond(spill: Spill) -> str:
     """Return what is left of text that did not fit into the spill file: a count and the end."""
     if not spill.dropped:
         return ""

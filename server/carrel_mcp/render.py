@@ -14,7 +14,7 @@ from mcp.types import ContentBlock, ImageContent, ResourceLink
 
 from carrel import Execution, ExecutionStatus, files
 from carrel.errors import CarrelError
-from carrel.images import SAVED, image_bytes, images_of
+from carrel.images import image_bytes, images_of, saved_files, saved_in
 from carrel.outputs import Display, Output, clip, readable, spill_of, stream_text
 from carrel.transcript import Page, Transcript
 from carrel_mcp.links import uri_of
@@ -50,7 +50,7 @@ async def render(execution: Execution, spill_dir: Path, workspace: Path, budget:
     spilled = spill_of(execution.outputs) is not None
     total, body, truncated = await asyncio.to_thread(fit) if spilled else fit()
     images = [
-        o for o in execution.outputs if isinstance(o, Display) and (images_of(o) or _saved(o))
+        o for o in execution.outputs if isinstance(o, Display) and (images_of(o) or saved_in(o))
     ]
     blocks = await asyncio.to_thread(_image_blocks, images, workspace) if images else []
     result = run_result(execution, budget, total, truncated)
@@ -122,22 +122,6 @@ def status_line(execution: Execution) -> str:
         ExecutionStatus.CANCELLED: "cancelled, it never ran",
     }.get(execution.status, f"{execution.status} after {took}")
     return f"[{words}; session {execution.session_id}; execution {execution.id}]"
-
-
-def saved_files(outputs: Iterable[Output]) -> list[tuple[str, str]]:
-    """Return (MIME type, path) of the images that were saved."""
-    return [
-        (mime, path)
-        for output in outputs
-        for mime, path in _saved(output).items()
-        if not path.startswith("not saved")
-    ]
-
-
-def _saved(output: Output) -> dict[str, str]:
-    found = output.metadata.get(SAVED) if isinstance(output, Display) else None
-    # A cell that writes the key itself names what it likes; it is read below the workspace only.
-    return {k: v for k, v in found.items() if isinstance(v, str)} if isinstance(found, dict) else {}
 
 
 def _note(execution: Execution) -> str:
@@ -238,8 +222,8 @@ def _image_block(display: Display, workspace: Path, room: int) -> ImageContent |
         try:
             if mime in forms:
                 data = image_bytes(mime, forms[mime])
-            elif mime in _saved(display):
-                data = files.read_bytes(workspace, _saved(display)[mime], files.IMAGE_BYTES)
+            elif mime in saved_in(display):
+                data = files.read_bytes(workspace, saved_in(display)[mime], files.IMAGE_BYTES)
             else:
                 continue
             mime, data = shrink(mime, data)

@@ -20,6 +20,7 @@ ROWS: list[set[str]] = [
     {"installs"},
     {"config", "specs", "run", "environments", "images"},
     {"isolation"},
+    {"artifacts"},
     {"services", "launches", "adoption", "inspection", "interrupts"},
     {"events", "history"},
     {"notebooks"},
