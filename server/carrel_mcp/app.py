@@ -29,6 +29,7 @@ def build_app(settings: Settings) -> MCPServer[App]:
     @asynccontextmanager
     async def lifespan(server: MCPServer[App]) -> AsyncIterator[App]:
         async with Sessions(settings.config()) as sessions:
+            completer.sessions = sessions
             yield App(sessions, settings)
 
     server: MCPServer[App] = MCPServer(
@@ -42,5 +43,5 @@ def build_app(settings: Settings) -> MCPServer[App]:
         log_level=settings.log_level,
         cache_hints={"tools/list": CacheHint(ttl_ms=LIST_TTL, scope="public")},
     )
-    add_resources(server, settings)
+    completer = add_resources(server, settings)
     return server

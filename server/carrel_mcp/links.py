@@ -1,10 +1,16 @@
-"""How files of the workspace are called in the protocol."""
+"""How files of the workspace, and artifacts, are called in the protocol."""
 
 from urllib.parse import quote
 
 SCHEME = "workspace://"
+ARTIFACT_SCHEME = "artifact://"
 
 
 def uri_of(path: str) -> str:
     """Return the address of a workspace file, whatever characters its path has."""
     return SCHEME + quote(path)
+
+
+def artifact_uri(artifact_id: str) -> str:
+    """Return the address of an artifact."""
+    return ARTIFACT_SCHEME + artifact_id

@@ -269,6 +269,67 @@ class DeletedFile(ToolResult):
     type: str = Field(description="What it was: file, folder, link or other")
 
 
+class ArtifactInfo(BaseModel):
+    """One artifact."""
+
+    artifact_id: str = Field(description="For get_artifact and delete_artifact")
+    session_id: str = Field(description="Whose it is")
+    execution_id: str = Field(description="What it is output of; empty: somebody stored it")
+    name: str = Field(description="What it is called")
+    version: int = Field(description="From 1, by name and session")
+    previous: str = Field(description="Id of the version before; empty: none")
+    type: str = Field(description="user_input, tool_result, agent_output, ...")
+    mime_type: str = Field(description="MIME type")
+    size: int = Field(description="Bytes")
+    tags: list[str] = Field(description="Words it can be found by")
+    metadata: dict[str, Any] = Field(description="Free key-value pairs")
+    hash: str = Field(description="BLAKE3 of the content")
+    created_at: str = Field(description="ISO 8601, UTC")
+
+
+class StoredArtifact(ToolResult):
+    """An artifact that was stored."""
+
+    session_id: str = Field(description="Whose it is")
+    artifact_id: str = Field(description="For get_artifact and delete_artifact")
+    name: str = Field(description="What it is called")
+    version: int = Field(description="From 1, by name and session")
+    previous: str = Field(description="Id of the version before; empty: none")
+    mime_type: str = Field(description="MIME type")
+    size: int = Field(description="Bytes")
+    hash: str = Field(description="BLAKE3 of the content")
+
+
+class ArtifactContent(ToolResult):
+    """What is in an artifact."""
+
+    session_id: str = Field(description="Whose it is")
+    artifact: ArtifactInfo = Field(description="What it is")
+    encoding: str = Field(description="text, base64, or image (in the content, maybe scaled)")
+    text: str = Field(description="A page of it; empty for images")
+    offset: int = Field(description="Where the page begins: character, or byte of base64")
+    next_offset: int = Field(description="Where the next page begins; -1: this was the last")
+    total: int = Field(description="Characters, or bytes, of the whole")
+
+
+class ArtifactList(ToolResult):
+    """Artifacts that fit."""
+
+    session_id: str = Field(description="Whose they are; *: of any")
+    artifacts: list[ArtifactInfo] = Field(description="A page of them, the newest first")
+    total: int = Field(description="How many fit")
+    next_offset: int = Field(description="Where the next page begins; -1: this was the last")
+
+
+class DeletedArtifact(ToolResult):
+    """An artifact that is gone."""
+
+    session_id: str = Field(description="Whose it was")
+    artifact_id: str = Field(description="Its id, never used again")
+    name: str = Field(description="What it was called")
+    version: int = Field(description="Which of that name")
+
+
 class VariableInfo(BaseModel):
     """One variable."""
 

@@ -28,7 +28,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from carrel import Config, Limits, OutputLimits, crashpoints
+from carrel import ArtifactLimits, Config, Limits, OutputLimits, crashpoints
 from carrel.config import AUTO_PRELOADS
 from carrel.errors import CarrelError
 from carrel.templates import Template
@@ -39,7 +39,7 @@ SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", re.IGNORECASE)
 SIZE_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 ENDPOINT = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9_.-]+):(\d{1,5})")
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
-TOOLSETS = ("core", "files", "control", "history", "events")
+TOOLSETS = ("core", "files", "control", "artifacts", "history", "events")
 STDIO_ORPHAN_TIMEOUT = 60.0  # seconds; a host that was restarted is back by then
 HTTP_ORPHAN_TIMEOUT = 3600.0
 
@@ -249,6 +249,17 @@ class Settings(BaseSettings):
         "carrel.toml: description, tags, metadata, packages, limits, and startup (code that each "
         "kernel runs first).",
     )
+    artifact_size_limit: Size = Field(
+        default=100 << 20, ge=0, description="Size of one artifact, like 1G; 0: no limit."
+    )
+    artifact_count_limit: int = Field(
+        default=1000, ge=0, description="Artifacts of one session; 0: no limit."
+    )
+    artifact_total_limit: Size = Field(
+        default=10 << 30,
+        ge=0,
+        description="Size of one session's artifacts together, uncompressed; 0: no limit.",
+    )
     toolsets: Words = Field(
         default=["core"], description=f"Tools to offer: all, or some of {', '.join(TOOLSETS)}."
     )
@@ -382,6 +393,11 @@ class Settings(BaseSettings):
                 cpu_seconds=self.cpu_limit,
                 idle_seconds=self.idle_timeout,
                 workspace=self.workspace_limit,
+            ),
+            artifacts=ArtifactLimits(
+                size=self.artifact_size_limit,
+                count=self.artifact_count_limit,
+                total=self.artifact_total_limit,
             ),
             output=OutputLimits(spill_bytes=self.spill_limit),
             templates={

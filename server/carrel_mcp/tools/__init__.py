@@ -2,9 +2,10 @@
 
 # isort: off
 from carrel_mcp.tools import sessions, code, packages, scripts, health
-from carrel_mcp.tools import files, control, history, events
+from carrel_mcp.tools import files, control, artifacts, history, events
 
 __all__ = [
+    "artifacts",
     "code",
     "control",
     "events",
