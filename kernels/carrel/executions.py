@@ -347,10 +347,11 @@ class Executions:
         self._owner.end_notes(run)
         self.late.remember(run)
         self._owner.touch()
+        wanted = captures.is_wanted(run.execution)
         try:
-            await self._services.store.finish_execution(run.execution)
+            await self._services.store.finish_execution(run.execution, capture=wanted)
         finally:
             run.finish()
-        if captures.is_wanted(run.execution):
-            capture = self._services.artifacts.capture(run.execution, self._owner.spill_dir)
+        if wanted:
+            capture = self._services.keeper.keep(run.execution, self._owner.spill_dir)
             self._services.spawn(capture, name=f"artifacts of {run.id}")

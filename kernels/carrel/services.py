@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from carrel.artifacts.keeper import Keeper
 from carrel.artifacts.service import Artifacts
 from carrel.engines.kernel import LocalKernel
 from carrel.engines.walls import Walls
@@ -39,8 +40,10 @@ class Services:
 
     #: keeps records
     store: Store
-    #: keeps what is too much for an answer
+    #: keeps data of sessions
     artifacts: Artifacts
+    #: makes artifacts of output
+    keeper: Keeper
     #: starts tasks
     spawn: Spawner
     #: the shared folder

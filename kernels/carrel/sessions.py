@@ -19,6 +19,7 @@ from typing import Any, Self
 import anyio
 
 from carrel import health
+from carrel.artifacts.keeper import Keeper
 from carrel.artifacts.service import Artifacts
 from carrel.cleanup import CleanUpReport, carry_out, choose
 from carrel.config import Config, interpreter
@@ -104,6 +105,7 @@ class Sessions:
         self.replays: Replays
         #: data that sessions keep
         self.artifacts: Artifacts
+        self._keeper: Keeper
 
     async def __aenter__(self) -> Self:
         if not os.access(self._python, os.X_OK):
@@ -126,6 +128,7 @@ class Sessions:
         self._services = Services(
             store=self._store,
             artifacts=self.artifacts,
+            keeper=self._keeper,
             spawn=self._spawn,
             workspace=self.workspace,
             start_kernel=self._kernels.start,
@@ -166,6 +169,8 @@ class Sessions:
                     *(self._store, self._state.blobs, self.workspace.root, self.config.artifacts)
                 )
                 await self.artifacts.open()
+                self._keeper = Keeper(self.artifacts, self._store, self.workspace.root)
+                await self._keeper.open()
             except BaseException:
                 await self._store.aclose()
                 raise
@@ -568,7 +573,7 @@ class Sessions:
         self.recovered = recovery.report
         if recovery.garbage:
             self._spawn(recovery.remove_garbage(), name="remove what a dead server left")
-        self._spawn(self.artifacts.sweep(), name="remove contents of no artifact")
+        self._spawn(self._bring_artifacts_up_to_date(), name="artifacts of a dead server")
         if DEFAULT not in self._sessions:
             record = SessionRecord(id=DEFAULT, description="The session that is always there")
             session = self._lifecycle.make(record)
@@ -578,6 +583,12 @@ class Sessions:
         if self.recovered.is_worth_telling:
             log.warning("%s", self.recovered)
         await self._store.add_event(STARTED, asdict(self.recovered))
+
+    async def _bring_artifacts_up_to_date(self) -> None:
+        await self.artifacts.sweep()
+        await self._keeper.catch_up(
+            lambda name: self._sessions[name].spill_dir if name in self._sessions else None
+        )
 
     async def _stop_all(self) -> None:
         if self._is_leaving:

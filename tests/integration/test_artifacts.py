@@ -15,9 +15,11 @@ from carrel import (
     ArtifactLimits,
     ArtifactQuery,
     ArtifactSpec,
+    Config,
     Sessions,
     SessionSpec,
 )
+from carrel.artifacts.keeper import Keeper
 from carrel.artifacts.service import Artifacts
 from carrel.errors import (
     ArtifactNotFoundError,
@@ -47,6 +49,7 @@ class Shelf:
         self.limits = limits or ArtifactLimits()
         self.store: Store
         self.artifacts: Artifacts
+        self.keeper: Keeper
 
     @property
     def blobs(self) -> Path:
@@ -58,6 +61,8 @@ class Shelf:
         await self.store.open()
         self.artifacts = Artifacts(self.store, self.blobs, self.workspace, self.limits)
         await self.artifacts.open()
+        self.keeper = Keeper(self.artifacts, self.store, self.workspace)
+        await self.keeper.open()
         for name in ("a", "b"):
             await self.store.save_session(SessionRecord(id=name))
         return self.artifacts
@@ -553,6 +558,49 @@ async def test_ls_18_what_was_too_long_to_be_sent_is_an_artifact_of_its_executio
     assert (await sessions.artifacts.read_bytes(found)).decode() == f"begin\n{lines}\n"
 
 
+LAST_WORDS = """
+import asyncio, sys
+from dataclasses import replace
+from pathlib import Path
+from carrel import Config, Sessions
+
+async def main():
+    root = Path(sys.argv[1])
+    config = Config(state_dir=root / "state", state_dir_named=True, workspace=root / "workspace")
+    async with Sessions(replace(config, warm=0, preloads=())) as sessions:
+        run = await sessions.run(sessions.get("default"), "print('x' * 300_000)")
+        await run.wait(None)
+
+asyncio.run(main())
+"""
+
+
+async def test_output_of_a_server_that_died_before_it_kept_it_is_kept_by_the_next(
+    config: Config, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", LAST_WORDS, str(tmp_path)]
+    died = subprocess.run(command, env={**os.environ, "CARREL_CRASH_AT": "run.written"})
+    assert died.returncode == -signal.SIGKILL
+    for _ in range(2):  # and not again by the one after
+        async with Sessions(config) as sessions:
+            [execution] = [await sessions._store.newest_execution("default")]
+            assert execution is not None
+            assert await kept_of(sessions, execution, 1) == ["default-1-output.txt"]
+            found = await sessions.artifacts.newest("default", "default-1-output.txt")
+            assert await sessions.artifacts.read_bytes(found) == b"x" * 300_000 + b"\n"
+            assert found.version == 1
+        assert await uncaptured(config) == []
+
+
+async def uncaptured(config: Config) -> list[str]:
+    store = Store(config.state_dir / "carrel.sqlite")
+    await store.open()
+    try:
+        return await store.read(lambda s: [row[0] for row in s.execute("uncaptured")])
+    finally:
+        await store.aclose()
+
+
 async def test_images_are_artifacts_of_their_execution(sessions: Sessions) -> None:
     done = await execute(
         sessions,
@@ -600,7 +648,7 @@ async def test_output_that_a_cell_forged_fails_nothing_and_leads_nowhere(shelf: 
     (shelf.workspace / "a").write_text("mine")
     outputs: list[Spill | Display] = [*forged, *saved, odd]
     for output in outputs:
-        await shelf.artifacts.capture(finished(output), spill_dir)
+        await shelf.keeper.keep(finished(output), spill_dir)
     assert await names(shelf.artifacts) == []
     assert shelf.files() == []
 
@@ -608,11 +656,13 @@ async def test_output_that_a_cell_forged_fails_nothing_and_leads_nowhere(shelf: 
 async def test_captured_output_leaves_room_for_what_is_stored_on_purpose(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path, ArtifactLimits(count=4))
     artifacts = await shelf.open()
-    (shelf.workspace / "a.png").write_bytes(b"png")
-    shown = finished(Display({}, {"carrel_saved": {"image/png": "a.png"}}))
-    for _ in range(3):
-        await artifacts.capture(shown, tmp_path)
-    assert await names(artifacts) == ["a.png", "a.png"]
+    paths = ["a.png", "b.png", "c.png"]
+    for path in paths:
+        (shelf.workspace / path).write_bytes(b"png")
+    shown = finished(*(Display({}, {"carrel_saved": {"image/png": path}}) for path in paths))
+    for _ in range(2):  # the second time as after a kill: nothing is kept twice
+        await shelf.keeper.keep(shown, tmp_path)
+    assert await names(artifacts) == ["b.png", "a.png"]
     for _ in range(2):
         await artifacts.store("a", SPEC, b"")
     await shelf.close()
@@ -624,7 +674,7 @@ async def test_what_is_spilled_is_kept_as_a_terminal_shows_it(shelf: Shelf) -> N
     colours = "\x1b[31mred\x1b[0m é\n" * 200_000
     (spill_dir / "e1.txt").write_text(colours + "10%\r100%")
     spill = Spill("e1.txt", chars=len(colours) + 8, dropped=3, tails={"stdout": "end"})
-    await shelf.artifacts.capture(finished(Stream("stdout", "head\n"), spill), spill_dir)
+    await shelf.keeper.keep(finished(Stream("stdout", "head\n"), spill), spill_dir)
     [found], _ = await shelf.artifacts.query(ArtifactQuery(execution_id="e1"), limit=1)
     text = (await shelf.artifacts.read_bytes(found)).decode()
     assert text.startswith("head\nred é\nred é\n")

@@ -7,16 +7,15 @@ transaction that took the last reference, or by the next server.
 
 import asyncio
 import logging
-import mimetypes
 import secrets
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from carrel import files
-from carrel.artifacts import captures, records
+from carrel.artifacts import records
 from carrel.artifacts.models import Artifact, ArtifactQuery
+from carrel.artifacts.reading import content_of, guess
 from carrel.artifacts.specs import ArtifactSpec, check_spec
 from carrel.beneath import reading
 from carrel.errors import (
@@ -27,17 +26,15 @@ from carrel.errors import (
     StoreError,
 )
 from carrel.filepaths import explained, known
-from carrel.models import ArtifactLimits, Execution
+from carrel.models import ArtifactLimits
 from carrel.store import Store
 from carrel.store.blobs import Blob, Blobs, DamagedError, chunks_of
 from carrel.store.statements import Statements
-from carrel.transcript import Page, Source, cut
+from carrel.transcript import Source
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
-
-OUTPUT_SHARE = 0.5  # of a session's room that captured output may take; the rest is for who asks
 
 
 class Artifacts:
@@ -69,16 +66,13 @@ class Artifacts:
         """Finish what goes on."""
         await asyncio.gather(*self._unfinished, return_exceptions=True)
 
-    async def store(
-        self, session_id: str, spec: ArtifactSpec, content: bytes, *, execution_id: str = ""
-    ) -> Artifact:
+    async def store(self, session_id: str, spec: ArtifactSpec, content: bytes) -> Artifact:
         """Keep data as an artifact; the same name again makes the next version.
 
         Args:
             session_id: Whose it is.
             spec: What it is.
             content: The data.
-            execution_id: The execution that it is output of.
 
         Raises:
             InvalidArgumentError: The spec can't be used.
@@ -86,19 +80,38 @@ class Artifacts:
             LimitExceededError: It is too large, or the session has too much.
             StoreError: It can't be written now.
         """
-        check_spec(spec)
-        return await self._whole(self._add(session_id, spec, lambda: [content], execution_id))
+        return await self.store_chunks(session_id, spec, lambda: [content])
 
     async def store_file(self, session_id: str, spec: ArtifactSpec, path: str) -> Artifact:
         """Keep a file of the workspace as it is now; raises as `store` and `files.read` do."""
-        check_spec(spec)
 
         def chunks() -> Iterator[bytes]:
             where = known(self._workspace, path)
             with explained(where), reading.opened(self._workspace, where) as file:
                 yield from chunks_of(file)
 
-        return await self._whole(self._add(session_id, spec, chunks, ""))
+        return await self.store_chunks(session_id, spec, chunks)
+
+    async def store_chunks(
+        self,
+        session_id: str,
+        spec: ArtifactSpec,
+        chunks: Callable[[], Iterable[bytes]],
+        *,
+        execution_id: str = "",
+        share: float = 1.0,
+    ) -> Artifact:
+        """Keep what comes piece by piece; raises as `store` does, and what `chunks` raises.
+
+        Args:
+            session_id: Whose it is.
+            spec: What it is.
+            chunks: Gives the data; called in a thread.
+            execution_id: The execution that it is output of; empty: of none.
+            share: Of the session's limits, how much may be used after that.
+        """
+        check_spec(spec)
+        return await self._whole(self._add(session_id, spec, chunks, execution_id, share))
 
     async def get(self, artifact_id: str, session_id: str = "") -> Artifact:
         """Return an artifact; with `session_id` only one of that session.
@@ -155,20 +168,10 @@ class Artifacts:
             IntegrityError: The content is damaged.
             ArtifactNotFoundError: It was deleted meanwhile.
         """
-
-        def work(source: Source) -> files.Content:
-            start = source.read(files.PROBE_BYTES)
-            whole, kind = _Rewound(start, source), artifact.mime_type
-            content = files.Content(artifact.name, kind, artifact.size)
-            if files.is_image(kind) and artifact.size <= files.IMAGE_BYTES:
-                return replace(content, data=b"".join(chunks_of(whole)))
-            if files.is_text(start):
-                text, total = cut(whole, offset, offset + limit, artifact.size + 1)
-                page = Page(text, min(offset, total), min(offset + len(text), total), total)
-                return replace(content, page=page)
-            return replace(content, data=_slice(whole, offset, data_bytes))
-
-        return await self._read(artifact, work)
+        return await self._read(
+            artifact,
+            lambda source: content_of(source, artifact, offset, limit, data_bytes),
+        )
 
     async def read_bytes(self, artifact: Artifact) -> bytes:
         """Return the whole content; raises as `read` does."""
@@ -215,30 +218,13 @@ class Artifacts:
         except (StoreError, OSError) as error:
             log.warning("what a dead server left of artifacts stays for now: %s", error)
 
-    async def capture(self, execution: Execution, spill_dir: Path) -> None:
-        """Keep the output of an execution that was too much for an answer; never fails."""
-        for capture in captures.captures_of(execution, spill_dir, self._workspace):
-            try:
-                check_spec(capture.spec)  # a cell may have named it
-                add = self._add(
-                    execution.session_id,
-                    *(capture.spec, capture.chunks, execution.id),
-                    share=OUTPUT_SHARE,
-                )
-                await self._whole(add)
-            except (CarrelError, OSError) as error:
-                log.info("'%s' is not kept as an artifact: %s", capture.spec.name, error)
-            except Exception:  # of whatever a cell left; it must not end the service
-                log.exception("'%s' could not be kept as an artifact", capture.spec.name)
-
     async def _add(
         self,
         session_id: str,
         spec: ArtifactSpec,
         chunks: Callable[[], Iterable[bytes]],
         execution_id: str,
-        *,
-        share: float = 1.0,
+        share: float,
     ) -> Artifact:
         def write() -> Blob:
             return self._blobs.write(_bounded(chunks(), self._limits.size))
@@ -250,7 +236,7 @@ class Artifacts:
             execution_id=execution_id,
             name=spec.name,
             type=spec.type,
-            mime_type=spec.mime_type or _guess(spec.name, blob.start),
+            mime_type=spec.mime_type or guess(spec.name, blob.start),
             size=blob.size,
             tags=tuple(dict.fromkeys(spec.tags)),
             metadata=spec.metadata,
@@ -303,31 +289,13 @@ class Artifacts:
         """Do work to its end, also if whoever waits for it is cancelled."""
         task = asyncio.ensure_future(work)
         self._unfinished.add(task)
-        task.add_done_callback(self._unfinished.discard)
+        task.add_done_callback(self._end)
         return await asyncio.shield(task)
 
-
-class _Rewound:
-    """A source of which the beginning was read already."""
-
-    def __init__(self, start: bytes, source: Source) -> None:
-        self._start = start
-        self._source = source
-
-    def read(self, size: int, /) -> bytes:
-        """Return the next bytes; none at the end."""
-        if self._start:
-            data, self._start = self._start[:size], self._start[size:]
-            return data
-        return self._source.read(size)
-
-
-def _slice(source: Source, offset: int, most: int) -> bytes:
-    position, pieces = 0, []
-    for chunk in chunks_of(source):
-        pieces.append(chunk[max(offset - position, 0) : max(offset + most - position, 0)])
-        position += len(chunk)
-    return b"".join(pieces)
+    def _end(self, task: asyncio.Task[Any]) -> None:
+        self._unfinished.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.debug("an artifact was not changed: %s", error)  # whoever asked may be gone
 
 
 def _bounded(chunks: Iterable[bytes], limit: int) -> Iterator[bytes]:
@@ -343,12 +311,6 @@ def _bounded(chunks: Iterable[bytes], limit: int) -> Iterator[bytes]:
             msg = f"an artifact may have {limit} bytes (artifact_size_limit), this one has more"
             raise LimitExceededError(f"{msg}. Keep it as a file in the workspace, or in parts.")
         yield chunk
-
-
-def _guess(name: str, start: bytes) -> str:
-    """Return the MIME type of data, by its name and its beginning."""
-    usual = "text/plain" if files.is_text(start) else "application/octet-stream"
-    return mimetypes.guess_type(name)[0] or usual
 
 
 def _unknown(name: str, session_id: str = "") -> CarrelError:

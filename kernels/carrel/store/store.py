@@ -282,14 +282,16 @@ class Store:
             execution=execution,
         )
 
-    async def finish_execution(self, execution: Execution) -> None:
+    async def finish_execution(self, execution: Execution, *, capture: bool = False) -> None:
         """Write down the outcome with its outputs and its event, in one transaction.
+
+        With `capture` it is noted that the outputs are to become artifacts.
 
         While nothing can be written it is kept without a limit of its own; only its outputs
         are dropped, and its note says so, when far too much waits already.
         """
         await self._write(
-            lambda: self._finish(execution),
+            lambda: self._finish(execution, capture),
             execution=execution,
             without_outputs=lambda bare: (lambda: self._finish(bare),),
         )
@@ -351,11 +353,13 @@ class Store:
         for row in self._execute("open_executions"):
             rows.execution(row, ())
 
-    def _finish(self, execution: Execution) -> None:
+    def _finish(self, execution: Execution, capture: bool = False) -> None:
         row = rows.execution_row(execution)
         if self._execute("finish_execution", row).rowcount == 0:
             return  # its session was deleted meanwhile, and so was it
         self._execute("delete_outputs", row)
+        if capture:
+            self._execute("note_uncaptured", {"id": execution.id})
         self._statements.execute_many(
             "insert_output",
             (

@@ -30,6 +30,11 @@ CREATE INDEX artifacts_by_session ON artifacts (session_id, created_at);
 CREATE INDEX artifacts_by_hash ON artifacts (hash);
 CREATE INDEX artifacts_by_execution ON artifacts (execution_id) WHERE execution_id != '';
 
+-- Executions whose output is to become artifacts.
+CREATE TABLE uncaptured (
+    execution_id TEXT PRIMARY KEY REFERENCES executions (id) ON DELETE CASCADE
+) STRICT, WITHOUT ROWID;
+
 -- Triggers, so that no transaction can forget it, a session's deletion included.
 CREATE TRIGGER artifact_stored AFTER INSERT ON artifacts BEGIN
     UPDATE blobs SET refs = refs + 1 WHERE hash = NEW.hash;

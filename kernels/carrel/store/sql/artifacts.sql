@@ -33,8 +33,17 @@ SELECT * FROM artifacts WHERE id = :id;
 -- name: artifact_ids
 SELECT id FROM artifacts WHERE id >= :start AND id < :start || 'g' ORDER BY id LIMIT :limit;
 
--- name: artifacts_of_execution
-SELECT id FROM artifacts WHERE execution_id = :execution_id;
+-- name: captured_names
+SELECT name FROM artifacts WHERE execution_id = :id AND execution_id != '';
+
+-- name: note_uncaptured
+INSERT INTO uncaptured (execution_id) VALUES (:id) ON CONFLICT DO NOTHING;
+
+-- name: forget_uncaptured
+DELETE FROM uncaptured WHERE execution_id = :id;
+
+-- name: uncaptured
+SELECT execution_id FROM uncaptured;
 
 -- name: matching_artifacts
 SELECT id, name FROM artifacts
