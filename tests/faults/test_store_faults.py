@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from carrel import Config, Sessions, SessionSpec
+from carrel import ArtifactSpec, Config, Sessions, SessionSpec
 from carrel.errors import StoreError
 from carrel.models import ExecutionStatus, now
 from carrel.outputs import Stream
 from carrel.paths import StateDirectory, claim_state_directory
 from carrel.store import Store, backlog
 from tests.acceptance.harness import unavailable
+from tests.integration.test_artifacts import Shelf, noise
 
 from .conftest import Bystander
 from .matrix import fault
@@ -216,6 +217,18 @@ async def test_new_work_is_refused_when_too_much_waits_but_no_outcome_is(
 
 
 @fault("D4")
+async def test_an_artifact_that_a_full_disk_refuses_leaves_nothing(disk: Path) -> None:
+    shelf = Shelf(disk)
+    artifacts = await shelf.open()
+    kept = await artifacts.store("a", ArtifactSpec(name="kept"), noise(1 << 20))
+    with pytest.raises(StoreError, match=r"No space left.*Free space"):
+        await artifacts.store("a", ArtifactSpec(name="refused"), noise(4 << 20))
+    assert [path.name for path in shelf.files()] == [kept.hash]
+    assert await artifacts.read_bytes(kept) == noise(1 << 20)
+    await artifacts.store("a", ArtifactSpec(name="next"), noise(1 << 19))
+    await shelf.close()
+
+
 async def test_late_output_does_not_pile_up_while_the_disk_is_full(disk: Path) -> None:
     async with opened(disk / "carrel.sqlite") as store:
         await add_session(store)

@@ -435,15 +435,16 @@ async def test_a_text_is_read_by_characters_and_data_by_bytes(shelf: Shelf) -> N
 # What dies, and what is left
 
 
+@pytest.mark.parametrize("keep_history", [False, True])
 async def test_deleting_a_session_deletes_its_artifacts_and_no_others(
-    sessions: Sessions,
+    sessions: Sessions, keep_history: bool
 ) -> None:
     await sessions.create(SessionSpec(id="s"))
     artifacts = sessions.artifacts
     gone = await artifacts.store("s", ArtifactSpec(name="one"), b"only here")
     both = await artifacts.store("s", ArtifactSpec(name="two"), b"in both")
     kept = await artifacts.store("default", ArtifactSpec(name="two"), b"in both")
-    await sessions.delete("s")
+    await sessions.delete("s", keep_history=keep_history)
     assert await names(artifacts) == ["two"]
     assert await content(artifacts, kept.id) == b"in both"
     for each in (gone, both):

@@ -215,6 +215,7 @@ class Store:
             taken = {row["id"] for row in statements.execute("archived_ids", pattern)}
             free = next(n for n in count(1) if f"{session_id}~{n}" not in taken)
             renamed = {"id": session_id, "archived_id": f"{session_id}~{free}"}
+            statements.execute("delete_artifacts", {"id": session_id})
             statements.execute("defer_foreign_keys")
             statements.execute("archive_session", {**renamed, "at": statements.at})
             statements.execute("archive_executions", renamed)

@@ -1,5 +1,5 @@
 -- name: session_exists
-SELECT 1 FROM sessions WHERE id = :session_id AND NOT deleting;
+SELECT 1 FROM sessions WHERE id = :session_id AND NOT deleting AND archived_at IS NULL;
 
 -- name: artifact_totals
 SELECT count(*) AS count, coalesce(sum(size), 0) AS size FROM artifacts
@@ -57,6 +57,9 @@ WHERE (:session_id = '' OR session_id = :session_id)
   AND NOT EXISTS (SELECT 1 FROM json_each(:tags) AS wanted
                   WHERE wanted.value NOT IN (SELECT value FROM json_each(artifacts.tags)))
 ORDER BY created_at DESC, seq DESC;
+
+-- name: delete_artifacts
+DELETE FROM artifacts WHERE session_id = :id;
 
 -- name: delete_artifact
 DELETE FROM artifacts WHERE id = :id;
