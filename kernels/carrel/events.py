@@ -87,6 +87,15 @@ class Events:
         """Return the number of the newest event; 0: there is none."""
         return await self._store.read(newest)
 
+    async def latest(self, session_id: str, limit: int) -> list[Event]:
+        """Return the newest events of a session, the oldest of them first."""
+        values = {"session_id": session_id, "limit": limit}
+        return await self._store.read(
+            lambda statements: [
+                event_of(row) for row in statements.execute("latest_events", values)
+            ]
+        )
+
     async def read(
         self,
         *,

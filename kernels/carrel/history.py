@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from carrel.errors import InvalidArgumentError, SessionNotFoundError
+from carrel.errors import ExecutionNotFoundError, InvalidArgumentError, SessionNotFoundError
 from carrel.models import Execution, ExecutionStatus, SessionRecord
 from carrel.store import Store, rows
 from carrel.store.statements import Statements
@@ -100,6 +100,25 @@ class History:
             msg = f"no session {session_id[:64]!r}; list_sessions and search_executions name them"
             raise SessionNotFoundError(msg)
         return found
+
+    async def execution(self, session_id: str, index: int) -> Execution:
+        """Return an execution by its number in its session.
+
+        Raises:
+            ExecutionNotFoundError: There is none.
+        """
+        values = {"id": session_id, "index": index}
+
+        def read(statements: Statements) -> str:
+            row = statements.execute("execution_by_index", values).fetchone()
+            return str(row["id"]) if row else ""
+
+        found = await self._store.read(read)
+        execution = await self._store.execution(found) if found else None
+        if execution is None:
+            msg = f"session {session_id[:64]!r} has no execution {index}"
+            raise ExecutionNotFoundError(msg)
+        return execution
 
     async def executions(self, session_id: str) -> list[Execution]:
         """Return all executions of a session in their order, with outputs."""

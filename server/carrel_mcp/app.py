@@ -1,16 +1,22 @@
 """Put the server together: tools, resources, and a lifespan that owns the sessions."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import anyio
 from mcp.server import MCPServer
 from mcp.server.caching import CacheHint
 
 import carrel_mcp.tools  # noqa: F401  # declares the tools
 from carrel import Sessions, __version__
+from carrel_mcp.completions import Completer
 from carrel_mcp.context import App, published_tools
+from carrel_mcp.prompts import add_prompts
 from carrel_mcp.resources import add_resources
+from carrel_mcp.session_resources import add_session_resources
 from carrel_mcp.settings import Settings
+from carrel_mcp.subscriptions import Subscriptions
 
 LIST_TTL = 60_000  # milliseconds a client may keep our lists; they never change in one server
 
@@ -25,12 +31,19 @@ says why; restart_kernel gives a new one, without variables."""
 
 def build_app(settings: Settings) -> MCPServer[App]:
     """Return the server; its sessions live from the start of its lifespan to the end."""
+    subscriptions = Subscriptions()
 
     @asynccontextmanager
     async def lifespan(server: MCPServer[App]) -> AsyncIterator[App]:
         async with Sessions(settings.config()) as sessions:
             completer.sessions = sessions
-            yield App(sessions, settings)
+            following = asyncio.create_task(subscriptions.follow(sessions), name="subscriptions")
+            try:
+                yield App(sessions, settings)
+            finally:
+                following.cancel()
+                with anyio.CancelScope(shield=True):
+                    await asyncio.wait([following])
 
     server: MCPServer[App] = MCPServer(
         "carrel",
@@ -40,8 +53,14 @@ def build_app(settings: Settings) -> MCPServer[App]:
         version=__version__,
         tools=published_tools(settings),
         lifespan=lifespan,
+        subscriptions=subscriptions.bus,
         log_level=settings.log_level,
         cache_hints={"tools/list": CacheHint(ttl_ms=LIST_TTL, scope="public")},
     )
-    completer = add_resources(server, settings)
+    completer = Completer(settings.workspace.expanduser().absolute())
+    completer.serve(server)
+    add_resources(server, settings)
+    add_session_resources(server)
+    add_prompts(server)
+    subscriptions.serve(server)
     return server

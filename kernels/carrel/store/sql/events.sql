@@ -14,3 +14,9 @@ WHERE seq > :since
   AND (:topics = '[]' OR EXISTS (SELECT 1 FROM json_each(:topics) AS topic WHERE events.type GLOB topic.value))
   AND (:sessions = '[]' OR session_id IN (SELECT value FROM json_each(:sessions)))
 ORDER BY seq LIMIT :limit;
+
+-- name: latest_events
+SELECT * FROM (
+    SELECT seq, at, type, session_id, execution_id, data FROM events
+    WHERE session_id = :session_id ORDER BY seq DESC LIMIT :limit
+) ORDER BY seq;

@@ -36,3 +36,6 @@ UPDATE executions SET session_id = :archived_id WHERE session_id = :id;
 
 -- name: defer_foreign_keys
 PRAGMA defer_foreign_keys = ON;
+
+-- name: execution_by_index
+SELECT id FROM executions WHERE session_id = :id AND "index" = :index;
