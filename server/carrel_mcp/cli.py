@@ -6,6 +6,7 @@ What is slow to import (the MCP SDK, the library) is imported by the command tha
 import gc
 import json
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -18,6 +19,8 @@ from carrel_mcp.ends import exit_on_signals
 from carrel_mcp.logs import logging_to_stderr
 from carrel_mcp.secrecy import hide_memory
 from carrel_mcp.settings import Settings
+
+FOLLOW_PERIOD = 0.5  # seconds between looks for new events
 
 
 def flags(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -128,6 +131,42 @@ def doctor(config: Path | None, **given: Any) -> None:
             failed += finding.needed
     if failed:
         raise SystemExit(1)
+
+
+@main.command()
+@flags
+@click.option("--since", default=0, help="Only events after this number.")
+@click.option("--topic", "topics", multiple=True, help="Only topics that match this glob.")
+@click.option("--session", "session_ids", multiple=True, help="Only events of this session.")
+@click.option("--follow", is_flag=True, help="Go on with what comes, until interrupted.")
+def events(
+    config: Path | None,
+    since: int,
+    topics: tuple[str, ...],
+    session_ids: tuple[str, ...],
+    follow: bool,
+    **given: Any,
+) -> None:
+    """Print the log of events, one line of JSON each, also beside a running server."""
+    from dataclasses import asdict
+
+    from carrel.event_file import read_events
+    from carrel.paths import DATABASE_NAME
+
+    database = load(config, given).config().state_dir.expanduser() / DATABASE_NAME
+    try:
+        while True:
+            found = read_events(database, since=since, topics=topics, sessions=session_ids)
+            for event in found:
+                click.echo(json.dumps({**asdict(event), "at": event.at.isoformat()}))
+                since = event.seq
+            if not follow:
+                return
+            time.sleep(FOLLOW_PERIOD)
+    except CarrelError as error:
+        raise click.ClickException(str(error)) from error
+    except (KeyboardInterrupt, BrokenPipeError):  # whoever reads has had enough
+        return
 
 
 @main.command("settings")

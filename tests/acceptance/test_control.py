@@ -1,5 +1,6 @@
 """The toolsets `control` and `events`, through real clients: one steers what another runs."""
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -8,7 +9,7 @@ import anyio
 import pytest
 from mcp.types import ElicitResult
 
-from .harness import Agent, HttpServer, Place, http_agent, http_server, stdio_agent
+from .harness import CARREL, Agent, HttpServer, Place, http_agent, http_server, stdio_agent
 
 FLAGS = ("--toolsets", "core,control,events")
 HANG = 60
@@ -219,3 +220,34 @@ async def test_a_session_has_a_parent_and_children(place: Place) -> None:
             "create_session", session_id="child", parent_session_id="grand"
         )
         assert "that was made for it" in refused
+
+
+async def test_ls_20_the_log_is_printed_and_followed_beside_the_server(place: Place) -> None:
+    def command(*more: str) -> list[str]:
+        return [str(CARREL), "events", "--state-dir", str(place.state), *more]
+
+    async with stdio_agent(place, *FLAGS) as agent:
+        await agent.ask("create_session", session_id="s")
+        await agent.run("1", "s")
+        printed = await anyio.run_process(command("--session", "s"), env=place.environment())
+        lines = [json.loads(line) for line in printed.stdout.splitlines()]
+        assert [line["topic"] for line in lines] == [
+            "session.created",
+            "kernel.started",
+            "execution.ended",
+        ]
+        assert [line["seq"] for line in lines] == sorted({line["seq"] for line in lines})
+        since = str(lines[-1]["seq"])
+        following = command("--follow", "--since", since, "--topic", "news.*")
+        async with await anyio.open_process(following, env=place.environment()) as process:
+            await agent.ask("publish_event", topic="other")
+            await agent.ask("publish_event", topic="news.one", data=1)
+            assert process.stdout is not None
+            with anyio.fail_after(HANG):
+                line = await process.stdout.receive()
+            assert json.loads(line)["topic"] == "news.one"
+            process.terminate()
+    missing = [*command()[:3], str(place.root / "nowhere")]
+    refused = await anyio.run_process(missing, check=False, env=place.environment())
+    assert refused.returncode == 1
+    assert b"no server has used this state directory" in refused.stderr

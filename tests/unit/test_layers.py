@@ -23,7 +23,7 @@ ROWS: list[set[str]] = [
     {"artifacts"},
     {"services", "launches", "adoption", "inspection", "interrupts"},
     {"events", "history"},
-    {"notebooks", "graph"},
+    {"notebooks", "graph", "event_file"},
     {"late", "kernel_source", "notes"},
     {"executions"},
     {"session"},
