@@ -11,6 +11,7 @@ The library under the MCP server, and usable without it::
 
 from carrel.artifacts.models import Artifact, ArtifactQuery
 from carrel.artifacts.specs import ArtifactSpec
+from carrel.checkpoint_models import Checkpoint, CheckpointReason
 from carrel.config import Config
 from carrel.engines.launch import OutputLimits
 from carrel.errors import CarrelError
@@ -37,6 +38,8 @@ __all__ = [
     "ArtifactQuery",
     "ArtifactSpec",
     "CarrelError",
+    "Checkpoint",
+    "CheckpointReason",
     "Config",
     "Execution",
     "ExecutionStatus",

@@ -80,6 +80,8 @@ class Config:
     templates: Mapping[str, Template] = field(default_factory=dict)
     #: how much a session may keep as artifacts
     artifacts: ArtifactLimits = field(default_factory=ArtifactLimits)
+    #: automatic checkpoints that are kept of each session
+    keep_checkpoints: int = 3
     #: how much of an execution's output leaves its kernel
     output: OutputLimits = field(default_factory=OutputLimits)
 

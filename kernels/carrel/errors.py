@@ -40,6 +40,12 @@ class ExecutionNotFoundError(NotFoundError):
     code = "execution_not_found"
 
 
+class CheckpointNotFoundError(NotFoundError):
+    """No checkpoint has this id."""
+
+    code = "checkpoint_not_found"
+
+
 class ScriptNotFoundError(NotFoundError):
     """No script has this path."""
 
@@ -74,6 +80,13 @@ class TransitionError(ConflictError):
     """A session can't have this status after the one that it has."""
 
     code = "invalid_transition"
+
+
+class SessionBusyError(ConflictError):
+    """The session runs code, and this can only be done between two cells."""
+
+    code = "session_busy"
+    retryable = True
 
 
 class FileExistsConflictError(ConflictError):
@@ -135,6 +148,18 @@ class IsolationError(CarrelError):
     """A session can't be kept apart as it was asked for."""
 
     code = "isolation_unavailable"
+
+
+class CheckpointError(CarrelError):
+    """A namespace could not be saved, or not be put back."""
+
+    code = "checkpoint_failed"
+
+
+class CheckpointDamagedError(CheckpointError):
+    """The file of a checkpoint is not what this server wrote."""
+
+    code = "checkpoint_damaged"
 
 
 class InstallError(CarrelError):

@@ -7,8 +7,8 @@ nothing. Each is written down before it is sent, and its outcome before anybody 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Coroutine
-from contextlib import suppress
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -66,13 +66,22 @@ class Owner(Protocol):
         ...
 
 
+class Turn:
+    """A place in the queue for what is no execution: nothing runs while somebody has it."""
+
+    def __init__(self) -> None:
+        self.granted = asyncio.Event()
+        self.over = asyncio.Event()
+
+
 class Executions:
     """What runs, waits, and has just ended in one session."""
 
     def __init__(self, owner: Owner, services: Services) -> None:
         self._owner = owner
         self._services = services
-        self._waiting: deque[Run] = deque()
+        self._queue: deque[Run | Turn] = deque()
+        self._turn: Turn | None = None
         self._driver: asyncio.Task[None] | None = None
         self._is_driven = False
         #: the execution that runs
@@ -83,7 +92,11 @@ class Executions:
     @property
     def is_empty(self) -> bool:
         """Say whether nothing runs or waits to."""
-        return self.current is None and not self._waiting
+        return self.current is None and self._turn is None and not self._queue
+
+    @property
+    def _waiting(self) -> list[Run]:
+        return [item for item in self._queue if isinstance(item, Run)]
 
     @property
     def next(self) -> Run | None:
@@ -107,13 +120,13 @@ class Executions:
         self._is_driven = True
         if is_first:
             run.begin()
-        self._waiting.append(run)
+        self._queue.append(run)
         try:
             await self._services.store.add_execution(run.execution)
             crash_point("run.queued")
         except Exception:
             with suppress(ValueError):
-                self._waiting.remove(run)
+                self._queue.remove(run)
             raise
         finally:
             if is_first:
@@ -121,7 +134,7 @@ class Executions:
 
     def adopt(self, kernel: LocalKernel, opened: list[Execution], newest: Execution | None) -> None:
         """Go on with what a dead server had; see `Session.adopt`."""
-        self._waiting.extend(self._run(e) for e in opened if e.status is ExecutionStatus.QUEUED)
+        self._queue.extend(self._run(e) for e in opened if e.status is ExecutionStatus.QUEUED)
         sent = [e for e in opened if e.status is not ExecutionStatus.QUEUED]
         if sent:
             self.current = self._run(sent[-1])
@@ -159,19 +172,44 @@ class Executions:
         """Cancel an execution that waits; say whether it did."""
         if run not in self._waiting:
             return False
-        self._waiting.remove(run)
+        self._queue.remove(run)
         run.cancel(why)
         await self._write_down(run)
         return True
 
     async def withdraw_all(self, why: str) -> None:
         """Cancel all that wait now."""
-        withdrawn = list(self._waiting)
-        self._waiting.clear()  # at once: while these are written down others may come
+        withdrawn = self._waiting
+        for run in withdrawn:  # at once: while these are written down others may come
+            self._queue.remove(run)
         for run in withdrawn:
             run.cancel(why)
         for run in withdrawn:
             await self._write_down(run)
+
+    @asynccontextmanager
+    async def turn(self, patience: float | None) -> AsyncIterator[None]:
+        """Have nothing run meanwhile: behind what was asked for before, before what comes later.
+
+        Args:
+            patience: Seconds to wait for it; None: as long as it takes.
+
+        Raises:
+            TimeoutError: It was not our turn by then.
+        """
+        turn = Turn()
+        self._queue.append(turn)
+        if not self._is_driven:
+            self._is_driven = True
+            self._start(self._drive())
+        try:
+            async with asyncio.timeout(patience):
+                await turn.granted.wait()
+            yield
+        finally:
+            turn.over.set()
+            with suppress(ValueError):
+                self._queue.remove(turn)
 
     def note_death(self) -> None:
         """Tell what runs that its kernel has ended."""
@@ -194,8 +232,14 @@ class Executions:
     async def _drive(self) -> None:
         """Run what is queued, one after the other, until nothing is."""
         try:
-            while self._waiting:
-                run = self._waiting.popleft()
+            while self._queue:
+                run = self._queue.popleft()
+                if isinstance(run, Turn):
+                    self._turn = run
+                    run.granted.set()
+                    await run.over.wait()
+                    self._turn = None
+                    continue
                 self.current = run
                 try:
                     await self._execute(run)

@@ -103,6 +103,11 @@ class StateDirectory:
         """Holds the contents of artifacts."""
         return self.path / "blobs"
 
+    @property
+    def checkpoints(self) -> Path:
+        """Holds saved namespaces, and the key that they are signed with."""
+        return self.path / "checkpoints"
+
     def reclaim(self) -> None:
         """Make sure that the directory is there and still ours, also if it was removed.
 

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -336,6 +336,11 @@ class Session:
             crash_point("restart.stopped")
             self.death = ""
             await self._start_kernel()
+
+    def turn(self, patience: float | None) -> AbstractAsyncContextManager[None]:
+        """Have nothing run in it meanwhile; see `Executions.turn`."""
+        self.touch()
+        return self._executions.turn(patience)
 
     async def stop(self, *, grace: float, why: str) -> None:
         """End the kernel and all executions; the session can't be used afterwards."""

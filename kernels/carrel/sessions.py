@@ -21,6 +21,7 @@ import anyio
 from carrel import health
 from carrel.artifacts.keeper import Keeper
 from carrel.artifacts.service import Artifacts
+from carrel.checkpoints import Checkpoints
 from carrel.cleanup import CleanUpReport, carry_out, choose
 from carrel.config import Config, interpreter
 from carrel.crashpoints import crash_point
@@ -96,6 +97,8 @@ class Sessions:
         self._is_leaving = self.config.keep_kernels
         #: what was found of the server before, and what became of it
         self.recovered = RecoveryReport()
+        #: saved namespaces
+        self.checkpoints: Checkpoints
         self._tasks: asyncio.TaskGroup
         #: the log of what happened
         self.events: Events
@@ -134,6 +137,7 @@ class Sessions:
             start_kernel=self._kernels.start,
             launches=self._launches,
         )
+        self.checkpoints = Checkpoints(self._services, self.config.keep_checkpoints)
         self._lifecycle = Lifecycle(self._sessions, self._services, self._kernels, self.config)
         self.events = Events(self._store)
         self.history = History(self._store)
@@ -411,7 +415,10 @@ class Sessions:
             ConflictError: It is the default session.
             SessionNotFoundError: There is none of that id.
         """
-        kept = await self._lifecycle.delete(self.get(session_id), keep_history=keep_history)
+        session = self.get(session_id)
+        checkpoints = [item.id for item in await self.checkpoints.list(session_id)]
+        kept = await self._lifecycle.delete(session, keep_history=keep_history)
+        await self.checkpoints.remove_files(checkpoints)
         self._switched = {c: s for c, s in self._switched.items() if s != session_id}
         return kept
 
@@ -571,6 +578,7 @@ class Sessions:
         recovery = Recovery(self._store, self._kernels.engine, self._state, self._lifecycle.make)
         self._sessions.update(await recovery.run())
         self.recovered = recovery.report
+        await self.checkpoints.recover(self._sessions.values())
         if recovery.garbage:
             self._spawn(recovery.remove_garbage(), name="remove what a dead server left")
         self._spawn(self._bring_artifacts_up_to_date(), name="artifacts of a dead server")
@@ -603,7 +611,7 @@ class Sessions:
             why = "the server was shut down"
             ends = [s.stop(grace=0 if s.current else STOP_GRACE, why=why) for s in sessions]
         for failure in await asyncio.gather(
-            *ends, *self._lifecycle.unfinished, return_exceptions=True
+            *ends, *self._lifecycle.unfinished, *self.checkpoints.unfinished, return_exceptions=True
         ):
             if isinstance(failure, BaseException):
                 log.error("a kernel could not be stopped", exc_info=failure)

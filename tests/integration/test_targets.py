@@ -51,7 +51,8 @@ async def test_the_whole_path_works_with_another_interpreter(config: Config, pyt
         assert "raw\n" in stream_text((await run("!echo raw")).outputs, "stdout")
         assert (await sessions.health(session)).responsive
         assert [item.name for item in (await session.variables(10))[0]] == ["sys"]
-        await session.restart()
+        kept = await sessions.checkpoints.restart(session, "for the test", HANG)
+        assert kept.restored == ("sys",) and not kept.failed and not kept.checkpoint.skipped
         assert (await run("import os; os._exit(5)")).status is ExecutionStatus.DIED
 
 

@@ -1,12 +1,14 @@
 """What a kernel is started with, and what all ways to start one share."""
 
 import asyncio
+import functools
 import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +90,7 @@ class Launch:
         """Return what the launcher reads."""
         environment = self.environment
         plan = self.walls.plan(
-            reads=[*self.reads, INSIDE.parent],
+            reads=[*self.reads, INSIDE.parent, cloudpickle()],
             writes=[self.workspace, self.directory, connection_file.parent],
         )
         return {
@@ -100,6 +102,7 @@ class Launch:
             "cwd": str(self.workspace),
             "workspace": str(self.workspace),
             "heartbeat": self.heartbeat,
+            "cloudpickle": str(cloudpickle()),
             "env": self.environment_of(connection_file),
             "log_file": str(self.directory / "kernel.log"),
             "stack_file": str(self.directory / "stacks.txt"),
@@ -148,6 +151,14 @@ class Launch:
         launch_file = connection_file.with_suffix(".launch")
         write_private(launch_file, self.config(connection_file, ready_fd))
         return launch_file
+
+
+@functools.cache
+def cloudpickle() -> Path:
+    """Return the folder of our own cloudpickle: a kernel's interpreter may have none."""
+    spec = find_spec("cloudpickle")
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parent
 
 
 def full_disk(directory: Path) -> str:

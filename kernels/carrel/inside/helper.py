@@ -6,12 +6,14 @@ needs the interpreter lock but never waits for the user's cell. Nothing here cal
 of the user's objects: a repr is made only of exact built-in types, bounded in size.
 """
 
+import asyncio
 import importlib
 import importlib.metadata
+import inspect
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from . import environment
@@ -31,7 +33,7 @@ class Helper:
         self.kernel = kernel
         self.journal = journal
         self.running: tuple[str, float] | None = None  # msg_id, monotonic start
-        self._ops: dict[str, Callable[..., dict[str, Any]]] = {
+        self._ops: dict[str, Callable[..., Any]] = {
             "status": self.status,
             "replay": self.replay,
             "variables": self.variables,
@@ -40,7 +42,10 @@ class Helper:
             "ask": self.ask,
             "answer": self.answer,
             "change_context": self.change_context,
+            "saved": kernel.checkpoints.saved,
+            "abandon": kernel.checkpoints.abandon,
         }
+        self._late: set[asyncio.Task[None]] = set()
         kernel.control_handlers["carrel_request"] = self.handle
 
     async def handle(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
@@ -48,9 +53,20 @@ class Helper:
         content = parent["content"]
         try:
             answer = self._ops[content["op"]](**content.get("args", {}))
+            if inspect.isawaitable(answer):  # the next request is not to wait for this one
+                task = asyncio.ensure_future(self._answer_late(answer, stream, ident, parent))
+                self._late.add(task)
+                task.add_done_callback(self._late.discard)
+                return
             reply = {"status": "ok", "answer": answer}
         except Exception as error:  # whatever it is, the asker must hear of it
             reply = {"status": "error", "error": f"{type(error).__name__}: {error}"}
+        self.kernel.session.send(stream, "carrel_reply", reply, parent, ident)
+
+    async def _answer_late(
+        self, answer: Awaitable[Any], stream: Any, ident: Any, parent: dict[str, Any]
+    ) -> None:
+        reply = {"status": "ok", "answer": await answer}
         self.kernel.session.send(stream, "carrel_reply", reply, parent, ident)
 
     def status(self) -> dict[str, Any]:

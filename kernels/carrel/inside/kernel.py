@@ -22,7 +22,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from inspect import signature
 from types import FrameType, SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 from ipykernel import ipkernel
 from ipykernel.compiler import XCachingCompiler
@@ -39,6 +39,7 @@ from zmq import USE_FD
 
 from . import session as carrel_session
 from . import streams
+from .checkpoints import Checkpoints
 from .guard import Walls
 from .helper import Helper, type_name
 from .limits import Memory
@@ -46,6 +47,8 @@ from .notes import Notes, resident_memory
 from .questions import Questions
 from .safepoints import SafePoints
 from .touched import Touched
+
+T = TypeVar("T")
 
 #: what stock imports only while a kernel starts
 USED_BY_EVERY_KERNEL = ("tornado.platform.asyncio", "IPython.extensions.storemagic")
@@ -180,6 +183,7 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
         self.safe_points = SafePoints(self.notes, self.call_later)
         self.questions = Questions(self.notes)
         self.user_session = carrel_session.install(self.notes, self.safe_points)
+        self.checkpoints = Checkpoints(self, self.parent.launch["cloudpickle"])
         self.helper = Helper(self, self.journal)
         self.may_ask = False
         self.session.digest_history_size = DIGESTS
@@ -247,6 +251,18 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
         """Call a function after some seconds, in the control thread."""
         loop = self.control_thread.io_loop
         loop.add_callback(loop.call_later, seconds, function)
+
+    def as_user_code(self, work: Callable[[], T]) -> T:
+        """Do what runs code of the user's outside of a cell; an interrupt stops it."""
+        signal.signal(signal.SIGINT, self.on_interrupt)
+        self.memory.keep_reserve()
+        self.user_code = True
+        try:
+            return work()
+        finally:
+            self.user_code = False
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            self.memory.open_reserve()
 
     @property
     def kernel_info(self) -> Any:

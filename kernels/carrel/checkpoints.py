@@ -1,0 +1,402 @@
+"""Checkpoints: the namespace of a session, saved and put back.
+
+The kernel does both (carrel/inside/checkpoints.py); the server never unpickles. Here is when:
+each waits for its turn among the session's executions, so that a restore is behind what was
+asked for before it and before what comes later. A save holds them up for as long as the
+kernel needs to fork; a restore until it is done.
+"""
+
+import asyncio
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeVar
+
+import anyio
+
+from carrel.checkpoint_files import CheckpointFiles, under_way
+from carrel.checkpoint_models import Checkpoint, CheckpointReason, LeftOut, Restoration
+from carrel.crashpoints import crash_point
+from carrel.engines.kernel import LocalKernel
+from carrel.engines.wire import Message
+from carrel.errors import (
+    CheckpointError,
+    CheckpointNotFoundError,
+    KernelDeadError,
+    KernelSilentError,
+    SessionBusyError,
+    StoreError,
+)
+from carrel.services import Services
+from carrel.session import Session
+from carrel.store import rows
+from carrel.store.statements import Statements
+
+T = TypeVar("T")
+
+SAVE_DEADLINE = 900.0  # seconds for a kernel to write its namespace
+RESTORE_DEADLINE = 900.0  # seconds to read one
+ABANDON_DEADLINE = 2.0  # seconds to end either when nobody wants it any more
+NAMED_IDS = 10  # ids that "unknown checkpoint" lists
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A save that a kernel has begun."""
+
+    #: what it will be
+    checkpoint: Checkpoint
+    #: whose namespace it is
+    session: Session
+    #: which kernel writes it
+    kernel: LocalKernel
+
+
+class Checkpoints:
+    """The checkpoints of one service.
+
+    Args:
+        services: What sessions use.
+        keep: Automatic ones that are kept of each session.
+    """
+
+    def __init__(self, services: Services, keep: int) -> None:
+        self._store = services.store
+        self._files = CheckpointFiles(services.launches.state.checkpoints)
+        self._keep = keep
+        self._finishing: set[asyncio.Task[Any]] = set()
+
+    @property
+    def unfinished(self) -> Iterable[asyncio.Task[Any]]:
+        """What goes on though nobody may wait for it any more."""
+        return tuple(self._finishing)
+
+    async def recover(self, sessions: Iterable[Session]) -> None:
+        """Remove what a server that was killed has left half done."""
+        known = [checkpoint.id for checkpoint in await self.list()]
+        directories = [session.directory for session in sessions]
+        await asyncio.to_thread(self._files.sweep, known, directories)
+
+    async def create(
+        self,
+        session: Session,
+        *,
+        name: str = "",
+        reason: CheckpointReason = CheckpointReason.MANUAL,
+        patience: float | None = None,
+    ) -> Checkpoint:
+        """Save the namespace of a session; returns when it is on disk.
+
+        Executions go on as soon as the kernel has forked. A cancelled caller ends the save.
+
+        Args:
+            session: Whose.
+            name: What to call it.
+            reason: Why; of automatic ones the oldest go.
+            patience: Seconds to wait for executions that were asked for before; None: as long
+                as they take.
+
+        Raises:
+            SessionBusyError: They took longer.
+            KernelDeadError: There is no kernel, or it ended meanwhile.
+            CheckpointError: It can't be written; nothing is left of it.
+        """
+        async with _turn(session, patience):
+            begun = await self._begin(session, name, reason)
+        return await self._finish(begun)
+
+    async def list(self, session_id: str | None = None) -> Sequence[Checkpoint]:
+        """Return the checkpoints of a session, or all, the newest first."""
+        values = {"session_id": session_id}
+        return await self._store.read(
+            lambda statements: [_checkpoint(r) for r in statements.execute("checkpoints", values)]
+        )
+
+    async def get(self, checkpoint_id: str) -> Checkpoint:
+        """Return a checkpoint.
+
+        Raises:
+            CheckpointNotFoundError: There is none of this id.
+        """
+        found = await self._store.read(
+            lambda statements: statements.execute("checkpoint", {"id": checkpoint_id}).fetchone()
+        )
+        if found is None:
+            known = ", ".join(item.id for item in (await self.list())[:NAMED_IDS]) or "none"
+            msg = f"no checkpoint {checkpoint_id[:64]!r}. The newest are: {known}."
+            raise CheckpointNotFoundError(msg)
+        return _checkpoint(found)
+
+    async def restore(
+        self,
+        checkpoint_id: str,
+        session: Session,
+        *,
+        clear: bool = False,
+        patience: float | None = None,
+    ) -> Restoration:
+        """Put a saved namespace into a session, which may be another than it was saved from.
+
+        It comes all at once: variables of the same names are replaced, others stay. A cancelled
+        caller stops it, and then nothing is changed.
+
+        Args:
+            checkpoint_id: What.
+            session: Into which; its kernel is started if it has none.
+            clear: Whether to remove the other variables.
+            patience: See `create`.
+
+        Raises:
+            CheckpointNotFoundError: There is none of this id.
+            CheckpointDamagedError: Its file was changed; nothing was restored.
+            CheckpointError: It can't be restored; nothing was.
+            SessionBusyError: Executions that were asked for before took too long.
+            KernelDeadError: The kernel is dead, or ended meanwhile.
+        """
+        checkpoint = await self.get(checkpoint_id)
+        kernel = await session.ensure_kernel()
+        async with _turn(session, patience):
+            return await self._put_back(checkpoint, session, kernel, clear=clear)
+
+    async def restart(self, session: Session, why: str, patience: float | None) -> Restoration:
+        """Give a session a new kernel with the namespace of the old one.
+
+        Raises:
+            SessionBusyError: Executions that were asked for before took too long.
+            KernelDeadError: There is no kernel whose namespace could be saved.
+            CheckpointError: It can't be saved: the kernel is the old one; or not be restored:
+                the kernel is new, and the message names the checkpoint.
+        """
+        async with _turn(session, patience):
+            begun = await self._begin(session, "", CheckpointReason.RESTART)
+            checkpoint = await self._finish(begun)
+            await session.restart(why)
+            kernel = await session.ensure_kernel()
+            try:
+                return await self._put_back(checkpoint, session, kernel)
+            except (CheckpointError, KernelDeadError) as error:
+                msg = (
+                    f"the kernel was restarted, but its variables are not back: {error} They are "
+                    f"in checkpoint {checkpoint.id}: restore_checkpoint tries again."
+                )
+                raise CheckpointError(msg) from error
+
+    async def delete(self, checkpoint_id: str) -> None:
+        """Forget a checkpoint and remove its file.
+
+        Raises:
+            CheckpointNotFoundError: There is none of this id.
+        """
+        await self.get(checkpoint_id)
+        await self._store.commit(lambda s: s.execute("delete_checkpoint", {"id": checkpoint_id}))
+        await self.remove_files([checkpoint_id])
+
+    async def remove_files(self, checkpoint_ids: Iterable[str]) -> None:
+        """Remove the files of checkpoints whose records are gone."""
+        await asyncio.to_thread(self._files.remove, *checkpoint_ids)
+
+    async def _begin(self, session: Session, name: str, reason: CheckpointReason) -> Begun:
+        kernel = session.kernel
+        if kernel is None or kernel.process.exit is not None:
+            why = session.death or session.stopped_why or "it was not started yet"
+            msg = f"session '{session.id}' has no kernel ({why}): there is nothing to save."
+            raise KernelDeadError(msg)
+        checkpoint = Checkpoint(
+            id=secrets.token_hex(8), session_id=session.id, name=name, reason=reason
+        )
+        begun = Begun(checkpoint, session, kernel)
+        async with self._abandoning(begun):
+            content = {
+                "id": checkpoint.id,
+                "path": str(session.directory / under_way(checkpoint.id)),
+            }
+            told = await _ask(kernel, "carrel_checkpoint", content, SAVE_DEADLINE)
+            crash_point("checkpoint.forked")
+            return replace(begun, checkpoint=replace(checkpoint, blocked=told["blocked"]))
+
+    async def _finish(self, begun: Begun) -> Checkpoint:
+        async with self._abandoning(begun):
+            try:
+                outcome = await begun.kernel.request(
+                    "saved", deadline=SAVE_DEADLINE, id=begun.checkpoint.id
+                )
+            except KernelSilentError as error:
+                raise _what_happened(begun.kernel, error) from error
+            if "error" in outcome:
+                raise CheckpointError(f"nothing was saved: {outcome['error']}.")
+            done = replace(
+                begun.checkpoint,
+                python=str(outcome["python"]),
+                variables=tuple(map(str, outcome["variables"])),
+                skipped=_left_out(outcome["skipped"]),
+            )
+        # From here on it comes to be, whoever is gone.
+        return await self._to_its_end(self._keep_it(done, begun.session))
+
+    async def _keep_it(self, checkpoint: Checkpoint, session: Session) -> Checkpoint:
+        crash_point("checkpoint.written")
+        digest, size = await asyncio.to_thread(self._files.take, session.directory, checkpoint.id)
+        crash_point("checkpoint.taken")
+        checkpoint = replace(checkpoint, digest=digest, size=size)
+        try:
+            surplus = await self._store.commit(
+                lambda statements: self._write(statements, checkpoint)
+            )
+        except BaseException:
+            await self.remove_files([checkpoint.id])
+            raise
+        crash_point("checkpoint.kept")
+        await self.remove_files(surplus)
+        return checkpoint
+
+    def _write(self, statements: Statements, checkpoint: Checkpoint) -> Sequence[str]:
+        """Write a checkpoint down; return the ids of those that it replaces."""
+        statements.execute("insert_checkpoint", _row(checkpoint))
+        data: dict[str, object] = {"checkpoint": checkpoint.id, "reason": checkpoint.reason.value}
+        statements.event("checkpoint.created", checkpoint.session_id, data=data)
+        values = {"session_id": checkpoint.session_id, "keep": self._keep}
+        surplus = [row["id"] for row in statements.execute("surplus_checkpoints", values)]
+        for checkpoint_id in surplus:
+            statements.execute("delete_checkpoint", {"id": checkpoint_id})
+        return surplus
+
+    async def _put_back(
+        self, checkpoint: Checkpoint, session: Session, kernel: LocalKernel, *, clear: bool = False
+    ) -> Restoration:
+        lending = asyncio.to_thread(self._files.lend, checkpoint, session.directory)
+        try:
+            path = await self._to_its_end(lending)
+            content = {"path": str(path), "clear": clear}
+            told = await _restore(kernel, content)
+        finally:
+            self._files.take_back(checkpoint.id, session.directory)
+        session.touch()
+        data: dict[str, object] = {"checkpoint": checkpoint.id}
+        with suppress(StoreError):  # it is restored all the same
+            await self._store.commit(
+                lambda statements: statements.event("checkpoint.restored", session.id, data=data)
+            )
+        return Restoration(
+            checkpoint=checkpoint,
+            session_id=session.id,
+            restored=tuple(map(str, told["restored"])),
+            failed=_left_out(told["failed"]),
+            warnings=tuple(map(str, told["warnings"])),
+        )
+
+    @asynccontextmanager
+    async def _abandoning(self, begun: Begun) -> AsyncIterator[None]:
+        """End a save that does not come to its end, and remove what is there of it."""
+        try:
+            yield
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                with suppress(KernelSilentError):
+                    await begun.kernel.request(
+                        "abandon", deadline=ABANDON_DEADLINE, id=begun.checkpoint.id
+                    )
+                self._files.take_back(begun.checkpoint.id, begun.session.directory)
+            raise
+
+    async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do work to its end, also if whoever waits for it is cancelled."""
+        task = asyncio.ensure_future(work)
+        self._finishing.add(task)
+        task.add_done_callback(self._finishing.discard)
+        return await asyncio.shield(task)
+
+
+@asynccontextmanager
+async def _turn(session: Session, patience: float | None) -> AsyncIterator[None]:
+    began = time.monotonic()
+    waiting = True
+    try:
+        async with session.turn(patience):
+            waiting = False
+            yield
+    except TimeoutError:
+        if not waiting:
+            raise
+        msg = (
+            f"session '{session.id}' runs code for {time.monotonic() - began:.0f} s already, and a "
+            "namespace is saved and restored only between cells. Wait for the execution or "
+            "interrupt it, then try again."
+        )
+        raise SessionBusyError(msg) from None
+
+
+async def _ask(kernel: LocalKernel, what: str, content: Message, deadline: float) -> Message:
+    """Ask a kernel for something between two cells.
+
+    Raises:
+        KernelDeadError: It ended.
+        CheckpointError: It could not, or did not in time.
+    """
+    try:
+        reply = await kernel.channels.ask("shell", what, content, deadline=deadline)
+    except KernelSilentError as error:
+        raise _what_happened(kernel, error) from error
+    if reply.get("status") != "ok":
+        raise CheckpointError(f"the kernel could not: {reply.get('error')}.")
+    answer: Message = reply["answer"]
+    return answer
+
+
+async def _restore(kernel: LocalKernel, content: Message) -> Message:
+    """Have a kernel restore a file; whoever is cancelled stops it before the next cell begins."""
+    asking = asyncio.ensure_future(_ask(kernel, "carrel_restore", content, RESTORE_DEADLINE))
+    try:
+        return await asyncio.shield(asking)
+    except BaseException:
+        if not asking.done():
+            kernel.interrupt()
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait([asking], timeout=ABANDON_DEADLINE)
+        asking.cancel()
+        raise
+
+
+def _what_happened(
+    kernel: LocalKernel, error: KernelSilentError
+) -> CheckpointError | KernelDeadError:
+    """Return why a kernel did not answer."""
+    if kernel.process.exit is not None:
+        return KernelDeadError(f"the kernel ended meanwhile ({kernel.process.exit}).")
+    return CheckpointError(f"{error}.")
+
+
+def _left_out(found: Iterable[Message]) -> tuple[LeftOut, ...]:
+    return tuple(
+        LeftOut(name=str(i["name"]), type=str(i["type"]), reason=str(i["reason"])) for i in found
+    )
+
+
+def _row(checkpoint: Checkpoint) -> rows.Row:
+    return {
+        **asdict(checkpoint),
+        "created_at": checkpoint.created_at.timestamp(),
+        "reason": checkpoint.reason.value,
+        "variables": json.dumps(checkpoint.variables),
+        "skipped": json.dumps([asdict(item) for item in checkpoint.skipped]),
+    }
+
+
+def _checkpoint(row: Any) -> Checkpoint:
+    created = rows.moment(row["created_at"])
+    assert created is not None
+    return Checkpoint(
+        id=row["id"],
+        session_id=row["session_id"],
+        name=row["name"],
+        reason=CheckpointReason(row["reason"]),
+        created_at=created,
+        size=row["size"],
+        digest=row["digest"],
+        python=row["python"],
+        blocked=row["blocked"],
+        variables=tuple(json.loads(row["variables"])),
+        skipped=_left_out(json.loads(row["skipped"])),
+    )

@@ -1,0 +1,19 @@
+-- name: insert_checkpoint
+INSERT INTO checkpoints (id, session_id, name, reason, created_at, size, digest, python, blocked,
+                         variables, skipped)
+VALUES (:id, :session_id, :name, :reason, :created_at, :size, :digest, :python, :blocked,
+        :variables, :skipped);
+
+-- name: checkpoint
+SELECT * FROM checkpoints WHERE id = :id;
+
+-- name: checkpoints
+SELECT * FROM checkpoints WHERE :session_id IS NULL OR session_id = :session_id
+ORDER BY created_at DESC, rowid DESC;
+
+-- name: surplus_checkpoints
+SELECT id FROM checkpoints WHERE session_id = :session_id AND reason != 'manual'
+ORDER BY created_at DESC, rowid DESC LIMIT -1 OFFSET :keep;
+
+-- name: delete_checkpoint
+DELETE FROM checkpoints WHERE id = :id;
