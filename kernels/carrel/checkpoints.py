@@ -7,26 +7,22 @@ kernel needs to fork; a restore until it is done.
 """
 
 import asyncio
-import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-import anyio
-
+from carrel import saving
 from carrel.checkpoint_files import CheckpointFiles, under_way
-from carrel.checkpoint_models import Checkpoint, CheckpointReason, LeftOut, Restoration
+from carrel.checkpoint_models import Checkpoint, CheckpointReason, Restoration
 from carrel.crashpoints import crash_point
 from carrel.engines.kernel import LocalKernel
-from carrel.engines.wire import Message
 from carrel.errors import (
     CheckpointError,
     CheckpointNotFoundError,
     KernelDeadError,
-    KernelSilentError,
     SessionBusyError,
     StoreError,
 )
@@ -37,9 +33,6 @@ from carrel.store.statements import Statements
 
 T = TypeVar("T")
 
-SAVE_DEADLINE = 900.0  # seconds for a kernel to write its namespace
-RESTORE_DEADLINE = 900.0  # seconds to read one
-ABANDON_DEADLINE = 2.0  # seconds to end either when nobody wants it any more
 NAMED_IDS = 10  # ids that "unknown checkpoint" lists
 
 
@@ -112,7 +105,9 @@ class Checkpoints:
         """Return the checkpoints of a session, or all, the newest first."""
         values = {"session_id": session_id}
         return await self._store.read(
-            lambda statements: [_checkpoint(r) for r in statements.execute("checkpoints", values)]
+            lambda statements: [
+                rows.checkpoint(r) for r in statements.execute("checkpoints", values)
+            ]
         )
 
     async def get(self, checkpoint_id: str) -> Checkpoint:
@@ -128,7 +123,7 @@ class Checkpoints:
             known = ", ".join(item.id for item in (await self.list())[:NAMED_IDS]) or "none"
             msg = f"no checkpoint {checkpoint_id[:64]!r}. The newest are: {known}."
             raise CheckpointNotFoundError(msg)
-        return _checkpoint(found)
+        return rows.checkpoint(found)
 
     async def restore(
         self,
@@ -209,29 +204,19 @@ class Checkpoints:
         )
         begun = Begun(checkpoint, session, kernel)
         async with self._abandoning(begun):
-            content = {
-                "id": checkpoint.id,
-                "path": str(session.directory / under_way(checkpoint.id)),
-            }
-            told = await _ask(kernel, "carrel_checkpoint", content, SAVE_DEADLINE)
+            path = session.directory / under_way(checkpoint.id)
+            blocked = await saving.begin(kernel, checkpoint.id, str(path))
             crash_point("checkpoint.forked")
-            return replace(begun, checkpoint=replace(checkpoint, blocked=told["blocked"]))
+            return replace(begun, checkpoint=replace(checkpoint, blocked=blocked))
 
     async def _finish(self, begun: Begun) -> Checkpoint:
         async with self._abandoning(begun):
-            try:
-                outcome = await begun.kernel.request(
-                    "saved", deadline=SAVE_DEADLINE, id=begun.checkpoint.id
-                )
-            except KernelSilentError as error:
-                raise _what_happened(begun.kernel, error) from error
-            if "error" in outcome:
-                raise CheckpointError(f"nothing was saved: {outcome['error']}.")
+            outcome = await saving.finish(begun.kernel, begun.checkpoint.id)
             done = replace(
                 begun.checkpoint,
                 python=str(outcome["python"]),
                 variables=tuple(map(str, outcome["variables"])),
-                skipped=_left_out(outcome["skipped"]),
+                skipped=saving.left_out(outcome["skipped"]),
             )
         # From here on it comes to be, whoever is gone.
         return await self._to_its_end(self._keep_it(done, begun.session))
@@ -254,7 +239,7 @@ class Checkpoints:
 
     def _write(self, statements: Statements, checkpoint: Checkpoint) -> Sequence[str]:
         """Write a checkpoint down; return the ids of those that it replaces."""
-        statements.execute("insert_checkpoint", _row(checkpoint))
+        statements.execute("insert_checkpoint", rows.checkpoint_row(checkpoint))
         data: dict[str, object] = {"checkpoint": checkpoint.id, "reason": checkpoint.reason.value}
         statements.event("checkpoint.created", checkpoint.session_id, data=data)
         values = {"session_id": checkpoint.session_id, "keep": self._keep}
@@ -270,7 +255,7 @@ class Checkpoints:
         try:
             path = await self._to_its_end(lending)
             content = {"path": str(path), "clear": clear}
-            told = await _restore(kernel, content)
+            told = await saving.restore(kernel, content)
         finally:
             self._files.take_back(checkpoint.id, session.directory)
         session.touch()
@@ -283,7 +268,7 @@ class Checkpoints:
             checkpoint=checkpoint,
             session_id=session.id,
             restored=tuple(map(str, told["restored"])),
-            failed=_left_out(told["failed"]),
+            failed=saving.left_out(told["failed"]),
             warnings=tuple(map(str, told["warnings"])),
         )
 
@@ -291,14 +276,10 @@ class Checkpoints:
     async def _abandoning(self, begun: Begun) -> AsyncIterator[None]:
         """End a save that does not come to its end, and remove what is there of it."""
         try:
-            yield
+            async with saving.abandoning(begun.kernel, begun.checkpoint.id):
+                yield
         except BaseException:
-            with anyio.CancelScope(shield=True):
-                with suppress(KernelSilentError):
-                    await begun.kernel.request(
-                        "abandon", deadline=ABANDON_DEADLINE, id=begun.checkpoint.id
-                    )
-                self._files.take_back(begun.checkpoint.id, begun.session.directory)
+            self._files.take_back(begun.checkpoint.id, begun.session.directory)
             raise
 
     async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
@@ -326,77 +307,3 @@ async def _turn(session: Session, patience: float | None) -> AsyncIterator[None]
             "interrupt it, then try again."
         )
         raise SessionBusyError(msg) from None
-
-
-async def _ask(kernel: LocalKernel, what: str, content: Message, deadline: float) -> Message:
-    """Ask a kernel for something between two cells.
-
-    Raises:
-        KernelDeadError: It ended.
-        CheckpointError: It could not, or did not in time.
-    """
-    try:
-        reply = await kernel.channels.ask("shell", what, content, deadline=deadline)
-    except KernelSilentError as error:
-        raise _what_happened(kernel, error) from error
-    if reply.get("status") != "ok":
-        raise CheckpointError(f"the kernel could not: {reply.get('error')}.")
-    answer: Message = reply["answer"]
-    return answer
-
-
-async def _restore(kernel: LocalKernel, content: Message) -> Message:
-    """Have a kernel restore a file; whoever is cancelled stops it before the next cell begins."""
-    asking = asyncio.ensure_future(_ask(kernel, "carrel_restore", content, RESTORE_DEADLINE))
-    try:
-        return await asyncio.shield(asking)
-    except BaseException:
-        if not asking.done():
-            kernel.interrupt()
-            with anyio.CancelScope(shield=True):
-                await asyncio.wait([asking], timeout=ABANDON_DEADLINE)
-        asking.cancel()
-        raise
-
-
-def _what_happened(
-    kernel: LocalKernel, error: KernelSilentError
-) -> CheckpointError | KernelDeadError:
-    """Return why a kernel did not answer."""
-    if kernel.process.exit is not None:
-        return KernelDeadError(f"the kernel ended meanwhile ({kernel.process.exit}).")
-    return CheckpointError(f"{error}.")
-
-
-def _left_out(found: Iterable[Message]) -> tuple[LeftOut, ...]:
-    return tuple(
-        LeftOut(name=str(i["name"]), type=str(i["type"]), reason=str(i["reason"])) for i in found
-    )
-
-
-def _row(checkpoint: Checkpoint) -> rows.Row:
-    return {
-        **asdict(checkpoint),
-        "created_at": checkpoint.created_at.timestamp(),
-        "reason": checkpoint.reason.value,
-        "variables": json.dumps(checkpoint.variables),
-        "skipped": json.dumps([asdict(item) for item in checkpoint.skipped]),
-    }
-
-
-def _checkpoint(row: Any) -> Checkpoint:
-    created = rows.moment(row["created_at"])
-    assert created is not None
-    return Checkpoint(
-        id=row["id"],
-        session_id=row["session_id"],
-        name=row["name"],
-        reason=CheckpointReason(row["reason"]),
-        created_at=created,
-        size=row["size"],
-        digest=row["digest"],
-        python=row["python"],
-        blocked=row["blocked"],
-        variables=tuple(json.loads(row["variables"])),
-        skipped=_left_out(json.loads(row["skipped"])),
-    )

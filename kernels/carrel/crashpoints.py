@@ -34,6 +34,13 @@ INSTALL_POINTS = (
     "install.emptied",  # what is replaced is out of the environment
     "install.moved",  # what is new is in it
 )
+#: those that only a checkpoint comes by
+CHECKPOINT_POINTS = (
+    "checkpoint.forked",  # a child of the kernel writes it
+    "checkpoint.written",  # it is in the session's directory
+    "checkpoint.taken",  # it is in the state directory, no record knows it
+    "checkpoint.kept",  # it is written down
+)
 
 _name, _, _count = os.environ.get(VARIABLE, "").partition(":")
 _left = int(_count) if _count.isdigit() else 1

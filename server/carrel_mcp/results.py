@@ -162,6 +162,47 @@ class Interrupted(ToolResult):
     stack: str = Field(description="Where the code is stuck, if nothing worked")
 
 
+class CheckpointInfo(BaseModel):
+    """A saved namespace."""
+
+    saved_from: str = Field(description="Session")
+    name: str = Field(description="What somebody called it")
+    reason: str = Field(description="manual; or restart, suspend, stop: the newest few stay")
+    created_at: str = Field(description="ISO 8601, UTC")
+    size: int = Field(description="Bytes on disk")
+    python: str = Field(description="Version that saved it")
+    variables: list[str] = Field(description="Names of what is in it")
+
+
+class CreatedCheckpoint(ToolResult):
+    """A namespace that was just saved."""
+
+    session_id: str = Field(description="The session")
+    checkpoint_id: str = Field(description="For restore_checkpoint")
+    size: int = Field(description="Bytes on disk")
+    blocked: float = Field(description="Seconds for which the kernel was held up")
+    variables: list[str] = Field(description="Names of what is in it")
+    skipped: dict[str, str] = Field(description="What could not be saved -> type, reason")
+
+
+class CheckpointList(ToolResult):
+    """Checkpoints, the newest first."""
+
+    checkpoints: dict[str, CheckpointInfo] = Field(description="Checkpoint id -> what it is")
+    total: int = Field(description="How many there are")
+
+
+class RestoredCheckpoint(ToolResult):
+    """What a restore did."""
+
+    session_id: str = Field(description="The session that has the variables now")
+    checkpoint_id: str = Field(description="What was restored")
+    restored: list[str] = Field(description="Names of what came back")
+    failed: dict[str, str] = Field(description="What can't be made again here -> type, reason")
+    skipped: dict[str, str] = Field(description="What was never in it -> type, reason")
+    warnings: list[str] = Field(description="Versions that differ from when it was saved")
+
+
 class Restarted(ToolResult):
     """A session with a new kernel."""
 
@@ -169,6 +210,8 @@ class Restarted(ToolResult):
     restarted: bool = Field(description="true")
     generation: int = Field(description="Number of the new kernel")
     variables_kept: bool = Field(description="false: the namespace is empty")
+    checkpoint_id: str = Field(description="What kept the variables; empty: nothing")
+    lost: dict[str, str] = Field(description="What could not be kept -> type, reason")
 
 
 class Installed(ToolResult):

@@ -39,7 +39,7 @@ SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", re.IGNORECASE)
 SIZE_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 ENDPOINT = re.compile(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9_.-]+):(\d{1,5})")
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
-TOOLSETS = ("core", "files", "control", "artifacts", "history", "events")
+TOOLSETS = ("core", "files", "control", "artifacts", "checkpoints", "history", "events")
 STDIO_ORPHAN_TIMEOUT = 60.0  # seconds; a host that was restarted is back by then
 HTTP_ORPHAN_TIMEOUT = 3600.0
 
@@ -214,6 +214,12 @@ class Settings(BaseSettings):
     max_sessions: int = Field(
         default=100, ge=1, le=10_000, description="Sessions that may exist at once."
     )
+    keep_checkpoints: int = Field(
+        default=3,
+        ge=1,
+        le=1000,
+        description="Automatic checkpoints (before a restart, ...) that are kept of each session.",
+    )
     execution_timeout: float = Field(
         default=0,
         ge=0,
@@ -379,6 +385,7 @@ class Settings(BaseSettings):
             orphan_timeout=self.orphan_seconds,
             keep_kernels=self.keep_kernels,
             max_sessions=self.max_sessions,
+            keep_checkpoints=self.keep_checkpoints,
             execution_timeout=self.execution_timeout or None,
             isolation=self.isolation,
             network=not self.http if self.network is None else self.network,

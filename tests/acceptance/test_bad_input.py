@@ -334,7 +334,7 @@ MISFITS: list[tuple[str, dict[str, Any], str]] = [
     ("create_session", {"session_id": "n", "tags": [""]}, "tags"),
     ("create_session", {"session_id": "n", "description": "d" * 100_000}, "description"),
     ("create_session", {"session_id": "n", "metadata": {"m": "d" * 100_000}}, "metadata"),
-    ("restart_kernel", {"preserve_state": True}, "preserve_state"),
+    ("restart_kernel", {"preserve_state": "maybe"}, "preserve_state"),
     ("create_session", {"session_id": "n", "metadata": [[[[[[]]]]]]}, "metadata"),
     ("run_python_code", {"code": {"code": {"code": "1"}}}, "code"),
 ]

@@ -21,7 +21,7 @@ ROWS: list[set[str]] = [
     {"config", "specs", "run", "environments", "images"},
     {"isolation"},
     {"artifacts"},
-    {"services", "launches", "adoption", "inspection", "interrupts"},
+    {"services", "launches", "adoption", "inspection", "interrupts", "saving"},
     {"events", "history"},
     {"notebooks", "graph", "event_file"},
     {"late", "kernel_source", "notes"},

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
+from carrel.checkpoint_models import Checkpoint, CheckpointReason, LeftOut
 from carrel.models import (
     Execution,
     ExecutionError,
@@ -150,4 +151,34 @@ def execution(row: sqlite3.Row, outputs: tuple[Output, ...]) -> Execution:
         progress=row["progress"],
         memory_before=row["memory_before"],
         memory_after=row["memory_after"],
+    )
+
+
+def checkpoint_row(checkpoint: Checkpoint) -> Row:
+    """Return the row of a checkpoint."""
+    return {
+        **asdict(checkpoint),
+        "created_at": seconds(checkpoint.created_at),
+        "reason": checkpoint.reason.value,
+        "variables": json.dumps(checkpoint.variables),
+        "skipped": json.dumps([asdict(item) for item in checkpoint.skipped]),
+    }
+
+
+def checkpoint(row: sqlite3.Row) -> Checkpoint:
+    """Return the checkpoint in a row."""
+    created = moment(row["created_at"])
+    assert created is not None
+    return Checkpoint(
+        id=row["id"],
+        session_id=row["session_id"],
+        name=row["name"],
+        reason=CheckpointReason(row["reason"]),
+        created_at=created,
+        size=row["size"],
+        digest=row["digest"],
+        python=row["python"],
+        blocked=row["blocked"],
+        variables=tuple(json.loads(row["variables"])),
+        skipped=tuple(LeftOut(**item) for item in json.loads(row["skipped"])),
     )

@@ -2,10 +2,11 @@
 
 # isort: off
 from carrel_mcp.tools import sessions, code, packages, scripts, health
-from carrel_mcp.tools import files, control, artifacts, history, events
+from carrel_mcp.tools import files, control, artifacts, checkpoints, history, events
 
 __all__ = [
     "artifacts",
+    "checkpoints",
     "code",
     "control",
     "events",

@@ -7,12 +7,14 @@ from mcp.types import CallToolResult, InputRequiredResult
 from pydantic import Field
 
 from carrel import Execution, KernelState, Run, Session
-from carrel.errors import InvalidArgumentError
+from carrel.checkpoint_models import Restoration
+from carrel.errors import CarrelError, InvalidArgumentError
 from carrel.models import InterruptReport, InterruptStep
 from carrel_mcp.callers import caller_of
-from carrel_mcp.context import Ctx, Declaration, app_of, tool
+from carrel_mcp.context import App, Ctx, Declaration, app_of, tool
 from carrel_mcp.render import page, render
 from carrel_mcp.results import ExecutionPage, Interrupted, Restarted, RunResult
+from carrel_mcp.saved import described, left_out
 from carrel_mcp.tools.parameters import PAGE_CHARS, SessionId, Timeout, Wait
 from carrel_mcp.waiting import asked_before, wait_and_ask, wait_for
 
@@ -161,27 +163,56 @@ def describe(session: Session, report: InterruptReport) -> str:
 async def restart_kernel(
     ctx: Ctx,
     session_id: SessionId = None,
-    preserve_state: Annotated[bool, Field(description="Not possible yet; leave it false")] = False,
+    preserve_state: Annotated[
+        bool, Field(description="Keep the variables, by a checkpoint before and a restore after")
+    ] = False,
 ) -> Annotated[CallToolResult, Restarted]:
     """Give a session a new kernel, from whatever state: busy, stuck or dead.
 
-    All its variables are gone; its packages, files and history stay.
+    All its variables are gone; its packages, files and history stay. With preserve_state the
+    variables stay too, and what can't be kept is listed; that needs a kernel that is idle, or
+    soon will be, and if they can't be saved it is not restarted.
     """
+    app = app_of(ctx)
+    session = app.sessions.find(caller_of(ctx), session_id)
+    why = "the kernel was restarted by restart_kernel"
     if preserve_state:
-        msg = (
-            "preserve_state is not possible yet. Save what you need to files under outputs/ "
-            "and call restart_kernel without it."
-        )
-        raise InvalidArgumentError(msg)
-    session = app_of(ctx).sessions.find(caller_of(ctx), session_id)
-    await session.restart("the kernel was restarted by restart_kernel")
-    result = Restarted(
+        return await restart_with_state(app, session, why)
+    await session.restart(why)
+    return answer_restart(session, None).answer(
+        f"Session '{session.id}' has a new kernel (generation {session.record.generation}). "
+        "All its variables are gone."
+    )
+
+
+async def restart_with_state(app: App, session: Session, why: str) -> CallToolResult:
+    """Restart a session's kernel and keep its variables.
+
+    Raises:
+        CarrelError: They can't be saved, and the kernel is as it was; or not be restored.
+    """
+    generation = session.record.generation
+    try:
+        done = await app.sessions.checkpoints.restart(session, why, app.settings.wait)
+    except CarrelError as error:
+        if session.record.generation == generation:
+            more = f"{error} The kernel was not restarted; without preserve_state it would be."
+            raise type(error)(more) from error
+        raise
+    return answer_restart(session, done).answer(
+        f"Session '{session.id}' has a new kernel (generation {session.record.generation}): "
+        f"{described(done)}"
+    )
+
+
+def answer_restart(session: Session, done: Restoration | None) -> Restarted:
+    """Return the result of a restart."""
+    lost = (*done.checkpoint.skipped, *done.failed) if done else ()
+    return Restarted(
         session_id=session.id,
         restarted=True,
         generation=session.record.generation,
-        variables_kept=False,
-    )
-    return result.answer(
-        f"Session '{session.id}' has a new kernel (generation {result.generation}). "
-        "All its variables are gone."
+        variables_kept=done is not None,
+        checkpoint_id=done.checkpoint.id if done else "",
+        lost=left_out(lost),
     )
