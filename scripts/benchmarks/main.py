@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 import measures
+from checkpoints import cost_of_checkpoints
 from figures import Comparison, Figure, plot, save, table
 from gateway import through_kernel_gateway
 from packages import second_install
@@ -34,6 +35,7 @@ NAMES = (
     "walls",
     "gateway",
     "packages",
+    "checkpoints",
 )
 
 
@@ -81,6 +83,10 @@ async def main() -> int:
                 comparisons += await through_kernel_gateway(4 if quick else 10)
             case "packages":
                 comparisons += await second_install(5 if quick else 12)
+            case "checkpoints":
+                found, more = await cost_of_checkpoints(3 if quick else 10)
+                comparisons += found
+                extra += more
             case "start":
                 comparisons += await measures.server_start(4 if quick else 10)
     print(table(comparisons, extra))
