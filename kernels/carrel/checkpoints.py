@@ -189,8 +189,14 @@ class Checkpoints:
         await self._store.commit(lambda s: s.execute("delete_checkpoint", {"id": checkpoint_id}))
         await self.remove_files([checkpoint_id])
 
+    async def known(self, session_id: str) -> Sequence[str]:
+        """Return the ids of a session's checkpoints; none if they can't be read now."""
+        with suppress(StoreError):
+            return [checkpoint.id for checkpoint in await self.list(session_id)]
+        return []
+
     async def remove_files(self, checkpoint_ids: Iterable[str]) -> None:
-        """Remove the files of checkpoints whose records are gone."""
+        """Remove the files of checkpoints whose records are gone; a start does so, too."""
         await asyncio.to_thread(self._files.remove, *checkpoint_ids)
 
     async def _begin(self, session: Session, name: str, reason: CheckpointReason) -> Begun:
@@ -238,7 +244,15 @@ class Checkpoints:
         return checkpoint
 
     def _write(self, statements: Statements, checkpoint: Checkpoint) -> Sequence[str]:
-        """Write a checkpoint down; return the ids of those that it replaces."""
+        """Write a checkpoint down; return the ids of those that it replaces.
+
+        Raises:
+            CheckpointError: Its session is gone, or about to be.
+        """
+        session = {"id": checkpoint.session_id}
+        if statements.execute("lives", session).fetchone() is None:
+            msg = f"session '{checkpoint.session_id}' was deleted before its checkpoint was kept."
+            raise CheckpointError(msg)
         statements.execute("insert_checkpoint", rows.checkpoint_row(checkpoint))
         data: dict[str, object] = {"checkpoint": checkpoint.id, "reason": checkpoint.reason.value}
         statements.event("checkpoint.created", checkpoint.session_id, data=data)

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from carrel.checkpoints import Checkpoints
 from carrel.config import Config, interpreter
 from carrel.crashpoints import crash_point
 from carrel.errors import ConflictError, SessionExistsError, StoreError
@@ -37,6 +38,7 @@ class Lifecycle:
         sessions: Those that there are, by id; kept up to date.
         services: What sessions use.
         kernels: Where their kernels come from.
+        checkpoints: Their saved namespaces, which go with them.
         config: How the service was set up.
     """
 
@@ -45,11 +47,13 @@ class Lifecycle:
         sessions: dict[str, Session],
         services: Services,
         kernels: KernelSource,
+        checkpoints: Checkpoints,
         config: Config,
     ) -> None:
         self._sessions = sessions
         self._services = services
         self._kernels = kernels
+        self._checkpoints = checkpoints
         self._limit = config.max_sessions
         self._reserved: set[str] = set()
         self._finishing: set[asyncio.Task[Any]] = set()
@@ -227,15 +231,18 @@ class Lifecycle:
         kept = ""
         if keep_history:  # first: if it can't be kept, the session stays as it is
             await session.stop(grace=grace, why="the session was deleted")
+            checkpoints = await self._checkpoints.known(session.id)
             kept = await store.archive_session(session.id)
         else:
             await store.begin_deletion(session.id)
             crash_point("delete.begun")
             await session.stop(grace=grace, why="the session was deleted")
             crash_point("delete.stopped")
+            checkpoints = await self._checkpoints.known(session.id)
             await store.delete_session(session.id)
         crash_point("delete.forgotten")
         await self._services.artifacts.remove_unused()
+        await self._checkpoints.remove_files(checkpoints)
         await asyncio.to_thread(shutil.rmtree, session.directory, ignore_errors=True)
         self._services.launches.made.discard(session.directory.name)
         return kept

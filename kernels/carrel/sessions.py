@@ -138,7 +138,9 @@ class Sessions:
             launches=self._launches,
         )
         self.checkpoints = Checkpoints(self._services, self.config.keep_checkpoints)
-        self._lifecycle = Lifecycle(self._sessions, self._services, self._kernels, self.config)
+        self._lifecycle = Lifecycle(
+            self._sessions, self._services, self._kernels, self.checkpoints, self.config
+        )
         self.events = Events(self._store)
         self.history = History(self._store)
         self.replays = Replays(self.history, self._sessions, self.create, self.run, self._spawn)
@@ -415,10 +417,7 @@ class Sessions:
             ConflictError: It is the default session.
             SessionNotFoundError: There is none of that id.
         """
-        session = self.get(session_id)
-        checkpoints = [item.id for item in await self.checkpoints.list(session_id)]
-        kept = await self._lifecycle.delete(session, keep_history=keep_history)
-        await self.checkpoints.remove_files(checkpoints)
+        kept = await self._lifecycle.delete(self.get(session_id), keep_history=keep_history)
         self._switched = {c: s for c, s in self._switched.items() if s != session_id}
         return kept
 

@@ -92,24 +92,15 @@ async def test_another_python_saves_and_restores_and_its_code_stays_with_it(
 
 async def test_code_runs_while_the_child_still_writes(sessions: Sessions) -> None:
     session = await sessions.create(SessionSpec(id="a"))
-    gate = session.directory / "tmp" / "gate"
-    os.mkfifo(gate)
-    code = f"""
-class Slow:
-    def __reduce__(self):
-        open({str(gate)!r}).read()
-        return (int, (5,))
-slow, x = Slow(), 1
-"""
-    await run(sessions, session, code)
+    await run(sessions, session, GATED + "x = 1")
     saving = asyncio.ensure_future(sessions.checkpoints.create(session))
-    writer = await asyncio.to_thread(os.open, gate, os.O_WRONLY)  # returns: the child reads
+    writer = await asyncio.to_thread(os.open, gate_of(session), os.O_WRONLY)
     assert await run(sessions, session, "x = 2; print(x)") == "2"
     assert not saving.done()
     os.close(writer)
     saved = await saving
     await sessions.checkpoints.restore(saved.id, session)
-    assert await run(sessions, session, "print(x, slow)") == "1 5"
+    assert await run(sessions, session, "print(x, gated)") == "1 5"
 
 
 async def test_both_wait_for_their_turn_among_executions(sessions: Sessions) -> None:
@@ -191,19 +182,41 @@ async def test_automatic_ones_are_replaced_and_manual_ones_stay(config: Config) 
         assert not await sessions.checkpoints.list() and not kept_by(sessions)
 
 
+async def test_a_deleted_session_whose_history_stays_has_no_checkpoints(sessions: Sessions) -> None:
+    session = await sessions.create(SessionSpec(id="a"))
+    await run(sessions, session, "x = 1")
+    await sessions.checkpoints.create(session)
+    assert await sessions.delete("a", keep_history=True)
+    assert not await sessions.checkpoints.list() and not kept_by(sessions)
+
+
 async def test_a_restart_may_keep_the_variables(sessions: Sessions) -> None:
     session = await sessions.create(SessionSpec(id="a"))
-    code = "import threading\nx = 1; items = [x]; lock = threading.Lock()\ndef f(): return x + 1"
+    code = """
+import threading, carrel_session
+from carrel_session import checkpoint, context
+x = 1; items = [x]; lock = threading.Lock()
+def f(): return x + 1
+"""
     await run(sessions, session, code)
     done = await sessions.checkpoints.restart(session, "for the test", 5)
     assert session.record.generation == 2
-    assert done.restored == ("f", "items", "threading", "x")
+    assert done.restored == (
+        "carrel_session",
+        "checkpoint",
+        "context",
+        "f",
+        "items",
+        "threading",
+        "x",
+    )
     assert [(item.name, item.type) for item in done.checkpoint.skipped] == [
         ("lock", "_thread.lock")
     ]
     assert "lock" in done.checkpoint.skipped[0].reason
     await run(sessions, session, "x = 5")
-    assert await run(sessions, session, "print(f(), items, 'lock' in globals())") == "6 [1] False"
+    code = "print(f(), items, 'lock' in globals(), context is carrel_session.context)"
+    assert await run(sessions, session, "checkpoint();" + code) == "6 [1] False True"
 
 
 async def test_a_kernel_that_can_not_be_saved_is_not_restarted(sessions: Sessions) -> None:
@@ -287,6 +300,72 @@ async def test_a_full_file_system_is_an_error_without_a_half_file(config: Config
         assert await run(sessions, session, "print(len(x))") == str(2 << 20)
 
 
+async def test_a_restore_that_does_not_fit_changes_nothing(config: Config) -> None:
+    limits = replace(config.limits, memory=400 << 20)
+    async with Sessions(replace(config, limits=limits)) as sessions:
+        session = await sessions.create(SessionSpec(id="a"))
+        await run(sessions, session, "x = bytearray(150 << 20); y = 1")
+        saved = await sessions.checkpoints.create(session)
+        await run(sessions, session, "more = bytearray(100 << 20); y = 2")
+        with pytest.raises(CheckpointError, match="MemoryError"):
+            await sessions.checkpoints.restore(saved.id, session)
+        assert await run(sessions, session, "print(y, len(x) >> 20)") == "2 150"
+        await run(sessions, session, "del x, more")
+        await sessions.checkpoints.restore(saved.id, session)
+        assert await run(sessions, session, "print(y, len(x) >> 20)") == "1 150"
+
+
+async def test_threads_of_a_session_do_not_stop_its_saves(sessions: Sessions) -> None:
+    session = await sessions.create(SessionSpec(id="a"))
+    code = """
+import logging, threading
+stop = False
+def noise():
+    while not stop:
+        print('x' * 100)
+        logging.getLogger('noise').warning('noise')
+        sum(n for n in range(1000))
+for _ in range(3):
+    threading.Thread(target=noise, daemon=True).start()
+"""
+    await run(sessions, session, code)
+    for _ in range(5):
+        saved = await asyncio.wait_for(sessions.checkpoints.create(session), HANG)
+        assert {"noise", "stop"} <= set(saved.variables)
+    await run(sessions, session, "stop = True")
+
+
+async def test_a_cell_that_waits_for_all_children_does_not_hide_how_a_save_ended(
+    sessions: Sessions,
+) -> None:
+    session = await sessions.create(SessionSpec(id="a"))
+    await run(sessions, session, "import os, time\nx = 1\n" + GATED)
+    saving = asyncio.ensure_future(sessions.checkpoints.create(session))
+    writer = await asyncio.to_thread(os.open, gate_of(session), os.O_WRONLY)
+    waiting = await sessions.run(session, "print(os.waitstatus_to_exitcode(os.wait()[1]))")
+    os.close(writer)
+    assert (await saving).variables == ("os", "time", "x", "Gated", "gated")
+    await waiting.wait(HANG)
+
+
+async def test_a_session_that_is_deleted_meanwhile_keeps_nothing(sessions: Sessions) -> None:
+    session = await sessions.create(SessionSpec(id="a"))
+    await run(sessions, session, GATED)
+    saving = asyncio.ensure_future(sessions.checkpoints.create(session))
+    writer = await asyncio.to_thread(os.open, gate_of(session), os.O_WRONLY)
+    await sessions.delete("a")
+    os.close(writer)
+    with pytest.raises((KernelDeadError, CheckpointError)):  # the kernel's end reaches the child
+        await saving
+    assert not kept_by(sessions) and not await sessions.checkpoints.list()
+    gone = Checkpoint(id="f" * 16, session_id="a")
+    session.directory.mkdir()
+    (session.directory / f".checkpoint-{gone.id}").write_text("x")
+    with pytest.raises(CheckpointError, match="was deleted before"):
+        await sessions.checkpoints._keep_it(gone, session)
+    assert not kept_by(sessions)
+
+
 async def test_what_a_session_puts_in_the_file_s_place_is_refused(
     sessions: Sessions, tmp_path: Path
 ) -> None:
@@ -320,6 +399,22 @@ async def test_checkpoints_outlive_the_server_and_its_leftovers_do_not(config: C
         assert await sessions.checkpoints.list() == [saved]
         await sessions.checkpoints.restore(saved.id, session)
         assert await run(sessions, session, "print(x)") == "1"
+
+
+#: a variable whose saving ends when somebody has opened its gate, and closed it again
+GATED = """
+import os
+class Gated:
+    def __reduce__(self):
+        open(os.environ['TMPDIR'] + '/gate').read()
+        return (int, (5,))
+os.mkfifo(os.environ['TMPDIR'] + '/gate')
+gated = Gated()
+"""
+
+
+def gate_of(session: Session) -> Path:
+    return session.directory / "tmp" / "gate"
 
 
 #: a variable whose saving does not end, and says in a file which process it is

@@ -26,6 +26,7 @@ from types import FunctionType, ModuleType
 from typing import Any, BinaryIO
 
 from .helper import ARRAY_PACKAGES, type_name
+from .session import NAME
 
 FORMAT = 1
 MAGIC = b"CARREL-NAMESPACE"
@@ -131,9 +132,18 @@ class Reducing:
     """What our pickler does in another way than cloudpickle's, which it inherits from."""
 
     namespace: dict[str, Any]
+    #: ids of what belongs to this kernel -> the module and the name by which it is had
+    named: dict[int, tuple[ModuleType, str]]
 
     def reducer_override(self, obj: Any) -> Any:
-        """Let functions of the namespace keep the namespace, not a copy of what they use."""
+        """Let functions of the namespace keep the namespace, not a copy of what they use.
+
+        Modules, of whatever class, and what is of the kernel itself are had by name.
+        """
+        if isinstance(obj, ModuleType) and sys.modules.get(obj.__name__) is obj:
+            return importlib.import_module, (obj.__name__,)
+        if id(obj) in self.named:
+            return getattr, self.named[id(obj)]
         reduced = super().reducer_override(obj)  # type: ignore[misc]
         if (
             type(obj) is not FunctionType
@@ -143,6 +153,13 @@ class Reducing:
             return reduced
         make, (code, _, *more), (state, slots), *rest = reduced
         return make, (code, self.namespace, *more), (state, slots | {"__globals__": {}}), *rest
+
+
+def kernels_own() -> dict[int, tuple[ModuleType, str]]:
+    """Return what `import carrel_session` has that belongs to this kernel, by id."""
+    module = sys.modules.get(NAME)
+    names = set(getattr(module, "__all__", ())) & set(vars(module)) if module else set()
+    return {id(vars(module)[name]): (module, name) for name in names if module is not None}
 
 
 def refuse_file(file: Any) -> Any:
@@ -165,10 +182,9 @@ class Snapshot:
         self._buffers: list[memoryview] = []
         self._cloudpickle = cloudpickle
         base = cloudpickle.Pickler
-        saver: Any = type("Saver", (Reducing, base), {"namespace": namespace})
-        saver.dispatch_table = ChainMap(
-            {io.TextIOWrapper: refuse_file, ModuleType: self._reduce_module}, base.dispatch_table
-        )
+        own = {"namespace": namespace, "named": kernels_own()}
+        saver: Any = type("Saver", (Reducing, base), own)
+        saver.dispatch_table = ChainMap({io.TextIOWrapper: refuse_file}, base.dispatch_table)
         self._pickler = saver(self._output, PROTOCOL, buffer_callback=self._take_buffer)
         #: what could be saved: name, type, and where in the file it is
         self.variables: list[dict[str, Any]] = []
@@ -230,11 +246,6 @@ class Snapshot:
             return True
         self._buffers.append(raw)
         return False
-
-    def _reduce_module(self, module: ModuleType) -> Any:
-        if module.__name__ == "__main__":
-            return importlib.import_module, ("__main__",)
-        return self._cloudpickle.Pickler.dispatch_table[ModuleType](module)
 
     def _index(self) -> dict[str, Any]:
         return {

@@ -219,6 +219,7 @@ class Store:
             statements.execute("defer_foreign_keys")
             statements.execute("archive_session", {**renamed, "at": statements.at})
             statements.execute("archive_executions", renamed)
+            statements.execute("delete_checkpoints", {"session_id": session_id})
             statements.execute("forget_kernel", {"id": session_id})
             statements.event(
                 "session.deleted", session_id, data={"kept_as": f"{session_id}~{free}"}

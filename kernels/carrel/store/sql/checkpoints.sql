@@ -17,3 +17,9 @@ ORDER BY created_at DESC, rowid DESC LIMIT -1 OFFSET :keep;
 
 -- name: delete_checkpoint
 DELETE FROM checkpoints WHERE id = :id;
+
+-- name: delete_checkpoints
+DELETE FROM checkpoints WHERE session_id = :session_id;
+
+-- name: lives
+SELECT 1 FROM sessions WHERE id = :id AND NOT deleting;
