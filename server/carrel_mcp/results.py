@@ -167,11 +167,10 @@ class CheckpointInfo(BaseModel):
 
     saved_from: str = Field(description="Session")
     name: str = Field(description="What somebody called it")
-    reason: str = Field(description="manual; or restart, suspend, stop: the newest few stay")
+    reason: str = Field(description="manual, restart, suspend or stop")
     created_at: str = Field(description="ISO 8601, UTC")
-    size: int = Field(description="Bytes on disk")
-    python: str = Field(description="Version that saved it")
-    variables: list[str] = Field(description="Names of what is in it")
+    size: int = Field(description="Bytes")
+    variables: list[str] = Field(description="What is in it")
 
 
 class CreatedCheckpoint(ToolResult):
@@ -179,28 +178,25 @@ class CreatedCheckpoint(ToolResult):
 
     session_id: str = Field(description="The session")
     checkpoint_id: str = Field(description="For restore_checkpoint")
-    size: int = Field(description="Bytes on disk")
-    blocked: float = Field(description="Seconds for which the kernel was held up")
-    variables: list[str] = Field(description="Names of what is in it")
-    skipped: dict[str, str] = Field(description="What could not be saved -> type, reason")
+    size: int = Field(description="Bytes")
+    blocked: float = Field(description="Seconds of hold-up")
+    variables: list[str] = Field(description="What is in it")
+    skipped: dict[str, str] = Field(description="Not saved -> type, reason")
 
 
 class CheckpointList(ToolResult):
     """Checkpoints, the newest first."""
 
-    checkpoints: dict[str, CheckpointInfo] = Field(description="Checkpoint id -> what it is")
-    total: int = Field(description="How many there are")
+    checkpoints: dict[str, CheckpointInfo] = Field(description="Id -> what it is")
 
 
 class RestoredCheckpoint(ToolResult):
     """What a restore did."""
 
-    session_id: str = Field(description="The session that has the variables now")
-    checkpoint_id: str = Field(description="What was restored")
-    restored: list[str] = Field(description="Names of what came back")
-    failed: dict[str, str] = Field(description="What can't be made again here -> type, reason")
-    skipped: dict[str, str] = Field(description="What was never in it -> type, reason")
-    warnings: list[str] = Field(description="Versions that differ from when it was saved")
+    session_id: str = Field(description="The session")
+    restored: list[str] = Field(description="What came back")
+    failed: dict[str, str] = Field(description="Not restored -> type, reason")
+    warnings: list[str] = Field(description="Versions that differ")
 
 
 class Restarted(ToolResult):
@@ -210,8 +206,8 @@ class Restarted(ToolResult):
     restarted: bool = Field(description="true")
     generation: int = Field(description="Number of the new kernel")
     variables_kept: bool = Field(description="false: the namespace is empty")
-    checkpoint_id: str = Field(description="What kept the variables; empty: nothing")
-    lost: dict[str, str] = Field(description="What could not be kept -> type, reason")
+    checkpoint_id: str = Field(description="What kept them; empty: nothing")
+    lost: dict[str, str] = Field(description="Not kept -> type, reason")
 
 
 class Installed(ToolResult):

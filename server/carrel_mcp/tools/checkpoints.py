@@ -10,7 +10,9 @@ from carrel_mcp.callers import caller_of
 from carrel_mcp.context import Ctx, Declaration, app_of, tool
 from carrel_mcp.results import CheckpointList, CreatedCheckpoint, RestoredCheckpoint
 from carrel_mcp.saved import described, info, left_out, listed
-from carrel_mcp.tools.parameters import Patience, SessionId
+from carrel_mcp.tools.parameters import SessionId
+
+LISTED = 100  # checkpoints in one answer
 
 
 @tool(Declaration(title="Create a checkpoint", toolset="checkpoints"))
@@ -18,18 +20,15 @@ async def create_checkpoint(
     ctx: Ctx,
     session_id: SessionId = None,
     name: Annotated[str, Field(max_length=200, description="What to call it")] = "",
-    wait: Patience = None,
 ) -> Annotated[CallToolResult, CreatedCheckpoint]:
-    """Save all variables of a session: data, functions, classes, imports.
+    """Save all variables of a session, also functions and classes.
 
-    The session goes on at once: it is taken from a copy of the process. What can't be saved
-    (locks, generators, open files, ...) is listed. It stays until the session is deleted, also
-    over restarts of kernel and server.
+    The session goes on at once. What can't be saved (locks, open files, ...) is listed. It stays
+    until delete_session.
     """
     app = app_of(ctx)
     session = app.sessions.find(caller_of(ctx), session_id)
-    patience = app.settings.wait if wait is None else wait
-    saved = await app.sessions.checkpoints.create(session, name=name, patience=patience)
+    saved = await app.sessions.checkpoints.create(session, name=name, patience=app.settings.wait)
     result = CreatedCheckpoint(
         session_id=session.id,
         checkpoint_id=saved.id,
@@ -48,21 +47,16 @@ async def create_checkpoint(
 @tool(Declaration(title="List checkpoints", toolset="checkpoints", read_only=True, idempotent=True))
 async def list_checkpoints(
     ctx: Ctx,
-    session_id: Annotated[
-        str | None, Field(description="Only of this session; default: of all")
-    ] = None,
-    limit: Annotated[int, Field(ge=1, le=200, description="At most so many")] = 50,
+    session_id: Annotated[str | None, Field(description="Default: of all")] = None,
 ) -> Annotated[CallToolResult, CheckpointList]:
-    """List checkpoints, the newest first, with what is in them and what is not."""
+    """List checkpoints, the newest first."""
     sessions = app_of(ctx).sessions
     if session_id is not None:
         sessions.get(session_id)
     found = await sessions.checkpoints.list(session_id)
-    result = CheckpointList(
-        checkpoints={item.id: info(item) for item in found[:limit]}, total=len(found)
-    )
+    result = CheckpointList(checkpoints={item.id: info(item) for item in found[:LISTED]})
     lines = [f"{len(result.checkpoints)} of {len(found)} checkpoints, the newest first:"]
-    for item in found[:limit]:
+    for item in found[:LISTED]:
         name = f" '{item.name}'" if item.name else ""
         lines.append(
             f"- {item.id}{name}: session '{item.session_id}', {item.reason}, "
@@ -77,26 +71,21 @@ async def restore_checkpoint(
     ctx: Ctx,
     checkpoint_id: Annotated[str, Field(description="From create_checkpoint")],
     session_id: SessionId = None,
-    clear: Annotated[bool, Field(description="Remove the session's other variables")] = False,
-    wait: Patience = None,
+    clear: Annotated[bool, Field(description="Remove other variables")] = False,
 ) -> Annotated[CallToolResult, RestoredCheckpoint]:
     """Put saved variables into a session, also another than they were saved from.
 
-    Variables of the same names are replaced, all at once or not at all. What can't be made again
-    (a package is missing here) is listed; the rest comes back. A changed file is refused.
+    Replaces variables of the same names, all at once. What can't be made again is listed.
     """
     app = app_of(ctx)
     session = app.sessions.find(caller_of(ctx), session_id)
-    patience = app.settings.wait if wait is None else wait
     done = await app.sessions.checkpoints.restore(
-        checkpoint_id, session, clear=clear, patience=patience
+        checkpoint_id, session, clear=clear, patience=app.settings.wait
     )
     result = RestoredCheckpoint(
         session_id=session.id,
-        checkpoint_id=done.checkpoint.id,
         restored=list(done.restored),
         failed=left_out(done.failed),
-        skipped=left_out(done.checkpoint.skipped),
         warnings=list(done.warnings),
     )
     return result.answer(

@@ -164,14 +164,13 @@ async def restart_kernel(
     ctx: Ctx,
     session_id: SessionId = None,
     preserve_state: Annotated[
-        bool, Field(description="Keep the variables, by a checkpoint before and a restore after")
+        bool, Field(description="Keep the variables that can be saved")
     ] = False,
 ) -> Annotated[CallToolResult, Restarted]:
     """Give a session a new kernel, from whatever state: busy, stuck or dead.
 
     All its variables are gone; its packages, files and history stay. With preserve_state the
-    variables stay too, and what can't be kept is listed; that needs a kernel that is idle, or
-    soon will be, and if they can't be saved it is not restarted.
+    variables stay too; that needs an idle kernel, and if they can't be saved nothing is done.
     """
     app = app_of(ctx)
     session = app.sessions.find(caller_of(ctx), session_id)

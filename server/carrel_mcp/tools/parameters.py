@@ -19,15 +19,6 @@ Wait: TypeAlias = Annotated[
         "default: the server's setting (30)",
     ),
 ]
-Patience: TypeAlias = Annotated[
-    float | None,
-    Field(
-        ge=0,
-        le=3600,
-        allow_inf_nan=False,
-        description="Seconds to wait for cells before it; default: the server's (30)",
-    ),
-]
 Timeout: TypeAlias = Annotated[
     float | None,
     Field(
