@@ -156,6 +156,18 @@ class Checkpoints:
         async with _turn(session, patience):
             return await self._put_back(checkpoint, session, kernel, clear=clear)
 
+    @asynccontextmanager
+    async def holding(
+        self, session: Session, reason: CheckpointReason, patience: float | None = None
+    ) -> AsyncIterator[Checkpoint]:
+        """Save a namespace, and have nothing run in the session meanwhile.
+
+        Raises:
+            As `create`.
+        """
+        async with _turn(session, patience):
+            yield await self._finish(await self._begin(session, "", reason))
+
     async def restart(self, session: Session, why: str, patience: float | None) -> Restoration:
         """Give a session a new kernel with the namespace of the old one.
 
@@ -165,9 +177,7 @@ class Checkpoints:
             CheckpointError: It can't be saved: the kernel is the old one; or not be restored:
                 the kernel is new, and the message names the checkpoint.
         """
-        async with _turn(session, patience):
-            begun = await self._begin(session, "", CheckpointReason.RESTART)
-            checkpoint = await self._finish(begun)
+        async with self.holding(session, CheckpointReason.RESTART, patience) as checkpoint:
             await session.restart(why)
             kernel = await session.ensure_kernel()
             try:

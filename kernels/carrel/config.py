@@ -82,6 +82,8 @@ class Config:
     artifacts: ArtifactLimits = field(default_factory=ArtifactLimits)
     #: automatic checkpoints that are kept of each session
     keep_checkpoints: int = 3
+    #: whether an orderly end saves the variables of sessions, as far as there is time
+    save_on_stop: bool = False
     #: how much of an execution's output leaves its kernel
     output: OutputLimits = field(default_factory=OutputLimits)
 

@@ -85,12 +85,7 @@ class Lifecycle:
                 raise SessionExistsError(msg)
             await existing.ensure_kernel()
             return existing
-        check_room(
-            session_id,
-            reserved=self._reserved,
-            existing=sum(s.record.status.has_kernel for s in self._sessions.values()),
-            limit=self._limit,
-        )
+        self.check_room(session_id)
         self._reserved.add(session_id)
         try:
             record = SessionRecord(
@@ -147,6 +142,20 @@ class Lifecycle:
             raise
         finally:
             self._reserved.discard(session_id)
+
+    def check_room(self, session_id: str) -> None:
+        """Refuse a session that would have a kernel when there are as many as there may be.
+
+        Raises:
+            LimitExceededError: There are as many.
+            SessionExistsError: The id is in use for the moment.
+        """
+        check_room(
+            session_id,
+            reserved=self._reserved,
+            existing=sum(s.record.status.has_kernel for s in self._sessions.values()),
+            limit=self._limit,
+        )
 
     async def close(self, session: Session, outcome: SessionStatus, reason: str) -> None:
         """See `Sessions.close`."""

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +46,31 @@ from carrel.usage import quantity
 log = logging.getLogger(__name__)
 
 DEFAULT = "default"  # the session that is always there
-IDLE_STOP_GRACE = 0.5  # seconds an unused kernel has for its exit handlers
 #: what is opened in a session's directory before its kernel's walls stand: the kernel before may
 #: have put a link there, which would be followed
 OPENED_AT_START = ("kernel.log", "stacks.txt", "touched", "journal.jsonl", "spill")
 TELL_DEADLINE = 1.0  # seconds a kernel has to take a change of its context
-RESUMABLE = (SessionStatus.SUSPENDED, SessionStatus.FAILED)
+#: status of a session without a kernel -> what helps
+WAYS = {
+    SessionStatus.SUSPENDED: "run_python_code and resume_session bring it back",
+    SessionStatus.FAILED: "resume_session brings it back",
+    SessionStatus.COMPLETED: "create_session makes another",
+    SessionStatus.CANCELLED: "create_session makes another",
+}
 NEWEST_BYTES = 2000  # read from the end of a spill file for its last line
+
+
+class Opening:
+    """Somebody resumes a session.
+
+    Args:
+        by: Who.
+    """
+
+    def __init__(self, by: str) -> None:
+        self.by = by
+        self.since = datetime.now(UTC)
+        self.over = asyncio.Event()
 
 
 class Session:
@@ -72,6 +91,8 @@ class Session:
         self.death = ""
         #: why there is no kernel although there was one
         self.stopped_why = ""
+        #: who is resuming it; None: nobody
+        self.opening: Opening | None = None
         #: whether the store knows it
         self.is_stored = False
         #: most memory seen of this kernel's process tree, bytes
@@ -83,6 +104,7 @@ class Session:
         self._notes = Notes(self, services)
         self._informed: LocalKernel | None = None  # the kernel that has the context
         self._begun: LocalKernel | None = None  # the kernel that ran the start-up code
+        self._ran_before = 0  # executions that kernels before this one had
         # Monotonic: the wall clock may jump.
         self._kernel_since = time.monotonic()
         self._active_since = time.monotonic()
@@ -115,6 +137,13 @@ class Session:
         """Say whether its kernel has run nothing for longer than it may."""
         limit = self.walls.limits.idle_seconds
         return bool(limit) and not self.is_busy and self.idle_seconds > limit
+
+    @property
+    def has_variables(self) -> bool:
+        """Say whether its kernel lives, is idle, and has run something."""
+        if self.kernel is None or self.kernel.process.exit is not None or self.is_busy:
+            return False
+        return self.record.execution_count > self._ran_before
 
     @property
     def is_busy(self) -> bool:
@@ -194,6 +223,7 @@ class Session:
         self._begun = kernel
         self._attach(kernel)
         self._kernel_since -= kernel.process.age
+        self._ran_before = -1  # whatever it has
         self._executions.adopt(kernel, opened, newest)
 
     async def conclude(
@@ -231,6 +261,8 @@ class Session:
             ConflictError: The session is not active.
             KernelDeadError: The kernel died and was not restarted.
         """
+        while self.opening is not None:  # its variables are not back yet
+            await self.opening.over.wait()
         self._check_open()
         self.touch()  # from here on it is in use
         lost, self.stopped_why = self.stopped_why, ""
@@ -238,7 +270,7 @@ class Session:
         return await self._queue(code, timeout, lost)
 
     async def begin(self) -> Run | None:
-        """Have a kernel that is new run the session's start-up code, before anything else."""
+        """Start the kernel if there is none, and have it run the start-up code before all else."""
         kernel = await self.ensure_kernel()
         if self._begun is kernel or not self.record.startup:
             return None
@@ -307,20 +339,6 @@ class Session:
     async def stop_execution(self, run: Run) -> None:
         """Interrupt an execution that met a limit, whose `stop_as` says so."""
         await interrupts.signal_until_ended(self.kernel, run)
-
-    async def stop_if_unused(self) -> None:
-        """End a kernel that has run nothing for long; the next execution gets a new one."""
-        async with self._kernel_lock:
-            if not self.is_unused or self.kernel is None:
-                return  # somebody came
-            idle = self.idle_seconds
-            await self.services.store.forget_kernel(self.id)
-            await self._stop_kernel("it was not used", grace=IDLE_STOP_GRACE)
-            self.death = ""
-            self.stopped_why = (
-                f"its kernel was stopped after {idle:.0f} s without use, its variables are "
-                "gone; a new one starts with the next execution"
-            )
 
     async def restart(self, why: str = "the kernel was restarted") -> None:
         """Replace the kernel by a new one, from whatever state; variables are gone.
@@ -435,9 +453,8 @@ class Session:
     def _check_open(self) -> None:
         status = self.record.status
         if not status.has_kernel:
-            way = "resume_session" if status in RESUMABLE else "create_session makes another"
             why = f" ({self.record.reason})" if self.record.reason else ""
-            raise ConflictError(f"session '{self.id}' is {status}{why}; {way}")
+            raise ConflictError(f"session '{self.id}' is {status}{why}; {WAYS[status]}")
 
     def _check_alive(self) -> None:
         if (self.kernel is not None and self.kernel.process.exit is not None) or self.death:
@@ -470,6 +487,7 @@ class Session:
 
     def _attach(self, kernel: LocalKernel) -> None:
         self.kernel = kernel
+        self._ran_before = self.record.execution_count
         self._kernel_since = time.monotonic()
         self.peak_memory = 0
         kernel.channels.on_orphan(self._executions.late.hear)

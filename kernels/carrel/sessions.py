@@ -21,6 +21,7 @@ import anyio
 from carrel import health
 from carrel.artifacts.keeper import Keeper
 from carrel.artifacts.service import Artifacts
+from carrel.checkpoint_models import CheckpointReason
 from carrel.checkpoints import Checkpoints
 from carrel.cleanup import CleanUpReport, carry_out, choose
 from carrel.config import Config, interpreter
@@ -63,11 +64,13 @@ from carrel.session import DEFAULT, Session
 from carrel.specs import check_code, check_parent
 from carrel.store import Store
 from carrel.supervisor import Supervisor
+from carrel.suspension import Suspension
 from carrel.templates import applied
 
 log = logging.getLogger(__name__)
 
 ARCHIVED = "~"  # in the id under which the history of a deleted session is kept
+SAVE_TIME = 0.8  # seconds that all sessions together have to be saved when the server stops
 FURNISH_TIMEOUT = 600.0  # seconds for the packages of a new session
 NAMED_IDS = 20  # ids that "unknown session" lists
 
@@ -99,6 +102,8 @@ class Sessions:
         self.recovered = RecoveryReport()
         #: saved namespaces
         self.checkpoints: Checkpoints
+        #: suspends and resumes
+        self.suspension: Suspension
         self._tasks: asyncio.TaskGroup
         #: the log of what happened
         self.events: Events
@@ -141,6 +146,7 @@ class Sessions:
         self._lifecycle = Lifecycle(
             self._sessions, self._services, self._kernels, self.checkpoints, self.config
         )
+        self.suspension = Suspension(self.checkpoints, self._lifecycle.check_room)
         self.events = Events(self._store)
         self.history = History(self._store)
         self.replays = Replays(self.history, self._sessions, self.create, self.run, self._spawn)
@@ -155,7 +161,12 @@ class Sessions:
                 await self._release()
             raise
         self._filling = self._spawn(self._kernels.keep_warm(), name="warm pool")
-        watch = Supervisor(lambda: list(self._sessions.values()), self.workspace, self._spawn)
+        watch = Supervisor(
+            lambda: list(self._sessions.values()),
+            self.workspace,
+            self._spawn,
+            self.suspension.suspend_unused,
+        )
         self._watching = self._spawn(watch.run(), name="supervisor")
         return self
 
@@ -396,7 +407,9 @@ class Sessions:
         """
         session = self.get(session_id)
         previous = self.current_id(caller)
-        if session.kernel is None and not session.death:
+        if session.record.status is SessionStatus.SUSPENDED:
+            await self._resume_for(session, caller)
+        elif session.kernel is None and not session.death and session.record.status.has_kernel:
             await session.ensure_kernel()
         self._switched[caller] = session_id
         return previous
@@ -475,9 +488,18 @@ class Sessions:
             KernelDeadError: The session's kernel died; nothing was queued.
         """
         check_code(code)
+        if session.record.status is SessionStatus.SUSPENDED:
+            await self._resume_for(session, "an execution")
         return await session.submit(
             code, self.config.execution_timeout if timeout is None else timeout
         )
+
+    async def _resume_for(self, session: Session, by: str) -> None:
+        """Resume a suspended session for whoever uses it; who comes second waits."""
+        if session.opening is None:
+            await self.suspension.resume(session, by=by)
+        else:
+            await session.opening.over.wait()
 
     def live_run(self, execution_id: str) -> tuple[Session, Run] | None:
         """Return an execution that is queued, running or just finished."""
@@ -597,6 +619,16 @@ class Sessions:
             lambda name: self._sessions[name].spill_dir if name in self._sessions else None
         )
 
+    async def _end(self, session: Session) -> None:
+        """End a session's kernel in order, its variables saved if there is time for that."""
+        why = "the server was shut down"
+        if self.config.save_on_stop and session.has_variables:
+            with suppress(CarrelError, TimeoutError):
+                async with asyncio.timeout(SAVE_TIME):
+                    reason = CheckpointReason.STOP
+                    await self.suspension.suspend(session, by="the server", why=why, reason=reason)
+        await session.stop(grace=0 if session.current else STOP_GRACE, why=why)
+
     async def _stop_all(self) -> None:
         if self._is_leaving:
             await self._kernels.find_guardian()
@@ -607,8 +639,7 @@ class Sessions:
         if self._is_leaving:
             ends = [session.leave() for session in sessions]
         else:
-            why = "the server was shut down"
-            ends = [s.stop(grace=0 if s.current else STOP_GRACE, why=why) for s in sessions]
+            ends = [self._end(session) for session in sessions]
         for failure in await asyncio.gather(
             *ends, *self._lifecycle.unfinished, *self.checkpoints.unfinished, return_exceptions=True
         ):

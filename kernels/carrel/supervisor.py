@@ -87,6 +87,7 @@ class Supervisor:
         sessions: Returns those that there are now.
         workspace: The folder that they share.
         spawn: Starts tasks of the service.
+        suspend: Suspends a session that is not used.
     """
 
     def __init__(
@@ -94,7 +95,9 @@ class Supervisor:
         sessions: Callable[[], Iterable[Session]],
         workspace: Workspace,
         spawn: Spawner,
+        suspend: Callable[[Session], Coroutine[Any, Any, None]],
     ) -> None:
+        self._suspend = suspend
         self._sessions = sessions
         self._workspace = workspace
         self._spawn = spawn
@@ -124,7 +127,7 @@ class Supervisor:
         ]
         for session in watched if look % QUIET_LOOKS == 0 else ():
             if session.is_unused:
-                self._act(session.stop_if_unused(), session)
+                self._act(self._suspend(session), session)
         watched = [s for s in watched if s.walls.limits.are_watched]
         if not (watched or self._shared.owners):
             return

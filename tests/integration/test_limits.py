@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from carrel import Config, Execution, ExecutionStatus, KernelState, Limits, Sessions, SessionSpec
+from carrel import (
+    Config,
+    Execution,
+    ExecutionStatus,
+    Limits,
+    Sessions,
+    SessionSpec,
+    SessionStatus,
+    steering,
+)
 from carrel.errors import ConflictError
 from carrel.models import Isolation
 from carrel.session import Session
@@ -162,7 +171,7 @@ async def test_an_execution_that_uses_too_much_processor_time_is_stopped(
 
 
 @pytest.mark.anyio
-async def test_a_kernel_that_is_not_used_is_stopped_and_the_session_stays(
+async def test_ls_13_a_session_that_is_not_used_is_suspended_and_comes_back_when_it_is(
     sessions: Sessions,
 ) -> None:
     session = await sessions.create(SessionSpec(id="idle", limits={"idle_seconds": 0.01}))
@@ -170,13 +179,31 @@ async def test_a_kernel_that_is_not_used_is_stopped_and_the_session_stays(
     kernel = session.kernel
     assert kernel is not None
     assert await kernel.process.wait(30)
-    async with session._kernel_lock:  # until it is put away
-        assert session.kernel_state is KernelState.NOT_STARTED
-    assert "without use" in (await sessions.health(session)).cause
-    again = await run(sessions, session, "'kept' in globals()")
+    (event,) = await sessions.events.read(topics=["session.suspended"], wait=30)
+    assert "it was not used for" in event.data["why"]
+    assert session.record.status is SessionStatus.SUSPENDED
+    again = await run(sessions, session, "kept")
     assert again.status is ExecutionStatus.COMPLETED
-    assert "variables are gone" in again.note
+    assert "resumed from its checkpoint" in again.note
     assert again.generation == 2
+
+
+@pytest.mark.anyio
+async def test_a_session_that_is_busy_or_paused_is_never_suspended_for_being_unused(
+    sessions: Sessions,
+) -> None:
+    session = await sessions.create(SessionSpec(id="busy", limits={"idle_seconds": 0.01}))
+    code = "import carrel_session, time\ntime.sleep(3)\ncarrel_session.checkpoint()\nkept = 1"
+    running = await sessions.run(session, code)
+    assert await running.begun.wait()
+    await steering.steer(session, "pause", by="a test", wait=30)
+    other = await sessions.create(SessionSpec(id="other", limits={"idle_seconds": 0.01}))
+    (event,) = await sessions.events.read(topics=["session.suspended"], wait=30)
+    assert event.session_id == other.id  # the policy was at work meanwhile
+    assert session.record.status is SessionStatus.PAUSED
+    await steering.steer(session, "resume", by="a test", wait=30)
+    assert await running.wait(30)
+    assert running.snapshot().status is ExecutionStatus.COMPLETED
 
 
 @pytest.mark.anyio
