@@ -407,10 +407,8 @@ class Sessions:
         """
         session = self.get(session_id)
         previous = self.current_id(caller)
-        if session.record.status is SessionStatus.SUSPENDED:
-            await self._resume_for(session, caller)
-        elif session.kernel is None and not session.death and session.record.status.has_kernel:
-            await session.ensure_kernel()
+        if session.record.status.has_kernel or session.record.status is SessionStatus.SUSPENDED:
+            await self.suspension.wake(session, by=caller)
         self._switched[caller] = session_id
         return previous
 
@@ -489,17 +487,10 @@ class Sessions:
         """
         check_code(code)
         if session.record.status is SessionStatus.SUSPENDED:
-            await self._resume_for(session, "an execution")
+            await self.suspension.wake(session, by="an execution")
         return await session.submit(
             code, self.config.execution_timeout if timeout is None else timeout
         )
-
-    async def _resume_for(self, session: Session, by: str) -> None:
-        """Resume a suspended session for whoever uses it; who comes second waits."""
-        if session.opening is None:
-            await self.suspension.resume(session, by=by)
-        else:
-            await session.opening.over.wait()
 
     def live_run(self, execution_id: str) -> tuple[Session, Run] | None:
         """Return an execution that is queued, running or just finished."""

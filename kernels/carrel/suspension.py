@@ -178,6 +178,20 @@ class Suspension:
         await session.note("session.resumed", data)
         return Resumed(before=before, restoration=restoration)
 
+    async def wake(self, session: Session, *, by: str) -> None:
+        """Give a session its kernel if it has none; one that died stays dead.
+
+        Raises:
+            As `resume`.
+        """
+        if session.record.status is SessionStatus.SUSPENDED:
+            if session.opening is None:
+                await self.resume(session, by=by)
+            else:
+                await session.opening.over.wait()
+        elif session.kernel_state is KernelState.NOT_STARTED:
+            await session.ensure_kernel()
+
     async def _open(
         self, session: Session, before: SessionStatus, checkpoint_id: str
     ) -> Restoration | None:

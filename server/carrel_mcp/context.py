@@ -148,11 +148,11 @@ def make_tool(function: ToolFunction, declaration: Declaration) -> Tool:
         function,
         title=declaration.title,
         description=inspect.cleandoc(function.__doc__ or ""),
+        # What is not said is: changes things, may destroy, not idempotent, open world.
         annotations=ToolAnnotations(
-            title=declaration.title,
-            read_only_hint=declaration.read_only,
+            read_only_hint=declaration.read_only or None,
             destructive_hint=declaration.destructive,
-            idempotent_hint=declaration.idempotent,
+            idempotent_hint=declaration.idempotent or None,
             open_world_hint=declaration.open_world,
         ),
     )

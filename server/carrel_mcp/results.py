@@ -465,10 +465,35 @@ class Published(ToolResult):
 
 
 class ChangedSession(ToolResult):
-    """A session that has ended, or changed."""
+    """What of a session can be changed, as it is now."""
 
     session_id: str = Field(description="The session")
-    session: SessionInfo = Field(description="How it is now")
+    status: str = Field(description="Lifecycle: active, completed, failed, cancelled, ...")
+    reason: str = Field(description="Why it has that; often empty")
+    description: str = Field(description="What it is for")
+    tags: list[str] = Field(description="Words it can be found by")
+    metadata: dict[str, Any] = Field(description="Free key-value pairs")
+    context: dict[str, Any] = Field(description="What its code has as carrel_session.context")
+
+
+class SuspendedSession(ToolResult):
+    """A session without a kernel, its variables saved."""
+
+    session_id: str = Field(description="The session")
+    checkpoint_id: str = Field(description="What they are in; empty: it had no kernel")
+    variables: list[str] = Field(description="Names of what is saved")
+    skipped: dict[str, str] = Field(description="What is not -> its class and why")
+    blocked: float = Field(description="Seconds in which the kernel could do nothing else")
+
+
+class ResumedSession(ToolResult):
+    """A session that goes on."""
+
+    session_id: str = Field(description="The session")
+    before: str = Field(description="Its status before")
+    checkpoint_id: str = Field(description="What was put back; empty: nothing")
+    restored: list[str] = Field(description="Names of the variables that are back")
+    missing: dict[str, str] = Field(description="What is not -> its class and why")
 
 
 class FoundExecution(BaseModel):

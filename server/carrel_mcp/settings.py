@@ -214,6 +214,11 @@ class Settings(BaseSettings):
     max_sessions: int = Field(
         default=100, ge=1, le=10_000, description="Sessions that may exist at once."
     )
+    save_on_stop: bool | None = Field(
+        default=None,
+        description="Save the variables of sessions when the server stops in order, as far as "
+        "they can be in 0.8 s; whoever uses a session next finds them. Default: on.",
+    )
     keep_checkpoints: int = Field(
         default=3,
         ge=1,
@@ -386,6 +391,7 @@ class Settings(BaseSettings):
             keep_kernels=self.keep_kernels,
             max_sessions=self.max_sessions,
             keep_checkpoints=self.keep_checkpoints,
+            save_on_stop=self.save_on_stop is not False,
             execution_timeout=self.execution_timeout or None,
             isolation=self.isolation,
             network=not self.http if self.network is None else self.network,

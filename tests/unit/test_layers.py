@@ -28,7 +28,7 @@ ROWS: list[set[str]] = [
     {"executions"},
     {"session"},
     {"steering", "script_runs", "replay", "checkpoints"},
-    {"lifecycle"},
+    {"lifecycle", "suspension"},
     {"health", "recovery", "cleanup", "supervisor"},
     {"sessions"},
     {"__init__"},

@@ -2,7 +2,7 @@
 
 # isort: off
 from carrel_mcp.tools import sessions, code, packages, scripts, health
-from carrel_mcp.tools import files, control, artifacts, checkpoints, history, events
+from carrel_mcp.tools import files, control, lives, artifacts, checkpoints, history, events
 
 __all__ = [
     "artifacts",
@@ -13,6 +13,7 @@ __all__ = [
     "files",
     "health",
     "history",
+    "lives",
     "packages",
     "scripts",
     "sessions",

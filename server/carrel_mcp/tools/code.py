@@ -6,11 +6,12 @@ import anyio
 from mcp.types import CallToolResult, InputRequiredResult
 from pydantic import Field
 
-from carrel import Execution, KernelState, Run, Session
+from carrel import Execution, Run, Session, SessionStatus
 from carrel.checkpoint_models import Restoration
 from carrel.errors import CarrelError, InvalidArgumentError
 from carrel.models import InterruptReport, InterruptStep
-from carrel_mcp.callers import caller_of
+from carrel.suspension import WITHOUT
+from carrel_mcp.callers import caller_of, name_of
 from carrel_mcp.context import App, Ctx, Declaration, app_of, tool
 from carrel_mcp.render import page, render
 from carrel_mcp.results import ExecutionPage, Interrupted, Restarted, RunResult
@@ -46,8 +47,7 @@ async def run_python_code(
             run = live[1]
     else:
         session = app.sessions.find(caller_of(ctx), session_id)
-        if session.kernel_state is KernelState.NOT_STARTED:
-            await session.ensure_kernel()
+        await app.sessions.suspension.wake(session, by=name_of(ctx))
         with anyio.CancelScope(shield=True):  # who gives up meanwhile still has it interrupted
             run = await app.sessions.run(session, code, timeout=timeout)
     if run is not None:
@@ -175,13 +175,16 @@ async def restart_kernel(
     app = app_of(ctx)
     session = app.sessions.find(caller_of(ctx), session_id)
     why = "the kernel was restarted by restart_kernel"
+    if session.record.status is SessionStatus.SUSPENDED:
+        wanted = "" if preserve_state else WITHOUT
+        resumed = await app.sessions.suspension.resume(
+            session, by=name_of(ctx), checkpoint_id=wanted
+        )
+        return restarted(session, resumed.restoration)
     if preserve_state:
         return await restart_with_state(app, session, why)
     await session.restart(why)
-    return answer_restart(session, None).answer(
-        f"Session '{session.id}' has a new kernel (generation {session.record.generation}). "
-        "All its variables are gone."
-    )
+    return restarted(session, None)
 
 
 async def restart_with_state(app: App, session: Session, why: str) -> CallToolResult:
@@ -198,20 +201,21 @@ async def restart_with_state(app: App, session: Session, why: str) -> CallToolRe
             more = f"{error} The kernel was not restarted; without preserve_state it would be."
             raise type(error)(more) from error
         raise
-    return answer_restart(session, done).answer(
-        f"Session '{session.id}' has a new kernel (generation {session.record.generation}): "
-        f"{described(done)}"
-    )
+    return restarted(session, done)
 
 
-def answer_restart(session: Session, done: Restoration | None) -> Restarted:
-    """Return the result of a restart."""
+def restarted(session: Session, done: Restoration | None) -> CallToolResult:
+    """Say that a session has a new kernel, and what is in it."""
     lost = (*done.checkpoint.skipped, *done.failed) if done else ()
-    return Restarted(
+    result = Restarted(
         session_id=session.id,
         restarted=True,
         generation=session.record.generation,
         variables_kept=done is not None,
         checkpoint_id=done.checkpoint.id if done else "",
         lost=left_out(lost),
+    )
+    what = described(done) if done else "All its variables are gone."
+    return result.answer(
+        f"Session '{session.id}' has a new kernel (generation {result.generation}). {what}"
     )

@@ -1,17 +1,16 @@
-"""Toolset `control`: steer what runs, and the lives of sessions."""
+"""Toolset `control`: steer what runs in a session."""
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, TypeAlias
 
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from carrel import SessionStatus, steering
+from carrel import steering
 from carrel.errors import ConflictError
 from carrel_mcp.callers import caller_of, name_of
 from carrel_mcp.context import Ctx, Declaration, app_of, tool
-from carrel_mcp.results import ChangedSession, CleanedUp, InputSent, Steered
+from carrel_mcp.results import InputSent, Steered
 from carrel_mcp.tools.parameters import SessionId
-from carrel_mcp.tools.sessions import info
 
 EffectWait: TypeAlias = Annotated[
     float, Field(ge=0, le=3600, allow_inf_nan=False, description="Seconds to wait for the effect")
@@ -83,88 +82,3 @@ async def send_input(
     result = InputSent(session_id=live[0].id, execution_id=execution_id, taken=taken)
     words = "was taken" if taken else "came too late: it does not ask any more"
     return result.answer(f"The answer {words}. get_execution shows how execution goes on.")
-
-
-@tool(Declaration(title="Close a session", toolset="control", destructive=True))
-async def close_session(
-    ctx: Ctx,
-    session_id: Annotated[str, Field(description="The session to close")],
-    outcome: Annotated[
-        Literal["completed", "failed", "cancelled"],
-        Field(description="failed: resume_session may go on; the others are final"),
-    ] = "completed",
-    reason: Annotated[str, Field(max_length=1000, description="Why, in a line")] = "",
-) -> Annotated[CallToolResult, ChangedSession]:
-    """End a session's kernel and say how the session ended; its history and artifacts stay.
-
-    delete_session forgets it altogether.
-    """
-    app = app_of(ctx)
-    session = app.sessions.get(session_id)
-    await app.sessions.close(session, SessionStatus(outcome), reason)
-    result = ChangedSession(session_id=session.id, session=info(app, caller_of(ctx), session))
-    return result.answer(f"Session '{session.id}' is {outcome}. {reason}".strip())
-
-
-@tool(Declaration(title="Change a session", toolset="control", idempotent=True))
-async def update_session(
-    ctx: Ctx,
-    session_id: SessionId = None,
-    description: Annotated[str | None, Field(description="One line")] = None,
-    tags: Annotated[list[str] | None, Field(description="All of them")] = None,
-    metadata: Annotated[dict[str, Any] | None, Field(description="All of it")] = None,
-    context: Annotated[
-        dict[str, Any] | None, Field(description="Values to set in it; null removes one")
-    ] = None,
-) -> Annotated[CallToolResult, ChangedSession]:
-    """Change a session's description, tags, metadata or context; the rest stays.
-
-    Code that runs sees the context change (carrel_session.context).
-    """
-    app = app_of(ctx)
-    session = app.sessions.find(caller_of(ctx), session_id)
-    await app.sessions.update(
-        session,
-        description=description,
-        tags=None if tags is None else tuple(tags),
-        metadata=metadata,
-        context=context,
-    )
-    result = ChangedSession(session_id=session.id, session=info(app, caller_of(ctx), session))
-    return result.answer(f"Session '{session.id}' is changed.")
-
-
-@tool(Declaration(title="Clean up sessions", toolset="control", destructive=True, idempotent=True))
-async def cleanup_sessions(
-    ctx: Ctx,
-    older_than: Annotated[
-        float | None,
-        Field(
-            ge=0,
-            allow_inf_nan=False,
-            description="Delete sessions idle for so many seconds; default: age does not matter",
-        ),
-    ] = None,
-    session_ids: Annotated[
-        list[str] | None, Field(description="Only these; default: all but 'default'")
-    ] = None,
-    dry_run: Annotated[bool, Field(description="Only say what would be deleted")] = False,
-) -> Annotated[CallToolResult, CleanedUp]:
-    """Delete sessions that are not used any more, and files that belong to no session.
-
-    With neither older_than nor session_ids no session is deleted. Sessions that run code stay,
-    and so does 'default'. Try dry_run first.
-    """
-    report = await app_of(ctx).sessions.clean_up(
-        older_than=older_than, session_ids=session_ids, dry_run=dry_run
-    )
-    result = CleanedUp(
-        deleted=report.deleted, kept=report.kept, removed=report.removed, dry_run=dry_run
-    )
-    verb = "Would delete" if dry_run else "Deleted"
-    lines = [
-        f"{verb} {len(result.deleted)} sessions: {', '.join(result.deleted) or 'none'}.",
-        f"{verb} {len(result.removed)} folders of no session." if result.removed else "",
-        *(f"'{name}' stays: {why}." for name, why in result.kept.items()),
-    ]
-    return result.answer("\n".join(filter(None, lines)))

@@ -6,7 +6,7 @@ from typing import Annotated
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from carrel_mcp.callers import caller_of
+from carrel_mcp.callers import caller_of, name_of
 from carrel_mcp.context import Ctx, Declaration, app_of, tool
 from carrel_mcp.results import KernelHealth, Responsiveness, VariableInfo, VariableList
 from carrel_mcp.tools.parameters import SessionId
@@ -21,7 +21,9 @@ async def list_variables(
     limit: Annotated[int, Field(ge=1, le=1000, description="At most so many")] = 200,
 ) -> Annotated[CallToolResult, VariableList]:
     """List a session's variables: type, short value, size or shape. Works while code runs."""
-    session = app_of(ctx).sessions.find(caller_of(ctx), session_id)
+    sessions = app_of(ctx).sessions
+    session = sessions.find(caller_of(ctx), session_id)
+    await sessions.suspension.wake(session, by=name_of(ctx))
     found, total = await session.variables(limit)
     result = VariableList(
         session_id=session.id,
