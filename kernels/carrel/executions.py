@@ -23,6 +23,7 @@ from carrel.engines.wire import Message
 from carrel.images import save_images
 from carrel.late import LateOutput
 from carrel.models import Execution, ExecutionStatus, InterruptStep, SessionRecord
+from carrel.notes import Notes
 from carrel.run import Run
 from carrel.services import Services
 
@@ -55,16 +56,6 @@ class Owner(Protocol):
     def touch(self) -> None:
         """Note that something was done in it."""
 
-    def hear_note(self, run: Run, message: Message) -> None:
-        """Take what its kernel tells besides outputs."""
-
-    def end_notes(self, run: Run) -> None:
-        """Note that an execution has ended: nothing is asked of it any more."""
-
-    def about(self) -> Message:
-        """Return what the kernel shall know of it with its next execution."""
-        ...
-
 
 class Turn:
     """A place in the queue for what is no execution: nothing runs while somebody has it."""
@@ -77,8 +68,9 @@ class Turn:
 class Executions:
     """What runs, waits, and has just ended in one session."""
 
-    def __init__(self, owner: Owner, services: Services) -> None:
+    def __init__(self, owner: Owner, notes: Notes, services: Services) -> None:
         self._owner = owner
+        self._notes = notes
         self._services = services
         self._queue: deque[Run | Turn] = deque()
         self._turn: Turn | None = None
@@ -224,7 +216,7 @@ class Executions:
             await asyncio.wait([self._driver])
 
     def _run(self, execution: Execution) -> Run:
-        return Run(execution, self._owner.hear_note)
+        return Run(execution, self._notes.hear)
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         self._driver = self._services.spawn(work, name=f"session {self._owner.record.id}")
@@ -270,7 +262,7 @@ class Executions:
             "user_expressions": {},
             "allow_stdin": False,
             "stop_on_error": False,
-            "carrel": self._owner.about(),
+            "carrel": self._notes.about(),
         }
         kernel.channels.request("shell", "execute_request", content, run.hear, run.id)
         crash_point("run.sent")
@@ -388,7 +380,7 @@ class Executions:
 
     async def _write_down(self, run: Run) -> None:
         """Store the outcome, then tell whoever waits."""
-        self._owner.end_notes(run)
+        self._notes.end(run)
         self.late.remember(run)
         self._owner.touch()
         wanted = captures.is_wanted(run.execution)

@@ -211,7 +211,7 @@ class Lifecycle:
         data = {name: value for name, value in given.items() if value is not None}
         await session.note("session.updated", data)
         if context:
-            await session.tell_context(values, removed)
+            await session.notes.tell_context(values, removed)
 
     def make(self, record: SessionRecord) -> Session:
         """Return the session of a record, without a kernel yet."""

@@ -6,12 +6,14 @@ and what that wrote down is known by the note's message id.
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from carrel.engines.kernel import LocalKernel
 from carrel.engines.wire import Message
-from carrel.errors import InvalidArgumentError
+from carrel.errors import InvalidArgumentError, KernelSilentError
 from carrel.events import check_topic
 from carrel.models import Execution, ExecutionStatus, Question, SessionRecord, SessionStatus
 from carrel.run import UNSOUND, Run
@@ -19,6 +21,7 @@ from carrel.services import Services
 
 log = logging.getLogger(__name__)
 
+TELL_DEADLINE = 1.0  # seconds a kernel has to take a change of its context
 CONTEXT_BYTES = 1 << 20  # of all of a session's context, about
 
 
@@ -27,6 +30,8 @@ class Owner(Protocol):
 
     #: what is kept of it
     record: SessionRecord
+    #: its kernel
+    kernel: LocalKernel | None
 
 
 class Notes:
@@ -41,6 +46,7 @@ class Notes:
         self._owner = owner
         self._services = services
         self._kinds: dict[str, Callable[[Run, Any, str], None]] = {
+            "requested": self._requested,
             "held": self._held,
             "released": self._released,
             "progress": self._progress,
@@ -49,8 +55,31 @@ class Notes:
             "context": self._context,
             "published": self._published,
         }
+        self._informed: LocalKernel | None = None  # the kernel that has the context
         #: message ids of notes that a server before has written down
         self.known: set[str] = set()
+
+    def about(self) -> Message:
+        """Return what the kernel shall know of the session with its next execution."""
+        record = self._owner.record
+        about: Message = {
+            "session_id": record.id,
+            "parent_session_id": record.parent_session_id,
+            "may_ask": record.stdin,
+        }
+        # Once: what its threads change meanwhile is on the way to us.
+        if self._informed is not self._owner.kernel:
+            about["context"] = record.context
+            self._informed = self._owner.kernel
+        return about
+
+    async def tell_context(self, values: dict[str, Any], removed: list[str]) -> None:
+        """Tell a kernel that knows the context what a tool has changed in it."""
+        kernel = self._owner.kernel
+        if kernel is not None and self._informed is kernel:
+            told: Message = {"values": values, "removed": removed}
+            with suppress(KernelSilentError):  # in native code: it learns it when that ends
+                await kernel.request("change_context", deadline=TELL_DEADLINE, **told)
 
     def hear(self, run: Run, message: Message) -> None:
         """Take a note of an execution; never blocks. What makes no sense is left out."""
@@ -66,6 +95,9 @@ class Notes:
         """Note that an execution has ended, however: it holds nothing any more."""
         if run.held_since is not None:
             self._released(run, {}, "")
+
+    def _requested(self, run: Run, content: Any, key: str) -> None:
+        self._write(f"execution.{content['action']}_requested", {"by": content["by"]}, run, key)
 
     def _held(self, run: Run, content: Any, key: str) -> None:
         run.hold(datetime.fromtimestamp(float(content["at"]), UTC))

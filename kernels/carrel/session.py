@@ -7,11 +7,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from carrel import inspection, interrupts
 from carrel.beneath import reading, writing
@@ -20,7 +18,7 @@ from carrel.distributions import Package
 from carrel.engines.kernel import LocalKernel
 from carrel.engines.process import Exit
 from carrel.engines.walls import Walls
-from carrel.engines.wire import Message, new_id
+from carrel.engines.wire import new_id
 from carrel.environments import InstallReport, SessionEnvironment
 from carrel.errors import ConflictError, KernelDeadError, KernelSilentError
 from carrel.executions import Executions
@@ -41,6 +39,7 @@ from carrel.outputs import readable, spill_of
 from carrel.requirements import parse_requirements
 from carrel.run import Run
 from carrel.services import Services
+from carrel.transitions import Opening
 from carrel.usage import quantity
 
 log = logging.getLogger(__name__)
@@ -49,7 +48,6 @@ DEFAULT = "default"  # the session that is always there
 #: what is opened in a session's directory before its kernel's walls stand: the kernel before may
 #: have put a link there, which would be followed
 OPENED_AT_START = ("kernel.log", "stacks.txt", "touched", "journal.jsonl", "spill")
-TELL_DEADLINE = 1.0  # seconds a kernel has to take a change of its context
 #: status of a session without a kernel -> what helps
 WAYS = {
     SessionStatus.SUSPENDED: "run_python_code and resume_session bring it back",
@@ -58,19 +56,6 @@ WAYS = {
     SessionStatus.CANCELLED: "create_session makes another",
 }
 NEWEST_BYTES = 2000  # read from the end of a spill file for its last line
-
-
-class Opening:
-    """Somebody resumes a session.
-
-    Args:
-        by: Who.
-    """
-
-    def __init__(self, by: str) -> None:
-        self.by = by
-        self.since = datetime.now(UTC)
-        self.over = asyncio.Event()
 
 
 class Session:
@@ -100,9 +85,8 @@ class Session:
         self.services = services
         self._kernel_lock = asyncio.Lock()
         self._starting = False
-        self._executions = Executions(self, services)
-        self._notes = Notes(self, services)
-        self._informed: LocalKernel | None = None  # the kernel that has the context
+        self.notes = Notes(self, services)
+        self._executions = Executions(self, self.notes, services)
         self._begun: LocalKernel | None = None  # the kernel that ran the start-up code
         self._ran_before = 0  # executions that kernels before this one had
         # Monotonic: the wall clock may jump.
@@ -219,7 +203,7 @@ class Session:
             newest: The last one, if it has an outcome.
             known: Message ids of what the kernel told besides outputs and is written down.
         """
-        self._notes.known = known
+        self.notes.known = known
         self._begun = kernel
         self._attach(kernel)
         self._kernel_since -= kernel.process.age
@@ -288,7 +272,7 @@ class Session:
                 timeout=timeout,
                 note=note,
             ),
-            self.hear_note,
+            self.notes.hear,
         )
         self.record = replace(self.record, execution_count=run.execution.index)
         self.touch()
@@ -370,13 +354,6 @@ class Session:
     def forget_death(self) -> None:
         """Note that its kernel was ended in order, and is not dead."""
         self.death = ""
-
-    async def tell_context(self, values: dict[str, Any], removed: list[str]) -> None:
-        """Tell a kernel that knows the context what a tool has changed in it."""
-        if self.kernel is not None and self._informed is self.kernel:
-            told: Message = {"values": values, "removed": removed}
-            with suppress(KernelSilentError):  # in native code: it learns it when that ends
-                await self.kernel.request("change_context", deadline=TELL_DEADLINE, **told)
 
     async def leave(self) -> None:
         """Leave the kernel and what it runs as they are, for the next server."""
@@ -509,27 +486,6 @@ class Session:
     def _on_exit(self, ended: Exit) -> None:
         self.death = self.death or self.out_of_memory or f"it ended by itself: {ended}"
         self._executions.note_death()
-
-    def about(self) -> Message:
-        """Return what the kernel shall know of the session with its next execution."""
-        about: Message = {
-            "session_id": self.id,
-            "parent_session_id": self.record.parent_session_id,
-            "may_ask": self.record.stdin,
-        }
-        # Once: what its threads change meanwhile is on the way to us.
-        if self._informed is not self.kernel:
-            about["context"] = self.record.context
-            self._informed = self.kernel
-        return about
-
-    def hear_note(self, run: Run, message: Message) -> None:
-        """Take what the kernel tells besides outputs."""
-        self._notes.hear(run, message)
-
-    def end_notes(self, run: Run) -> None:
-        """Note that an execution has ended: nothing is asked of it any more."""
-        self._notes.end(run)
 
     async def note(self, type: str, data: object = None, run: Run | None = None) -> None:
         """Write down that something happened in this session, and how that leaves it."""

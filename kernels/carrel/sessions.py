@@ -6,10 +6,8 @@ be called from any number of tasks of its event loop.
 """
 
 import asyncio
-import fnmatch
 import logging
-import os
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,13 +17,12 @@ from typing import Any, Self
 import anyio
 
 from carrel import health
-from carrel.artifacts.keeper import Keeper
 from carrel.artifacts.service import Artifacts
 from carrel.checkpoint_models import CheckpointReason
 from carrel.checkpoints import Checkpoints
 from carrel.cleanup import CleanUpReport, carry_out, choose
-from carrel.config import Config, interpreter
-from carrel.crashpoints import crash_point
+from carrel.config import Config
+from carrel.directory import Directory
 from carrel.engines.guardians import Started
 from carrel.engines.walls import Walls
 from carrel.errors import (
@@ -33,16 +30,10 @@ from carrel.errors import (
     ExecutionNotFoundError,
     InstallError,
     InvalidArgumentError,
-    KernelStartError,
-    SessionNotFoundError,
 )
 from carrel.events import Events
+from carrel.foundation import Foundation
 from carrel.history import History
-from carrel.installs import Installer
-from carrel.interpreters import interpreter_reads
-from carrel.isolation import (
-    Levels,
-)
 from carrel.kernel_source import KernelSource
 from carrel.launches import Launches
 from carrel.lifecycle import STOP_GRACE, Lifecycle
@@ -55,7 +46,6 @@ from carrel.models import (
     SessionSpec,
     SessionStatus,
 )
-from carrel.paths import StateDirectory, Workspace, claim_state_directory
 from carrel.recovery import STARTED, Recovery, RecoveryReport, entries
 from carrel.replay import Replays
 from carrel.run import Run
@@ -72,31 +62,27 @@ log = logging.getLogger(__name__)
 ARCHIVED = "~"  # in the id under which the history of a deleted session is kept
 SAVE_TIME = 0.8  # seconds that all sessions together have to be saved when the server stops
 FURNISH_TIMEOUT = 600.0  # seconds for the packages of a new session
-NAMED_IDS = 20  # ids that "unknown session" lists
 
 
 class StartAbandonedError(Exception):
     """Cancels the tasks of a service whose start failed."""
 
 
-class Sessions:
+class Sessions(Directory):
     """All sessions of one state directory."""
 
     def __init__(self, config: Config | None = None) -> None:
+        super().__init__()
         self.config = config or Config()
-        self._python = interpreter(self.config.python)
-        self.workspace = Workspace(self.config.workspace.expanduser().absolute())
-        self._sessions: dict[str, Session] = {}
-        self._switched: dict[str, str] = {}
+        self._ground = Foundation(self.config)
+        self.workspace = self._ground.workspace
         self._lifecycle: Lifecycle
-        self._state: StateDirectory
         self._store: Store
         self._kernels: KernelSource
         self._filling: asyncio.Task[None]
         self._watching: asyncio.Task[None]
         self._services: Services
         self._launches: Launches
-        self._levels = Levels(self.workspace.root)
         self._is_leaving = self.config.keep_kernels
         #: what was found of the server before, and what became of it
         self.recovered = RecoveryReport()
@@ -113,30 +99,18 @@ class Sessions:
         self.replays: Replays
         #: data that sessions keep
         self.artifacts: Artifacts
-        self._keeper: Keeper
 
     async def __aenter__(self) -> Self:
-        if not os.access(self._python, os.X_OK):
-            msg = f"there is no interpreter {self._python} to run kernels with (--python)"
-            raise KernelStartError(msg)
-        self.workspace.create()
-        choosing = asyncio.ensure_future(self._levels.choose(self.config))
-        try:
-            if self.config.isolation != "auto":  # what can't be had leaves nothing behind
-                await choosing
-            await self._open(choosing)
-        finally:
-            choosing.cancel()
-            with anyio.CancelScope(shield=True):
-                await asyncio.wait([choosing])
-        crash_point("store.opened")
-        self._kernels = KernelSource(self.config, self._launches, self._levels)
+        await self._ground.open()
+        self._store, self._launches = self._ground.store, self._ground.launches
+        self.artifacts = self._ground.artifacts
+        self._kernels = KernelSource(self.config, self._launches, self._ground.levels)
         self._tasks = asyncio.TaskGroup()
         await self._tasks.__aenter__()
         self._services = Services(
             store=self._store,
             artifacts=self.artifacts,
-            keeper=self._keeper,
+            keeper=self._ground.keeper,
             spawn=self._spawn,
             workspace=self.workspace,
             start_kernel=self._kernels.start,
@@ -169,36 +143,6 @@ class Sessions:
         )
         self._watching = self._spawn(watch.run(), name="supervisor")
         return self
-
-    async def _open(self, choosing: "asyncio.Future[Walls]") -> None:
-        """Take the state directory and open the store, while the isolation is being tried."""
-        path = self.config.state_dir.expanduser().absolute()
-        self._state = claim_state_directory(path, explicit=self.config.state_dir_named)
-        try:
-            self._store = Store(self._state.database, self._state.reclaim)
-            await self._store.open()
-            try:
-                walls, reads = await choosing, await interpreter_reads(self._python)
-                folder = self._state.path / "installs"
-                installer = Installer(folder, self.config.allow_sdist, walls)
-                await asyncio.to_thread(installer.recover)
-                self.artifacts = Artifacts(
-                    *(self._store, self._state.blobs, self.workspace.root, self.config.artifacts)
-                )
-                await self.artifacts.open()
-                self._keeper = Keeper(self.artifacts, self._store, self.workspace.root)
-                await self._keeper.open()
-            except BaseException:
-                await self._store.aclose()
-                raise
-        except BaseException:
-            # Kernels of a dead server may wait there for one that can start.
-            self._state.release(keep_runtime=True)
-            raise
-        root = self.workspace.root
-        self._launches = Launches(
-            self.config, self._python, self._state, root, walls, reads, installer
-        )
 
     async def __aexit__(
         self,
@@ -233,9 +177,7 @@ class Sessions:
             self._kernels.leave()
         else:
             await self._kernels.aclose()
-        await self.artifacts.aclose()
-        await self._store.aclose()
-        self._state.release(keep_runtime=self._is_leaving)
+        await self._ground.release(leave=self._is_leaving)
 
     @property
     def degraded(self) -> str:
@@ -264,12 +206,12 @@ class Sessions:
     @property
     def sessions_dir(self) -> Path:
         """Where sessions have their private directories."""
-        return self._state.sessions
+        return self._ground.state.sessions
 
     @property
     def state_dir(self) -> Path:
         """The state directory that was taken."""
-        return self._state.path
+        return self._ground.state.path
 
     async def create(
         self, spec: SessionSpec, *, reuse: bool = False, fresh: bool = False
@@ -317,64 +259,6 @@ class Sessions:
                 msg = f"the start-up code of the session ended with {error.type}: {error.message}"
                 raise InvalidArgumentError(msg)
 
-    def get(self, session_id: str) -> Session:
-        """Return a session.
-
-        Raises:
-            SessionNotFoundError: There is none of this id; the message names those there are.
-        """
-        session = self._sessions.get(session_id)
-        if session is None:
-            known = sorted(self._sessions)
-            listing = ", ".join(known[:NAMED_IDS]) + (" ..." if len(known) > NAMED_IDS else "")
-            shown = repr(session_id if len(session_id) <= 64 else session_id[:64] + "...")
-            msg = f"no session {shown}. There are: {listing}. create_session makes one."
-            raise SessionNotFoundError(msg)
-        return session
-
-    def list(
-        self,
-        *,
-        status: SessionStatus | None = None,
-        tags: tuple[str, ...] = (),
-        name: str = "",
-        parent: str | None = None,
-        limit: int | None = None,
-    ) -> Sequence[Session]:
-        """Return sessions in the order of their creation; `default` comes first.
-
-        Args:
-            status: Only those with this status.
-            tags: Only those with all of these tags.
-            name: Only those whose id matches this glob.
-            parent: Only those that were made for this session.
-            limit: At most so many.
-        """
-        found = [
-            session
-            for session in self._sessions.values()
-            if (status is None or session.record.status is status)
-            and set(tags) <= set(session.record.tags)
-            and (not name or fnmatch.fnmatchcase(session.id, name))
-            and (parent is None or session.record.parent_session_id == parent)
-        ]
-        found.sort(key=lambda s: (s.id != DEFAULT, s.record.created_at, s.id))
-        return found[:limit]
-
-    def children(self) -> Mapping[str, Sequence[str]]:
-        """Return which sessions were made for which: parent -> ids."""
-        found: dict[str, list[str]] = {}
-        for session in self._sessions.values():
-            if parent := session.record.parent_session_id:
-                found.setdefault(parent, []).append(session.id)
-        return found
-
-    def _ancestors(self, session_id: str) -> Iterator[str]:
-        while session_id:
-            yield session_id
-            session = self._sessions.get(session_id)
-            session_id = session.record.parent_session_id if session else ""
-
     async def _check_parent(self, spec: SessionSpec) -> None:
         parent, execution_id = spec.parent_session_id, spec.parent_execution_id
         if parent:
@@ -382,20 +266,7 @@ class Sessions:
         if execution_id and (await self.execution(execution_id)).session_id != parent:
             msg = f"execution {execution_id} is not one of its parent '{parent}'"
             raise InvalidArgumentError(msg)
-        check_parent(spec, list(self._ancestors(parent)))
-
-    def current_id(self, caller: str) -> str:
-        """Return the id that `caller` means when it names none."""
-        switched = self._switched.get(caller, DEFAULT)
-        return switched if switched in self._sessions else DEFAULT
-
-    def find(self, caller: str, session_id: str | None) -> Session:
-        """Return the session that `caller` means.
-
-        Raises:
-            SessionNotFoundError: There is none of that id.
-        """
-        return self.get(self.current_id(caller) if session_id is None else session_id)
+        check_parent(spec, list(self.ancestors(parent)))
 
     async def switch(self, caller: str, session_id: str) -> str:
         """Make a session what `caller` means by default; return what it was before.
@@ -492,13 +363,6 @@ class Sessions:
             code, self.config.execution_timeout if timeout is None else timeout
         )
 
-    def live_run(self, execution_id: str) -> tuple[Session, Run] | None:
-        """Return an execution that is queued, running or just finished."""
-        for session in self._sessions.values():
-            if run := session.find(execution_id):
-                return session, run
-        return None
-
     async def execution(self, execution_id: str) -> Execution:
         """Return an execution as far as it is, from memory or from the store.
 
@@ -580,14 +444,16 @@ class Sessions:
     def _find_stray(self) -> Sequence[Path]:
         known = {session.directory.name for session in self._sessions.values()}
         known |= self._launches.made
-        return [path for path in entries(self._state.sessions) if path.name not in known]
+        return [path for path in entries(self._ground.state.sessions) if path.name not in known]
 
     def _spawn(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
         return self._tasks.create_task(work, name=name)
 
     async def _load(self) -> None:
         """Take over what the server before us had."""
-        recovery = Recovery(self._store, self._kernels.engine, self._state, self._lifecycle.make)
+        recovery = Recovery(
+            self._store, self._kernels.engine, self._ground.state, self._lifecycle.make
+        )
         self._sessions.update(await recovery.run())
         self.recovered = recovery.report
         await self.checkpoints.recover(self._sessions.values())
@@ -606,7 +472,7 @@ class Sessions:
 
     async def _bring_artifacts_up_to_date(self) -> None:
         await self.artifacts.sweep()
-        await self._keeper.catch_up(
+        await self._ground.keeper.catch_up(
             lambda name: self._sessions[name].spill_dir if name in self._sessions else None
         )
 

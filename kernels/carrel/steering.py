@@ -46,7 +46,6 @@ async def steer(session: Session, action: str, *, by: str, wait: float) -> Steer
         raise KernelSilentError(f"session '{session.id}': {NATIVE}") from error
     if not answer["done"]:
         raise ConflictError(refusal(session, action, answer))
-    await session.note(f"execution.{action}_requested", {"by": by}, run)
     state = await _effect(run, action, wait)
     when = datetime.fromtimestamp(at, UTC)
     return Steered(execution_id=run.id, action=action, state=state, by=by, at=when)

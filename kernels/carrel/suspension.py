@@ -19,8 +19,8 @@ from carrel.errors import (
     SessionBusyError,
 )
 from carrel.models import KernelState, SessionStatus
-from carrel.session import Opening, Session
-from carrel.transitions import changed, check
+from carrel.session import Session
+from carrel.transitions import Opening, changed, check
 
 log = logging.getLogger(__name__)
 

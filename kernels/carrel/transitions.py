@@ -1,6 +1,8 @@
 """Which status a session may have after which: the table, and what is said to the rest."""
 
+import asyncio
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from carrel.errors import TransitionError
 from carrel.models import SessionRecord, SessionStatus, now
@@ -45,3 +47,16 @@ def check(record: SessionRecord, to: SessionStatus) -> None:
         ways = ", ".join(sorted(allowed))
         way = f"it can become {ways}" if ways else "that is final; create another session"
         raise TransitionError(f"session '{record.id}' is {record.status} and can't be {to}: {way}")
+
+
+class Opening:
+    """Somebody resumes a session.
+
+    Args:
+        by: Who.
+    """
+
+    def __init__(self, by: str) -> None:
+        self.by = by
+        self.since = datetime.now(UTC)
+        self.over = asyncio.Event()

@@ -260,7 +260,7 @@ class World:
             (outside / file).chmod(0o600)
         kernel = self.neighbour.kernel
         assert kernel is not None
-        runtime = self.service._state.runtime
+        runtime = self.service._ground.state.runtime
         path = kernel._connection.path
         spills = sorted(self.neighbour.spill_dir.iterdir())
         return {

@@ -28,8 +28,8 @@ ROWS: list[set[str]] = [
     {"executions"},
     {"session"},
     {"steering", "script_runs", "replay", "checkpoints"},
-    {"lifecycle", "suspension"},
-    {"health", "recovery", "cleanup", "supervisor"},
+    {"lifecycle", "suspension", "directory"},
+    {"health", "recovery", "cleanup", "supervisor", "foundation"},
     {"sessions"},
     {"__init__"},
 ]

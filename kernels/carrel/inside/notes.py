@@ -11,7 +11,8 @@ import time
 from typing import Any
 
 NOTE = "carrel_note"
-NOTE_LIMIT = 10_000  # notes of one execution; each costs memory here and in the server
+NOTE_LIMIT = 10_000  # such notes of one execution; each costs memory here and in the server
+LIMITED = frozenset({"published", "context"})  # what code can send as fast as it likes
 RESIDENT = 1  # field of /proc/self/statm
 
 
@@ -45,9 +46,9 @@ class Notes:
             msg = "only the kernel itself can do this, not a process that it forked"
             raise RuntimeError(msg)
         with self._lock:
-            self._count += 1
+            self._count += kind in LIMITED
             if self._count > NOTE_LIMIT:
-                msg = f"one execution may send {NOTE_LIMIT} notes to its server, not more"
+                msg = f"one execution may publish {NOTE_LIMIT} events and changes, not more"
                 raise NoteLimitError(msg)
             kernel, note = self._kernel, {"kind": kind, "at": time.time(), **content}
             kernel.session.send(kernel.iopub_socket, NOTE, note, self._parent, ident=NOTE.encode())

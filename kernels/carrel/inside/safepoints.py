@@ -100,11 +100,13 @@ class SafePoints:
             if action == "resume":
                 if before is None or before["action"] != "pause":
                     return {"done": False, "pending": before, "held": held}
-                self.pending = None
+                pending = None
             elif before is not None and not (action == "stop" and held):
                 return {"done": False, "pending": before, "held": held}
             else:
-                self.pending = {"action": action, "by": by, "at": at}
+                pending = {"action": action, "by": by, "at": at}
+            self._notes.send("requested", action=action, by=by)  # before it can take effect
+            self.pending = pending
             self._changed.notify_all()
             return {"done": True, "pending": before, "held": held}
 

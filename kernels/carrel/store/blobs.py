@@ -109,6 +109,8 @@ class Blobs:
         for suffix in ("", SUFFIX):
             with suppress(OSError):  # gone, or the sweep of the next start finds it
                 self._path(address, suffix).unlink()
+        with suppress(OSError):  # there are others in it
+            self._path(address, "").parent.rmdir()
 
     def addresses(self) -> set[str]:
         """Return the addresses of all contents that there are."""

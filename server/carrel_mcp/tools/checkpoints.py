@@ -6,7 +6,7 @@ from mcp.types import CallToolResult
 from pydantic import Field
 
 from carrel.usage import quantity
-from carrel_mcp.callers import caller_of
+from carrel_mcp.callers import caller_of, name_of
 from carrel_mcp.context import Ctx, Declaration, app_of, tool
 from carrel_mcp.results import CheckpointList, CreatedCheckpoint, RestoredCheckpoint
 from carrel_mcp.saved import described, info, left_out, listed
@@ -79,6 +79,7 @@ async def restore_checkpoint(
     """
     app = app_of(ctx)
     session = app.sessions.find(caller_of(ctx), session_id)
+    await app.sessions.suspension.wake(session, by=name_of(ctx))
     done = await app.sessions.checkpoints.restore(
         checkpoint_id, session, clear=clear, patience=app.settings.wait
     )
