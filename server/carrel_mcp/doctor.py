@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -119,9 +120,15 @@ def _uv(settings: Settings) -> Finding:
 
 
 def _sqlite(settings: Settings) -> Finding:
-    version = sqlite3.sqlite_version_info
-    cure = "use a Python with SQLite 3.37 or newer (STRICT tables)"
-    return Finding("sqlite", version >= (3, 37), sqlite3.sqlite_version, cure)
+    """Say whether SQLite can keep the records, and search in them."""
+    cure = "use a Python with SQLite 3.37 or newer (STRICT tables), built with FTS5"
+    ok, found = sqlite3.sqlite_version_info >= (3, 37), sqlite3.sqlite_version
+    with closing(sqlite3.connect(":memory:")) as database:
+        try:
+            database.execute("CREATE VIRTUAL TABLE probe USING fts5 (text)")
+        except sqlite3.Error as error:
+            return Finding("sqlite", False, f"{found}, without full-text search ({error})", cure)
+    return Finding("sqlite", ok, f"{found} with FTS5", cure)
 
 
 def _fork(settings: Settings) -> Finding:
