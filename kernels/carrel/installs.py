@@ -15,7 +15,7 @@ import re
 import shutil
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,12 +27,14 @@ from carrel.interpreters import Interpreter, ask_interpreter, interpreter_reads
 from carrel.merging import plan_merge, read_below, unfinished
 from carrel.models import Limits
 from carrel.paths import private_directory
-from carrel.programs import Completed, run_program
+from carrel.programs import Completed, Waiting, run_program, waiting_program
 from carrel.uv import pip_arguments, uv_binary, uv_command
 
 PLANNED = re.compile(r"^ \+ ([A-Za-z0-9_.-]+)==(\S+)", re.MULTILINE)
 NO_WHEEL = re.compile(r"building from source is disabled|no usable wheels|no wheels")
 SETUP_DEADLINE = 60.0  # seconds for making a frame
+RUNS = 2  # of uv, in an installation that goes well
+TOLD_LATER = "-"  # as a program's name; see inside/confined.py
 STAMP = "view.stamp"  # in a slot whose view is right: what the interpreter was like
 METADATA_BYTES = 1 << 20  # largest METADATA of a session that uv is shown
 WHEELS_ONLY = (
@@ -109,10 +111,13 @@ class Installer:
         """
         deadline = asyncio.get_running_loop().time() + timeout
         site = interpreter.site
-        async with self._slot(interpreter) as slot:
+        async with self._slot(interpreter) as slot, AsyncExitStack() as stack:
             reads = await interpreter_reads(interpreter.python)
+            # Their walls take as long as what uv does behind them: built while we prepare.
+            ready = [await self._waiting(stack, slot, reads) for _ in range(RUNS)]
+            await to_the_end(prepare, await self._template(interpreter), slot, interpreter)
             await to_the_end(show, slot, prefix, site)
-            pip = partial(self._pip, slot, reads, deadline)
+            pip = partial(self._pip, slot, reads, deadline, ready)
             plan = await pip("view", ["--dry-run"], wanted, hear)
             if plan.returncode != 0:
                 return failed(plan)
@@ -169,6 +174,7 @@ class Installer:
         slot: Path,
         reads: Sequence[Path],
         deadline: float,
+        ready: list[Waiting | None],
         frame: str,
         options: Sequence[str],
         packages: Sequence[str],
@@ -178,15 +184,29 @@ class Installer:
         arguments = pip_arguments(python, options, packages, allow_sdist=self._allow_sdist)
         command = uv_command(arguments, slot)
         seconds = max(deadline - asyncio.get_running_loop().time(), 0.1)
+        if ready and (waiting := ready.pop()) is not None:
+            return await waiting.run(command.argv, timeout=seconds, hear=hear)
         argv = list(command.argv)
         if sys.platform == "linux":
             reads = [*reads, *command.readable]
             argv = self._walls.confine(argv, cwd=slot, reads=reads, writes=command.writable)
         return await run_program(argv, env=command.env, cwd=command.cwd, timeout=seconds, hear=hear)
 
+    async def _waiting(
+        self, stack: AsyncExitStack, slot: Path, reads: Sequence[Path]
+    ) -> Waiting | None:
+        """Start what will be uv, in its walls; None where there are none."""
+        if sys.platform != "linux":
+            return None
+        command = uv_command([], slot)
+        reads = [*reads, *command.readable]
+        argv = self._walls.confine([TOLD_LATER], cwd=slot, reads=reads, writes=command.writable)
+        program = waiting_program(argv, env=command.env, cwd=command.cwd)
+        return await stack.enter_async_context(program)
+
     @asynccontextmanager
     async def _slot(self, interpreter: Interpreter) -> AsyncIterator[Path]:
-        """Lend a folder with two frames of an interpreter; see `prepare`.
+        """Lend a folder for two frames of an interpreter; see `prepare`.
 
         Its path is one of few, so that uv knows the interpreter there from the last time.
         """
@@ -194,9 +214,8 @@ class Installer:
         self._used.add(number)
         slot = self._folder / f"{key_of(interpreter)}-{number}"
         try:
-            template = await self._template(interpreter)
-            await to_the_end(prepare, template, slot, interpreter)
-            yield slot
+            private_directory(self._folder)
+            yield private_directory(slot)
         finally:
             await to_the_end(clear, slot)
             self._used.discard(number)

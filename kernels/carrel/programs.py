@@ -2,11 +2,12 @@
 
 import asyncio
 import fcntl
+import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,19 +46,57 @@ async def run_program(
     """
     with lifeline() as hold:
         process = await _start(argv, env, cwd, hold)
-        if sys.platform == "linux":
-            with suppress(ProcessLookupError):  # it has ended, and was waited for, already
-                fcntl.fcntl(hold, fcntl.F_SETOWN, -process.pid)
         return await _finish(process, timeout, hear)
 
 
+class Waiting:
+    """A program that was started and waits on its stdin to be told what to run.
+
+    Args:
+        process: The program.
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def run(
+        self, argv: Sequence[str], *, timeout: float, hear: Callable[[bytes], None] | None = None
+    ) -> Completed:
+        """Tell it, and run it to its end; as `run_program`."""
+        stdin = self._process.stdin
+        assert stdin is not None
+        with suppress(ConnectionError):  # it has ended, and says why
+            stdin.write(json.dumps(argv).encode())
+            await stdin.drain()
+            stdin.close()
+        return await _finish(self._process, timeout, hear)
+
+
+@asynccontextmanager
+async def waiting_program(
+    argv: list[str], *, env: dict[str, str] | None = None, cwd: Path | None = None
+) -> AsyncIterator[Waiting]:
+    """Start a program that reads from its stdin what to run; what is not told ends with this."""
+    with lifeline() as hold:
+        process = await _start(argv, env, cwd, hold, stdin=asyncio.subprocess.PIPE)
+        try:
+            yield Waiting(process)
+        finally:
+            if process.returncode is None:
+                await _finish(process, 0, None)
+
+
 async def _start(
-    argv: list[str], env: dict[str, str] | None, cwd: Path | None, hold: int
+    argv: list[str],
+    env: dict[str, str] | None,
+    cwd: Path | None,
+    hold: int,
+    stdin: int = asyncio.subprocess.DEVNULL,
 ) -> asyncio.subprocess.Process:
     with anyio.CancelScope(shield=True):  # half made it could not be ended
-        return await asyncio.create_subprocess_exec(
+        process = await asyncio.create_subprocess_exec(
             *argv,
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=stdin,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env=env,
@@ -65,6 +104,10 @@ async def _start(
             start_new_session=True,
             pass_fds=(hold,),
         )
+        if sys.platform == "linux":
+            with suppress(ProcessLookupError):  # it has ended, and was waited for, already
+                fcntl.fcntl(hold, fcntl.F_SETOWN, -process.pid)
+        return process
     raise AssertionError("a shielded scope ends no block")
 
 
