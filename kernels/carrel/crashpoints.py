@@ -41,6 +41,11 @@ CHECKPOINT_POINTS = (
     "checkpoint.taken",  # it is in the state directory, no record knows it
     "checkpoint.kept",  # it is written down
 )
+#: those that only a suspension comes by
+SUSPEND_POINTS = (
+    "suspend.saved",  # the variables are, nothing says so
+    "suspend.marked",  # the session is suspended, its kernel lives
+)
 
 _name, _, _count = os.environ.get(VARIABLE, "").partition(":")
 _left = int(_count) if _count.isdigit() else 1

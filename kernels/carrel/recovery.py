@@ -163,6 +163,9 @@ class Recovery:
         if record is None:
             return None
         session = self._sessions[name]
+        if not session.record.status.has_kernel:  # suspended or closed, and then we were killed
+            await self._store.forget_kernel(name)
+            return None
         found = self._engine.adopt(record)
         if isinstance(found, Exit):
             self.report.ended[name] = str(found)

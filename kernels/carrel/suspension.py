@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from carrel import steering
 from carrel.checkpoint_models import CheckpointReason, LeftOut, Restoration
 from carrel.checkpoints import Checkpoints
+from carrel.crashpoints import crash_point
 from carrel.errors import (
     CarrelError,
     ConflictError,
@@ -112,12 +113,14 @@ class Suspension:
         async with self._checkpoints.holding(session, reason) as checkpoint:
             if session.record.execution_count != before:  # it is not lost, it runs
                 raise SessionBusyError(BUSY.format(session.id))
+            crash_point("suspend.saved")
             data: dict[str, object] = {
                 "by": by,
                 "checkpoint": checkpoint.id,
                 "skipped": [item.name for item in checkpoint.skipped],
             }
             await self._mark(session, why, data)
+            crash_point("suspend.marked")
             await session.stop(grace=STOP_GRACE, why="the session was suspended")
             session.forget_death()
         return Suspended(

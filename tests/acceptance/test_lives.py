@@ -5,7 +5,20 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from .harness import Agent, HttpServer, Place, http_agent, http_server, stdio_agent
+from carrel.crashpoints import SUSPEND_POINTS, VARIABLE
+
+from .harness import (
+    Agent,
+    HttpServer,
+    Place,
+    RawServer,
+    http_agent,
+    http_server,
+    stdio_agent,
+    until,
+)
+
+HANG = 60
 
 FLAGS = ("--toolsets", "core,control,checkpoints")
 
@@ -105,3 +118,20 @@ async def resume_at_once(server: HttpServer) -> None:
         (lost,) = [answer.text for answer in answers if answer.is_error]
         assert "being resumed since" in lost or "nothing to resume" in lost
         assert await other.value("x") == "1"
+
+
+@pytest.mark.parametrize("point", SUSPEND_POINTS)
+async def test_a_server_killed_while_it_suspends_loses_no_variables(
+    place: Place, point: str
+) -> None:
+    with RawServer(place, FLAGS, env={VARIABLE: point}) as victim:
+        victim.tool("run_python_code", code="kept = 41")
+        # The kernel of a server that has no guardian for it yet ends with it.
+        assert until(lambda: bool([*place.runtime.glob("carrel/*/*.sock")]), HANG)
+        victim.start_tool("suspend_session")
+        assert victim.process.wait(HANG) == -9
+    async with stdio_agent(place, *FLAGS) as agent:
+        listed = (await agent.ask("list_sessions"))["sessions"]["default"]
+        expected = ("suspended", "not_started") if point == "suspend.marked" else ("active", "idle")
+        assert (listed["status"], listed["kernel"]) == expected
+        assert await agent.value("kept + 1") == "42"
