@@ -1,34 +1,40 @@
 """Sessions and executions as a graph: who ran what, for whom a session was made, what came out.
 
-Nodes are sessions, executions and the workspace files that executions made. Edges are `ran`
-(session to execution), `spawned` (execution, or session where none was named, to the session
-made for it) and `produced` (execution to file). The graph below an id has only what descends
-from it.
+Nodes are sessions, executions, artifacts, and the workspace files that executions made. Edges
+are `ran` (session to execution), `spawned` (execution, or session where none was named, to the
+session made for it) and `produced` (execution to file or artifact, session to an artifact that
+somebody stored). The graph below an id has only what descends from it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from carrel.artifacts.models import Artifact, ArtifactQuery
+from carrel.artifacts.service import Artifacts
 from carrel.history import History, Search
 from carrel.models import Execution, SessionRecord
 
-NEWEST = 200  # executions of one session; older ones are counted, not shown
+NEWEST = 200  # executions, and artifacts, of one session; older ones are counted, not shown
 
 Node = dict[str, Any]
 
 
 async def graph(
-    history: History, records: Mapping[str, SessionRecord], roots: Iterable[str]
+    history: History,
+    artifacts: Artifacts,
+    records: Mapping[str, SessionRecord],
+    roots: Iterable[str],
 ) -> dict[str, Any]:
     """Return the graph below some sessions.
 
     Args:
         history: What was run.
+        artifacts: What was kept.
         records: The sessions that there are, by id.
         roots: Ids of those to begin with.
 
     Returns:
-        `nodes`, `edges`, and `omitted`: how many executions are not shown.
+        `nodes`, `edges`, and `omitted`: how many executions and artifacts are not shown.
     """
     nodes: dict[str, Node] = {}
     edges: list[dict[str, str]] = []
@@ -50,6 +56,14 @@ async def graph(
             for path in execution.new_files:
                 nodes.setdefault(f"file:{path}", {"kind": "file", "path": path})
                 edges.append(edge(execution_node(execution.id), "produced", f"file:{path}"))
+        kept, total = await artifacts.query(ArtifactQuery(session_id=name), limit=NEWEST)
+        omitted += total - len(kept)
+        for artifact in reversed(kept):
+            node = f"artifact:{artifact.id}"
+            nodes[node] = about_artifact(artifact)
+            by = artifact.execution_id
+            source = execution_node(by) if by in shown else session_node(name)
+            edges.append(edge(source, "produced", node))
         for child in children.get(name, ()):
             by = records[child].parent_execution_id
             source = execution_node(by) if by in shown else session_node(name)
@@ -99,6 +113,18 @@ def about_execution(execution: Execution) -> Node:
         "created_at": execution.created_at.isoformat(),
         "duration": execution.duration,
         "error": f"{execution.error.type}: {execution.error.message}" if execution.error else "",
+    }
+
+
+def about_artifact(artifact: Artifact) -> Node:
+    """Return what an artifact's node says."""
+    return {
+        "kind": "artifact",
+        "artifact_id": artifact.id,
+        "name": artifact.name,
+        "version": artifact.version,
+        "type": artifact.type,
+        "size": artifact.size,
     }
 
 

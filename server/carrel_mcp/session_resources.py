@@ -77,7 +77,7 @@ def add_session_resources(server: MCPServer[App]) -> None:
         sessions = app_of(ctx).sessions
         found(lambda: sessions.get(session_id))
         records = {session.id: session.record for session in sessions.list()}
-        return await graph(sessions.history, records, [session_id])
+        return await graph(sessions.history, sessions.artifacts, records, [session_id])
 
 
 def found(look: Any) -> Any:

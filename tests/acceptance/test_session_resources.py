@@ -52,10 +52,13 @@ async def test_rt_7_the_graph_of_a_session_has_what_descends_from_it_and_nothing
         parent_execution_id=done["execution_id"],
     )
     below = await agent.run("1 / 0", "below")
+    stored = await agent.ask("store_artifact", session_id="below", name="note", content="mind")
     graph = await read(agent, "session://top/graph")
     nodes = {node["id"]: node for node in graph["nodes"]}
     ran, failed = f"execution:{done['execution_id']}", f"execution:{below['execution_id']}"
-    assert nodes.keys() == {"session:top", "session:below", ran, failed, "file:outputs/made.txt"}
+    note = f"artifact:{stored['artifact_id']}"
+    shown = {"session:top", "session:below", ran, failed, "file:outputs/made.txt", note}
+    assert nodes.keys() == shown
     assert nodes[failed]["error"].startswith("ZeroDivisionError")
     edges = {(edge["source"], edge["kind"], edge["target"]) for edge in graph["edges"]}
     assert edges == {
@@ -63,10 +66,11 @@ async def test_rt_7_the_graph_of_a_session_has_what_descends_from_it_and_nothing
         (ran, "produced", "file:outputs/made.txt"),
         (ran, "spawned", "session:below"),
         ("session:below", "ran", failed),
+        ("session:below", "produced", note),
     }
     assert graph["omitted"] == 0
     part = await read(agent, "session://below/graph")
-    assert {node["id"] for node in part["nodes"]} == {"session:below", failed}
+    assert {node["id"] for node in part["nodes"]} == {"session:below", failed, note}
     with pytest.raises(MCPError):
         await agent.client.read_resource("session://gone/graph")
 
