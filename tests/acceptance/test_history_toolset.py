@@ -33,7 +33,9 @@ async def test_what_was_run_is_found_and_read_also_when_its_session_is_gone(agen
     later = datetime.now(UTC) + timedelta(hours=1)
     for since in (later.isoformat(), later.timestamp(), str(later.timestamp())):
         assert (await agent.ask("search_executions", since=since))["executions"] == []
-    assert "since" in await agent.refused("search_executions", since="yesterday-ish")
+    for nonsense in ("yesterday-ish", "nan", 1e300):
+        refused = await agent.refused("search_executions", since=nonsense)
+        assert refused.startswith("since: not a time; pass epoch seconds or ISO 8601"), refused
     deleted = await agent.ask("delete_session", session_id="s", keep_history=True)
     assert deleted["kept_as"] == "s~1"
     found = await agent.ask("search_executions", description_text="counts", status=["completed"])

@@ -1,8 +1,7 @@
 """Toolset `artifacts`: named data of sessions that outlives kernels and servers."""
 
 import base64
-from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal
 
 from mcp.types import CallToolResult, ContentBlock, ResourceLink
 from pydantic import Field
@@ -23,12 +22,10 @@ from carrel_mcp.results import (
     StoredArtifact,
 )
 from carrel_mcp.tools.files import bytes_of, image_of
-from carrel_mcp.tools.parameters import PAGE_CHARS, SessionId
+from carrel_mcp.tools.parameters import PAGE_CHARS, Moment, SessionId
 
 ANY_SESSION = "*"
 LIST_CHARS = 250_000  # of a list in one answer; clients drop events over 1 MiB
-
-Time: TypeAlias = float | str | None
 
 
 @tool(Declaration(title="Store an artifact", toolset="artifacts"))
@@ -114,10 +111,8 @@ async def query_artifacts(
     type: Annotated[str, Field(description="Of this type")] = "",
     tags: Annotated[list[str] | None, Field(description="With all of these")] = None,
     name: Annotated[str, Field(max_length=200, description="Glob, like *.csv")] = "",
-    since: Annotated[
-        Time, Field(description="Not stored before: epoch seconds or ISO 8601 (UTC if not said)")
-    ] = None,
-    until: Annotated[Time, Field(description="Not stored after")] = None,
+    since: Moment = None,
+    until: Moment = None,
     min_size: Annotated[int | None, Field(ge=0, description="Bytes")] = None,
     max_size: Annotated[int | None, Field(ge=0, description="Bytes")] = None,
     limit: Annotated[int, Field(ge=1, le=1000, description="Artifacts of a page")] = 100,
@@ -137,8 +132,8 @@ async def query_artifacts(
         type=type,
         tags=tuple(tags or ()),
         name=name,
-        since=moment("since", since),
-        until=moment("until", until),
+        since=since,
+        until=until,
         min_size=min_size,
         max_size=max_size,
     )
@@ -270,25 +265,3 @@ def link_to(artifact: Artifact) -> ResourceLink:
         mime_type=artifact.mime_type,
         size=artifact.size,
     )
-
-
-def moment(name: str, value: Time) -> datetime | None:
-    """Return a time that is given as epoch seconds or in ISO 8601.
-
-    Raises:
-        InvalidArgumentError: It is neither.
-    """
-    if value is None:
-        return None
-    try:
-        if isinstance(value, str):
-            try:
-                at = datetime.fromisoformat(value)
-            except ValueError:
-                at = datetime.fromtimestamp(float(value), UTC)
-        else:
-            at = datetime.fromtimestamp(value, UTC)
-        return at if at.tzinfo else at.replace(tzinfo=UTC)
-    except (ValueError, OverflowError, OSError) as error:
-        msg = f"{name}: {str(value)[:40]!r} is no time; pass epoch seconds or ISO 8601, like"
-        raise InvalidArgumentError(f"{msg} 2026-01-31T12:00:00Z") from error

@@ -2,11 +2,10 @@
 
 import asyncio
 from contextlib import suppress
-from datetime import UTC, datetime
-from typing import Annotated, TypeAlias
+from typing import Annotated
 
 from mcp.types import CallToolResult, ResourceLink
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from carrel import Execution, ExecutionStatus
 from carrel.errors import InvalidArgumentError
@@ -23,30 +22,11 @@ from carrel_mcp.results import (
     Replayed,
     SearchResult,
 )
-from carrel_mcp.tools.parameters import SessionId, Wait
+from carrel_mcp.tools.parameters import Moment, SessionId, Wait
 
 CODE_CHARS = 500  # of each execution found
 LINE_CHARS = 100  # of its code in the text for the model
 SHOWN = 20  # in the text for the model
-
-
-def moment(value: object) -> object:
-    """Return seconds since the epoch as ISO 8601; anything else as it is."""
-    with suppress(TypeError, ValueError, OverflowError, OSError):
-        return datetime.fromtimestamp(float(str(value)), UTC)
-    return value
-
-
-Moment: TypeAlias = Annotated[
-    datetime | None,
-    BeforeValidator(moment),
-    Field(description="ISO 8601, or seconds since the epoch"),
-]
-
-
-def aware(value: datetime | None) -> datetime | None:
-    """Return a time with its zone; one without is UTC."""
-    return value.replace(tzinfo=UTC) if value and value.tzinfo is None else value
 
 
 @tool(Declaration(title="Search executions", toolset="history", read_only=True, idempotent=True))
@@ -77,8 +57,8 @@ async def search_executions(
         parent_code_text=parent_code_text,
         session_ids=session_ids or (),
         statuses=status or (),
-        since=aware(since),
-        until=aware(until),
+        since=since,
+        until=until,
     )
     history = app_of(ctx).sessions.history
     found = await history.search(wanted, limit=limit + 1, offset=offset)

@@ -1,8 +1,10 @@
 """Parameters that several tools have."""
 
+from datetime import UTC, datetime
 from typing import Annotated, TypeAlias
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 PAGE_CHARS = 40_000  # longest page
 
@@ -27,4 +29,33 @@ Timeout: TypeAlias = Annotated[
         allow_inf_nan=False,
         description="Seconds after which the cell is interrupted; default: no limit",
     ),
+]
+
+
+def moment(value: float | str | None) -> datetime | None:
+    """Return a time that is given as epoch seconds or in ISO 8601; UTC if it has no zone.
+
+    Raises:
+        PydanticCustomError: It is neither.
+    """
+    if value is None:
+        return None
+    try:
+        if isinstance(value, str):
+            try:
+                at = datetime.fromisoformat(value)
+            except ValueError:
+                at = datetime.fromtimestamp(float(value), UTC)
+        else:
+            at = datetime.fromtimestamp(value, UTC)
+        return at if at.tzinfo else at.replace(tzinfo=UTC)
+    except (TypeError, ValueError, OverflowError, OSError) as error:
+        msg = "not a time; pass epoch seconds or ISO 8601, like 2026-01-31T12:00:00Z"
+        raise PydanticCustomError("moment", msg) from error
+
+
+Moment: TypeAlias = Annotated[
+    datetime | None,
+    BeforeValidator(moment, json_schema_input_type=float | str | None),
+    Field(description="Epoch seconds, or ISO 8601 (UTC if not said)"),
 ]
