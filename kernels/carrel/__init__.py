@@ -27,6 +27,7 @@ from carrel.models import (
     SessionStatus,
 )
 from carrel.run import Run
+from carrel.selection import Order, Selection
 from carrel.session import Session
 from carrel.sessions import Sessions
 
@@ -47,8 +48,10 @@ __all__ = [
     "Isolation",
     "KernelState",
     "Limits",
+    "Order",
     "OutputLimits",
     "Run",
+    "Selection",
     "Session",
     "SessionSpec",
     "SessionStatus",

@@ -3,14 +3,14 @@
 A caller that names no session means its own default: the one that it switched to last.
 """
 
-import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
 
 from carrel.errors import SessionNotFoundError
-from carrel.models import SessionStatus
 from carrel.run import Run
+from carrel.selection import Selection
 from carrel.session import DEFAULT, Session
 
+EVERY_SESSION = Selection()
 NAMED_IDS = 20  # ids that "unknown session" lists
 
 
@@ -36,34 +36,13 @@ class Directory:
             raise SessionNotFoundError(msg)
         return session
 
-    def list(
-        self,
-        *,
-        status: SessionStatus | None = None,
-        tags: tuple[str, ...] = (),
-        name: str = "",
-        parent: str | None = None,
-        limit: int | None = None,
-    ) -> Sequence[Session]:
-        """Return sessions in the order of their creation; `default` comes first.
+    def list(self, selection: Selection = EVERY_SESSION) -> Sequence[Session]:
+        """Return sessions; unless told otherwise all, `default` first, then the oldest.
 
-        Args:
-            status: Only those with this status.
-            tags: Only those with all of these tags.
-            name: Only those whose id matches this glob.
-            parent: Only those that were made for this session.
-            limit: At most so many.
+        Raises:
+            InvalidArgumentError: The selection has text without a word in it.
         """
-        found = [
-            session
-            for session in self._sessions.values()
-            if (status is None or session.record.status is status)
-            and set(tags) <= set(session.record.tags)
-            and (not name or fnmatch.fnmatchcase(session.id, name))
-            and (parent is None or session.record.parent_session_id == parent)
-        ]
-        found.sort(key=lambda s: (s.id != DEFAULT, s.record.created_at, s.id))
-        return found[:limit]
+        return selection.of(self._sessions.values())
 
     def children(self) -> Mapping[str, Sequence[str]]:
         """Return which sessions were made for which: parent -> ids."""

@@ -81,6 +81,7 @@ class SessionList(ToolResult):
     active_session: str = Field(description="The caller's default session")
     total_sessions: int = Field(description="Sessions there are, whether they match or not")
     max_sessions: int = Field(description="Sessions there may be")
+    next_offset: int = Field(description="Where the next page begins; -1: this is the last")
 
 
 class SwitchedSession(ToolResult):

@@ -8,11 +8,20 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from carrel import Config, KernelState, Sessions, SessionSpec
+from carrel import (
+    Config,
+    KernelState,
+    Order,
+    Selection,
+    Sessions,
+    SessionSpec,
+    SessionStatus,
+)
 from carrel.errors import (
     ConflictError,
     ExecutionNotFoundError,
@@ -97,16 +106,35 @@ async def test_a_deleted_session_leaves_nothing(sessions: Sessions) -> None:
         await sessions.execution(run.id)
 
 
-async def test_sessions_are_listed_in_order_and_filtered(sessions: Sessions) -> None:
-    for name in ("zeta", "alpha", "exp_1"):
-        await sessions.create(SessionSpec(id=name, tags=("t", name)))
-    assert [s.id for s in sessions.list()] == ["default", "zeta", "alpha", "exp_1"]
-    assert [s.id for s in sessions.list(name="exp_*")] == ["exp_1"]
-    assert [s.id for s in sessions.list(tags=("t", "alpha"))] == ["alpha"]
-    assert [s.id for s in sessions.list(limit=2)] == ["default", "zeta"]
+async def test_ls_4_sessions_are_listed_in_order_and_each_filter_excludes_some(
+    sessions: Sessions,
+) -> None:
+    for name, text in (("zeta", "Trains a forest"), ("alpha", "Plots"), ("exp_1", "Plots FORESTS")):
+        spec = SessionSpec(id=name, description=text, tags=("t", name), parent_session_id="default")
+        await sessions.create(spec)
+
+    def ids(**wanted: Any) -> list[str]:
+        return [session.id for session in sessions.list(Selection(**wanted))]
+
+    assert ids() == ["default", "zeta", "alpha", "exp_1"]
+    assert ids(name="exp_*") == ["exp_1"]
+    assert ids(tags=("t", "alpha")) == ["alpha"]
+    assert ids(parent="default") == ["zeta", "alpha", "exp_1"]
+    assert ids(parent="zeta") == []
+    assert ids(text="forest") == ["zeta", "exp_1"]
+    assert ids(text="Forest plots") == ["exp_1"]
+    assert ids(text="ALPHA") == ["alpha"]
+    assert ids(text="plots", tags=("zeta",)) == []
+    assert ids(status=SessionStatus.SUSPENDED) == []
+    with pytest.raises(InvalidArgumentError, match="no letter or digit"):
+        ids(text="*")
+    assert ids(order=Order.ID) == ["alpha", "default", "exp_1", "zeta"]
+    run = await sessions.run(sessions.get("alpha"), "1")
+    assert await run.wait(HANG)
+    assert ids(order=Order.USED)[0] == "alpha"
 
 
-async def test_records_outlive_the_service(config: Config) -> None:
+async def test_pr_3_records_outlive_the_service(config: Config) -> None:
     async with Sessions(config) as sessions:
         session = await sessions.create(SessionSpec(id="a", description="d", tags=("t",)))
         run = await sessions.run(session, "print('kept')")

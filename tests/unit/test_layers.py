@@ -27,7 +27,7 @@ ROWS: list[set[str]] = [
     {"late", "kernel_source", "notes"},
     {"executions"},
     {"session"},
-    {"steering", "script_runs", "replay", "checkpoints"},
+    {"steering", "script_runs", "replay", "checkpoints", "selection"},
     {"lifecycle", "suspension", "directory"},
     {"health", "recovery", "cleanup", "supervisor", "foundation"},
     {"sessions"},

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from mcp.types import CallToolResult
 from pydantic import Field, NonNegativeFloat
 
-from carrel import Isolation, Session, SessionSpec, SessionStatus
+from carrel import Isolation, Order, Selection, Session, SessionSpec, SessionStatus
 from carrel.usage import quantity
 from carrel_mcp.callers import caller_of
 from carrel_mcp.context import App, Ctx, Declaration, app_of, tool
@@ -153,22 +153,36 @@ async def list_sessions(
     tags: Annotated[list[str] | None, Field(description="Only those with all these tags")] = None,
     name: Annotated[str, Field(description="Only ids that match this glob, like 'exp_*'")] = "",
     parent: Annotated[str, Field(description="Only children of this session")] = "",
+    text: Annotated[str, Field(description="Only with these words in id or description")] = "",
+    sort: Annotated[
+        Literal["created", "used", "id"], Field(description="used: the last used first")
+    ] = "created",
     limit: Annotated[int, Field(ge=1, le=1000, description="At most so many")] = 100,
+    offset: Annotated[int, Field(ge=0, description="Skip the first so many")] = 0,
 ) -> Annotated[CallToolResult, SessionList]:
-    """List sessions in the order of their creation, 'default' first.
+    """List sessions that fit all filters; in the order of their creation, 'default' first.
 
     For each: description, lifecycle status, what its kernel is doing, uptime, executions.
     """
     app, caller = app_of(ctx), caller_of(ctx)
-    found = app.sessions.list(
-        status=status, tags=tuple(tags or ()), name=name, parent=parent or None, limit=limit
+    selection = Selection(
+        status=status,
+        tags=tuple(tags or ()),
+        name=name,
+        parent=parent or None,
+        text=text,
+        order=Order(sort),
     )
+    matching = app.sessions.list(selection)
+    found = matching[offset : offset + limit]
+    more = len(matching) > offset + limit
     children = app.sessions.children()
     result = SessionList(
         sessions={session.id: info(app, caller, session, children) for session in found},
         active_session=app.sessions.current_id(caller),
         total_sessions=len(app.sessions.list()),
         max_sessions=app.settings.max_sessions,
+        next_offset=offset + limit if more else -1,
     )
     lines = [f"{len(found)} of {result.total_sessions} sessions (* is your default):"]
     for session_id, item in result.sessions.items():
@@ -176,6 +190,8 @@ async def list_sessions(
         text = f"{mark} {session_id}: {item.kernel}, {item.execution_count} executions"
         status_word = "" if item.status == "active" else f", {item.status}"
         lines.append(text + status_word + (f" ({item.description})" if item.description else ""))
+    if more:
+        lines.append(f"[next: offset={result.next_offset}]")
     return result.answer("\n".join(lines))
 
 
