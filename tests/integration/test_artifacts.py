@@ -18,11 +18,13 @@ from carrel import (
     Config,
     Sessions,
     SessionSpec,
+    SessionStatus,
 )
 from carrel.artifacts.keeper import Keeper
 from carrel.artifacts.service import Artifacts
 from carrel.errors import (
     ArtifactNotFoundError,
+    ConflictError,
     IntegrityError,
     InvalidArgumentError,
     LimitExceededError,
@@ -185,6 +187,25 @@ async def test_ls_6_only_into_a_session_that_exists(shelf: Shelf) -> None:
     with pytest.raises(SessionNotFoundError):
         await shelf.artifacts.store("b", SPEC, b"x")
     assert shelf.files() == []
+
+
+@pytest.mark.parametrize("status", SessionStatus)
+async def test_ls_6_only_into_a_session_whose_end_is_not_final(
+    shelf: Shelf, status: SessionStatus
+) -> None:
+    await shelf.store.save_session(SessionRecord(id="a", status=status))
+    if status in (SessionStatus.COMPLETED, SessionStatus.CANCELLED):
+        with pytest.raises(ConflictError, match=f"'a' is {status}, that is final.*another session"):
+            await shelf.artifacts.store("a", SPEC, b"x")
+        assert shelf.files() == []
+    else:
+        await shelf.artifacts.store("a", SPEC, b"x")
+    # What one of its last executions printed is kept: that is only told late.
+    chunks = [b"y"]
+    await shelf.artifacts.store_chunks(
+        "a", ArtifactSpec(name="output.txt"), lambda: chunks, execution_id="e"
+    )
+    assert "output.txt" in await names(shelf.artifacts)
 
 
 async def test_ls_6_too_large_or_too_many_is_an_error_that_names_the_limit(tmp_path: Path) -> None:
@@ -436,7 +457,7 @@ async def test_a_text_is_read_by_characters_and_data_by_bytes(shelf: Shelf) -> N
 
 
 @pytest.mark.parametrize("keep_history", [False, True])
-async def test_deleting_a_session_deletes_its_artifacts_and_no_others(
+async def test_ls_14_deleting_a_session_deletes_its_artifacts_and_no_others(
     sessions: Sessions, keep_history: bool
 ) -> None:
     await sessions.create(SessionSpec(id="s"))
@@ -540,7 +561,7 @@ async def kept_of(sessions: Sessions, execution: Execution, count: int) -> list[
             await asyncio.sleep(0.02)
 
 
-async def test_ls_18_what_was_too_long_to_be_sent_is_an_artifact_of_its_execution(
+async def test_what_was_too_long_to_be_sent_is_an_artifact_of_its_execution(
     sessions: Sessions,
 ) -> None:
     lines = "\n".join(f"line é {i}" for i in range(60_000))

@@ -7,10 +7,11 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 
 from carrel.artifacts.models import Artifact, ArtifactQuery
-from carrel.errors import LimitExceededError, SessionNotFoundError
-from carrel.models import ArtifactLimits
+from carrel.errors import ConflictError, LimitExceededError, SessionNotFoundError
+from carrel.models import ArtifactLimits, SessionStatus
 from carrel.store.rows import Row, seconds
 from carrel.store.statements import Statements
+from carrel.transitions import ALLOWED
 
 LARGEST = (1 << 63) - 1  # number that SQLite takes
 HOW_TO_MAKE_ROOM = "Delete some with delete_artifact, or raise the limit."
@@ -19,10 +20,17 @@ HOW_TO_MAKE_ROOM = "Delete some with delete_artifact, or raise the limit."
 def check_room(
     statements: Statements, artifact: Artifact, limits: ArtifactLimits, share: float
 ) -> None:
-    """Refuse an artifact of no session, or one that does not fit into its session's limits."""
+    """Refuse an artifact of no session or a final one, or that its limits have no room for.
+
+    What an execution printed is kept also if its session was closed meanwhile.
+    """
     values = {"session_id": artifact.session_id}
-    if statements.execute("session_exists", values).fetchone() is None:
+    session = statements.execute("session_status", values).fetchone()
+    if session is None:
         raise SessionNotFoundError(f"there is no session '{artifact.session_id}' any more")
+    if not artifact.execution_id and not ALLOWED[SessionStatus(session["status"])]:
+        msg = f"session '{artifact.session_id}' is {session['status']}, that is final: nothing is"
+        raise ConflictError(f"{msg} added to it. Store it in another session.")
     there = statements.execute("artifact_totals", values).fetchone()
     if limits.count and there["count"] + 1 > limits.count * share:
         msg = f"the session has {there['count']} artifacts, the limit is {limits.count}"

@@ -1,5 +1,5 @@
--- name: session_exists
-SELECT 1 FROM sessions WHERE id = :session_id AND NOT deleting AND archived_at IS NULL;
+-- name: session_status
+SELECT status FROM sessions WHERE id = :session_id AND NOT deleting AND archived_at IS NULL;
 
 -- name: artifact_totals
 SELECT count(*) AS count, coalesce(sum(size), 0) AS size FROM artifacts
