@@ -3,11 +3,12 @@
 import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools import Tool
+from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata
 from mcp.types import CallToolResult, InputRequiredResult, ToolAnnotations
 from pydantic import ValidationError
 
@@ -112,6 +113,22 @@ def without(schema: Any, *names: str) -> Any:
     return [without(item, *names) for item in schema] if isinstance(schema, list) else schema
 
 
+class Arguments(FuncMetadata):
+    """The arguments of a tool, with the text that was sent as text.
+
+    The SDK reads JSON in strings, for clients that send lists like that, also where a string is
+    what is wanted but may be left out: `content='{"a": 1}'` would be no text any more.
+    """
+
+    def pre_parse_json(self, data: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments, lists and objects read from JSON where text can't be meant."""
+        fields = self.arg_model.model_fields
+        texts = {name for name, field in fields.items() if str in get_args(field.annotation)}
+        return super().pre_parse_json(data) | {
+            name: value for name, value in data.items() if name in texts
+        }
+
+
 class CheckedTool(Tool):
     """A tool that names the argument it can't use, and what it could be."""
 
@@ -144,7 +161,7 @@ def explain(error: ValidationError) -> str:
 
 def make_tool(function: ToolFunction, declaration: Declaration) -> Tool:
     """Return a declared function as the SDK's tool."""
-    return CheckedTool.from_function(
+    made = CheckedTool.from_function(
         function,
         title=declaration.title,
         description=inspect.cleandoc(function.__doc__ or ""),
@@ -156,3 +173,5 @@ def make_tool(function: ToolFunction, declaration: Declaration) -> Tool:
             open_world_hint=declaration.open_world,
         ),
     )
+    made.fn_metadata = Arguments(**dict(made.fn_metadata))
+    return made

@@ -66,6 +66,12 @@ async def test_ls_10_an_artifact_is_stored_read_found_and_deleted(agent: Agent) 
     assert (await agent.ask("get_artifact", artifact_id="report.csv"))["text"] == "a,b\n1,2\n"
 
 
+@pytest.mark.parametrize("text", ['{"step": 1}', "[1, 2]", "null", "true", '"quoted"', ""])
+async def test_text_that_is_json_is_stored_as_it_is(agent: Agent, text: str) -> None:
+    await agent.ask("store_artifact", name="data.json", content=text)
+    assert (await agent.ask("get_artifact", artifact_id="data.json"))["text"] == text
+
+
 async def test_data_is_stored_as_base64_or_from_the_workspace_and_read_by_pages(
     agent: Agent, place: Place
 ) -> None:
