@@ -66,7 +66,7 @@ async def test_pr_8_a_checkpoint_outlives_the_server(place: Place) -> None:
         assert "no checkpoint" in await agent.refused("restore_checkpoint", checkpoint_id="x")
 
 
-async def test_ls_15_a_changed_checkpoint_is_refused_by_its_name(place: Place) -> None:
+async def test_pr_8_a_changed_checkpoint_is_refused_by_its_name(place: Place) -> None:
     async with stdio_agent(place, *TOOLSETS) as agent:
         await agent.run("x = 1")
         checkpoint = (await agent.ask("create_checkpoint"))["checkpoint_id"]

@@ -170,7 +170,7 @@ async def test_a_client_that_can_ask_its_user_is_asked(
         assert (hidden["status"], asked) == ("waiting_input", [])
 
 
-async def test_messages_go_from_client_to_client(served: HttpServer) -> None:
+async def test_rt_10_messages_go_from_client_to_client(served: HttpServer) -> None:
     async with http_agent(served) as one, http_agent(served, "legacy") as other:
         since = (await other.ask("get_events"))["next_since"]
         found: dict[str, Any] = {}
@@ -188,7 +188,7 @@ async def test_messages_go_from_client_to_client(served: HttpServer) -> None:
         assert "the server's own" in refused
 
 
-async def test_a_session_has_a_parent_and_children(place: Place) -> None:
+async def test_tv_8_a_session_has_a_parent_and_children(place: Place) -> None:
     async with stdio_agent(place, *FLAGS) as agent:
         done = await agent.run("1")
         created = await agent.ask(
@@ -222,20 +222,26 @@ async def test_a_session_has_a_parent_and_children(place: Place) -> None:
         assert "that was made for it" in refused
 
 
-async def test_ls_20_the_log_is_printed_and_followed_beside_the_server(place: Place) -> None:
+async def test_rt_14_the_log_is_printed_and_followed_beside_the_server(place: Place) -> None:
     def command(*more: str) -> list[str]:
         return [str(CARREL), "events", "--state-dir", str(place.state), *more]
 
     async with stdio_agent(place, *FLAGS) as agent:
         await agent.ask("create_session", session_id="s")
         await agent.run("1", "s")
+        await agent.run("raise ValueError('\\x1b[31mred\\x1b[0m')", "s")
         printed = await anyio.run_process(command("--session", "s"), env=place.environment())
         lines = [json.loads(line) for line in printed.stdout.splitlines()]
         assert [line["topic"] for line in lines] == [
             "session.created",
             "kernel.started",
             "execution.ended",
+            "execution.ended",
         ]
+        completed, failed = (line["data"] for line in lines[-2:])
+        assert (completed["status"], completed["error"]) == ("completed", "")
+        assert completed["duration"] > 0
+        assert (failed["status"], failed["error"]) == ("failed", "ValueError: red")
         assert [line["seq"] for line in lines] == sorted({line["seq"] for line in lines})
         since = str(lines[-1]["seq"])
         following = command("--follow", "--since", since, "--topic", "news.*")

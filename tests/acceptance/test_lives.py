@@ -29,7 +29,7 @@ async def agent(place: Place) -> AsyncIterator[Agent]:
         yield agent
 
 
-async def test_a_session_is_suspended_and_comes_back_by_a_call_or_by_running_code(
+async def test_pr_5_a_session_is_suspended_and_comes_back_by_a_call_or_by_running_code(
     agent: Agent,
 ) -> None:
     await agent.ask("create_session", session_id="s")

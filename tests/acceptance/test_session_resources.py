@@ -26,10 +26,13 @@ async def read(agent: Agent, uri: str) -> Any:
     return json.loads(content.text)  # type: ignore[union-attr]
 
 
-async def test_a_session_its_executions_and_events_are_resources(agent: Agent) -> None:
-    await agent.ask("create_session", session_id="s", description="d")
+async def test_pr_4_a_session_its_executions_and_events_are_resources(agent: Agent) -> None:
+    await agent.ask("create_session", session_id="s", description="d", metadata={"n": 1})
     done = await agent.run("print('x' * 10)", "s")
-    assert (await read(agent, "session://s"))["description"] == "d"
+    record = await read(agent, "session://s")
+    assert (record["description"], record["metadata"]) == ("d", {"n": 1})
+    assert (record["status"], record["reason"], record["execution_count"]) == ("active", "", 1)
+    assert record["created_at"] < record["last_activity_at"]
     ran = await read(agent, "session://s/executions/1")
     assert (ran["code"], ran["stdout"]) == ("print('x' * 10)", "x" * 10 + "\n")
     assert ran["execution_id"] == done["execution_id"]

@@ -27,6 +27,14 @@ README = REPOSITORY / "README.md"
 PAGES = [README, *sorted(DOCS.glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+LINK_TO_TEST = re.compile(r"\[(test_\w+)\]\((\S+)\)")
+#: what the seeds say of sessions, by its numbers
+CLAIMS = [
+    *(f"LS-{number}" for number in range(1, 23)),
+    *(f"TV-{number}" for number in range(1, 15)),
+    *(f"PR-{number}" for number in (*range(1, 8), *range(12, 16))),
+    *("RT-10", "RT-11", "RT-14"),
+]
 DEADLINE = 300  # seconds for the examples of one page
 README_LINES = 120
 
@@ -157,11 +165,12 @@ def test_the_reference_names_every_command_and_its_own_flags() -> None:
             assert f"`{option.opts[0]}`" in page, f"{name}: {option.opts}"
 
 
-def test_the_reference_names_every_error_code() -> None:
+def test_tv_14_every_error_has_a_code_of_its_own_that_the_reference_names() -> None:
     page = reference()
-    for kind in error_classes(errors.CarrelError):
-        if kind.__module__.startswith("carrel"):
-            assert f"| `{kind.code}` | `{kind.__name__}` |" in page, kind
+    ours = [k for k in error_classes(errors.CarrelError) if k.__module__.startswith("carrel")]
+    assert len({kind.code for kind in ours}) == len(ours)
+    for kind in ours:
+        assert f"| `{kind.code}` | `{kind.__name__}` |" in page, kind
 
 
 def test_the_architecture_says_what_each_dependency_is_for() -> None:
@@ -197,6 +206,20 @@ def test_the_json_of_a_page_is_json(page: Path) -> None:
         json.loads(text)
 
 
+def test_every_claim_of_the_seeds_is_held_by_a_test_named_after_it_or_left_out() -> None:
+    kept, _, left_out = (DOCS / "claims.md").read_text(encoding="utf-8").partition("## What was")
+    row = re.compile(r"^\| ([A-Z]{2}-\d+) \| (.+) \|$", re.MULTILINE)
+    found = row.findall(kept)
+    assert sorted([claim for claim, _ in found + row.findall(left_out)]) == sorted(CLAIMS)
+    for claim, rest in found:
+        tests = LINK_TO_TEST.findall(rest)
+        assert tests, claim
+        for name, target in tests:
+            assert name.startswith(f"test_{claim.lower().replace('-', '_')}_"), (claim, name)
+            text = (DOCS / target).resolve().read_text(encoding="utf-8")
+            assert re.search(rf"^(async )?def {name}\(", text, re.MULTILINE), name
+
+
 @pytest.mark.parametrize(
     ("page", "heading"), [("survival.md", "## Case by case"), ("security.md", "## Threats")]
 )
@@ -206,6 +229,6 @@ def test_what_a_page_promises_is_held_by_tests_that_are_there(page: str, heading
     rows_with_tests = [row for row in rows if row.startswith("| ")][2:]
     assert rows_with_tests
     assert all(re.search(r"\[test_", row) for row in rows_with_tests)
-    for name, target in re.findall(r"\[(test_\w+)\]\((\S+)\)", text):
+    for name, target in LINK_TO_TEST.findall(text):
         tests = (DOCS / target).resolve().read_text(encoding="utf-8")
         assert re.search(rf"def {name}\(", tests), name

@@ -418,7 +418,7 @@ def test_the_doctor_tells_what_was_found_after_a_death(server: RawServer, place:
         assert "did not end in order" in line and "kernels adopted: other" in line
 
 
-def test_a_clean_up_deletes_what_is_old_or_named_and_says_so_first(place: Place) -> None:
+def test_tv_10_a_clean_up_deletes_what_is_old_or_named_and_says_so_first(place: Place) -> None:
     with RawServer(place, ("--toolsets", "all")) as server:
         for name in ("a", "b", "c"):
             server.tool("create_session", session_id=name)

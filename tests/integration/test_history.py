@@ -107,7 +107,7 @@ async def test_the_history_of_a_deleted_session_stays_if_that_was_asked_for(
         assert (await second.history.session("child~1")).description == "Trains a forest"
 
 
-async def test_what_is_under_way_is_found_too(sessions: Sessions) -> None:
+async def test_tv_9_what_is_under_way_is_found_too(sessions: Sessions) -> None:
     session = await sessions.create(SessionSpec(id="s"))
     running = await sessions.run(session, "import time; marker = 1; time.sleep(600)")
     await until(lambda: running.begun.is_set(), "it runs")

@@ -46,7 +46,7 @@ async def test_an_id_that_can_not_be_used_is_refused(sessions: Sessions, session
     assert [s.id for s in sessions.list()] == ["default"]
 
 
-async def test_a_taken_id_is_refused_unless_it_may_be_reused(sessions: Sessions) -> None:
+async def test_tv_1_a_taken_id_is_refused_unless_it_may_be_reused(sessions: Sessions) -> None:
     first = await sessions.create(SessionSpec(id="a", description="first"))
     with pytest.raises(SessionExistsError):
         await sessions.create(SessionSpec(id="a", description="second"))
@@ -62,7 +62,7 @@ async def test_of_two_creations_at_once_one_wins(sessions: Sessions) -> None:
     assert all(isinstance(r, SessionExistsError) for r in results if isinstance(r, Exception))
 
 
-async def test_the_limit_leaves_the_others_alone(config: Config) -> None:
+async def test_ls_12_the_limit_leaves_the_others_alone(config: Config) -> None:
     async with Sessions(replace(config, max_sessions=2)) as sessions:
         kept = await sessions.create(SessionSpec(id="a"))
         with pytest.raises(LimitExceededError, match="delete_session"):
@@ -78,7 +78,7 @@ async def test_the_default_session_is_there_and_stays(sessions: Sessions) -> Non
     assert sessions.current_id("anybody") == "default"
 
 
-async def test_each_caller_has_a_default_of_its_own(sessions: Sessions) -> None:
+async def test_ls_3_each_caller_has_a_default_of_its_own(sessions: Sessions) -> None:
     await sessions.create(SessionSpec(id="a"))
     assert await sessions.switch("one", "a") == "default"
     assert sessions.current_id("one") == "a"
@@ -246,7 +246,7 @@ async def test_a_start_that_is_cancelled_leaves_nothing(
 
 
 @fault("A3")
-async def test_the_record_holds_the_code_as_it_was_given(sessions: Sessions) -> None:
+async def test_tv_3_the_record_holds_the_code_as_it_was_given(sessions: Sessions) -> None:
     session = await sessions.create(SessionSpec(id="a"))
     for code in ("x = 1\r\n\ty", "\ufeff'bom'", "'a\0b'", "'\U0001f600\u2028'", "#" + "x" * 10**6):
         run = await sessions.run(session, code)

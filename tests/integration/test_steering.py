@@ -342,6 +342,25 @@ async def test_ls_17_what_one_session_publishes_others_read_by_a_cursor(
     assert "the server's own" in done.error.message
 
 
+async def test_rt_10_a_follower_that_goes_or_comes_late_costs_nobody_anything(
+    sessions: Sessions,
+) -> None:
+    since = await sessions.events.newest()
+    gone, there = (
+        asyncio.create_task(sessions.events.read(since=since, topics=["news"], wait=HANG))
+        for _ in range(2)
+    )
+    await asyncio.sleep(0)
+    gone.cancel()
+    numbers = [await sessions.events.publish("news", n) for n in range(3)]
+    first, *_ = await there
+    assert (first.seq, first.data) == (numbers[0], 0)
+    late = await sessions.events.read(since=since, topics=["news"])
+    assert [event.seq for event in late] == numbers
+    assert await sessions.events.read(since=-1, topics=["news"]) == []
+    assert gone.cancelled()
+
+
 async def test_who_waits_for_an_event_is_woken_by_it(sessions: Sessions, session: Session) -> None:
     waiting = asyncio.create_task(
         sessions.events.read(since=-1, topics=["news"], sessions=["training"], wait=HANG)

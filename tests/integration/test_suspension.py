@@ -138,7 +138,7 @@ async def test_what_is_paused_is_stopped_where_it_is_and_suspended(
     assert await value(sessions, session, "n > 0") == "True"
 
 
-async def test_pr_5_resume_takes_what_can_be_resumed_and_nothing_else(
+async def test_pr_6_resume_takes_what_can_be_resumed_and_nothing_else(
     sessions: Sessions, session: Session
 ) -> None:
     suspension = sessions.suspension
@@ -215,7 +215,7 @@ async def test_suspended_sessions_make_room_for_others_which_a_resume_may_find_t
         await sessions.suspension.resume(first, by="a test")
 
 
-async def test_an_orderly_end_saves_what_was_there(config: Config) -> None:
+async def test_ls_5_an_orderly_end_saves_what_was_there(config: Config) -> None:
     config = replace(config, save_on_stop=True)
     async with Sessions(config) as first:
         used = await first.create(SessionSpec(id="used"))

@@ -20,6 +20,8 @@ from carrel.outputs import Output
 
 Row = dict[str, Any]
 
+ERROR_CHARS = 200  # of what was raised, in an event
+
 
 def seconds(at: datetime | None) -> float | None:
     """Return a time as seconds since the epoch."""
@@ -124,6 +126,16 @@ def execution_row(execution: Execution) -> Row:
         "progress": execution.progress,
         "memory_before": execution.memory_before,
         "memory_after": execution.memory_after,
+    }
+
+
+def outcome(execution: Execution) -> Row:
+    """Return what the log says of an execution that has ended."""
+    error = execution.error
+    return {
+        "status": execution.status.value,
+        "duration": round(execution.duration, 6),
+        "error": f"{error.type}: {error.message[:ERROR_CHARS]}" if error else "",
     }
 
 

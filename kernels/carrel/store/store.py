@@ -377,7 +377,7 @@ class Store:
             "execution.ended",
             execution.session_id,
             execution.id,
-            {"status": execution.status.value},
+            rows.outcome(execution),
         )
 
     def _read_execution(self, execution_id: str) -> Execution | None:
