@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from carrel import Config, Execution, Sessions, SessionSpec
+from carrel import ArtifactSpec, Config, Execution, Sessions, SessionSpec
 from carrel.script_runs import run_script
 from carrel.session import Session
 
@@ -167,6 +167,10 @@ class World:
         self.attacker = self.create("attacker")
         self.neighbour = self.create("neighbour")
         self.run("kept = 1; print('x' * 300_000)", self.neighbour)
+        saved = self.wait(self.service.checkpoints.create(self.neighbour))
+        spec = ArtifactSpec(name="result")
+        kept = self.wait(self.service.artifacts.store("neighbour", spec, b"stored"))
+        self._saved, self._artifact = saved.id, kept.hash
 
     def create(self, name: str) -> Session:
         """Make a session that has a kernel."""
@@ -272,6 +276,9 @@ class World:
             "holder": self._holder.pid,
             "server": os.getpid(),
             "database": str(self.service.state_dir / "carrel.sqlite"),
+            "checkpoint": str(self.service.state_dir / "checkpoints" / self._saved),
+            "signing_key": str(self.service.state_dir / "checkpoints" / "key"),
+            "artifact": str(next((self.service.state_dir / "blobs").rglob(f"{self._artifact}*"))),
             "terminal": os.ttyname(self._slave),
             "victims": [victim.pid for victim in self._victims],
             "neighbour": kernel.process.pid,

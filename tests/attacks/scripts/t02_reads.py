@@ -161,6 +161,22 @@ def reads_the_state_of_the_server() -> object:
 
 
 @step
+def reads_the_variables_that_another_session_saved() -> object:
+    return Path(TARGET["checkpoint"]).read_bytes()[:10]
+
+
+@step
+def reads_the_key_that_saved_variables_are_signed_with() -> object:
+    return Path(TARGET["signing_key"]).read_bytes()
+
+
+@step
+def changes_the_artifact_of_another_session() -> object:
+    with open(TARGET["artifact"], "r+b") as file:
+        return file.write(b"stored")
+
+
+@step
 def listens_at_a_terminal_of_the_user() -> object:
     return os.open(TARGET["terminal"], os.O_RDONLY | os.O_NOCTTY) > 0
 
