@@ -19,6 +19,7 @@ import measures
 from checkpoints import cost_of_checkpoints
 from figures import Comparison, Figure, plot, save, table
 from gateway import through_kernel_gateway
+from history import cost_of_history
 from packages import second_install
 from walls import cost_of_levels, neighbour_of_hungry
 
@@ -36,6 +37,7 @@ NAMES = (
     "gateway",
     "packages",
     "checkpoints",
+    "history",
 )
 
 
@@ -85,6 +87,10 @@ async def main() -> int:
                 comparisons += await second_install(5 if quick else 12)
             case "checkpoints":
                 found, more = await cost_of_checkpoints(3 if quick else 10)
+                comparisons += found
+                extra += more
+            case "history":
+                found, more = await cost_of_history(5 if quick else 20)
                 comparisons += found
                 extra += more
             case "start":
