@@ -44,6 +44,11 @@ class Directory:
         """
         return selection.of(self._sessions.values())
 
+    @property
+    def count(self) -> int:
+        """How many sessions there are."""
+        return len(self._sessions)
+
     def children(self) -> Mapping[str, Sequence[str]]:
         """Return which sessions were made for which: parent -> ids."""
         found: dict[str, list[str]] = {}

@@ -175,6 +175,8 @@ def narrow(walls: Walls, wanted: SessionSpec) -> Walls:
 def stronger(walls: Walls, wanted: SessionSpec | SessionRecord) -> Walls:
     """Return walls that are at least as strong as both those of a server and what was asked for."""
     isolation = wanted.isolation
+    if isolation is None and wanted.network is not False and not wanted.limits:
+        return walls
     if isolation is None or isolation.strength < walls.isolation.strength:
         isolation = walls.isolation
     return replace(

@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
+import psutil
 from baselines import CARREL
 from figures import Comparison, Figure, timed
 from measures import HANG, MS, run, service
@@ -86,30 +87,41 @@ SMALL = "import math\nrows = [{'id': n, 'root': math.sqrt(n)} for n in range(100
 async def cost_of_history(rounds: int) -> tuple[list[Comparison], list[Figure]]:
     """Ask a real server that has a long history, over stdio."""
     comparisons: list[Comparison] = []
+    extra: list[Figure] = []
     allowed = Figure("allowed", "ms", [ALLOWED])
     with tempfile.TemporaryDirectory(prefix="carrel-bench-") as scratch:
         state_dir = Path(scratch) / "s"
         state_dir.mkdir(mode=0o700)
         await fill(state_dir)
         flags = ("--toolsets", "core,history", "--max-sessions", "2000")
-        async with plain_client(Path(scratch), *flags) as call:
+        async with plain_client(Path(scratch), *flags) as (call, server):
             for tool, cases in (("search_executions", SEARCHES), ("list_sessions", LISTS)):
                 await call(tool, {})
                 for name, arguments in cases.items():
                     figure = Figure(name, "ms")
+                    before = busy(server)
                     for _ in range(rounds):
                         figure.samples.append(await timed(call(tool, arguments)) * MS)
+                    used = Figure(f"processor time of the server, {name}", "ms")
+                    used.samples.append((busy(server) - before) / rounds * MS)
+                    extra.append(used)
                     what = f"{tool}: {name}"
                     comparisons.append(Comparison(what, figure, allowed, "<= 50 ms", 1.0))
-    return comparisons, [*await cost_of_steering(rounds)]
+    return comparisons, extra + await cost_of_steering(rounds)
+
+
+def busy(process: psutil.Process) -> float:
+    """Return the seconds of processor time that a process has had."""
+    times = process.cpu_times()
+    return times.user + times.system
 
 
 Call: TypeAlias = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
 
 
 @asynccontextmanager
-async def plain_client(scratch: Path, *flags: str) -> AsyncIterator[Call]:
-    """A client that reads answers and does no more.
+async def plain_client(scratch: Path, *flags: str) -> AsyncIterator[tuple[Call, psutil.Process]]:
+    """A client that reads answers and does no more, and its server's process.
 
     The SDK's checks each answer against the tool's schema, in Python: 60 ms for 100 sessions.
     """
@@ -144,7 +156,7 @@ async def plain_client(scratch: Path, *flags: str) -> AsyncIterator[Call]:
         )
         assert server.stdin
         server.stdin.write(b'{"jsonrpc": "2.0", "method": "notifications/initialized"}\n')
-        yield call
+        yield call, psutil.Process(server.pid)
     finally:
         if server.stdin:
             server.stdin.close()

@@ -32,7 +32,7 @@ def info(
         children: `Sessions.children`, if that is known.
     """
     children = app.sessions.children() if children is None else children
-    record = session.record
+    record, walls = session.record, session.walls
     alive = session.kernel is not None and session.kernel.process.exit is None
     return SessionInfo(
         description=record.description,
@@ -45,8 +45,8 @@ def info(
         uptime=round(session.uptime, 3) if alive else 0.0,
         execution_count=record.execution_count,
         generation=record.generation,
-        isolation=session.walls.isolation.value,
-        network=session.walls.network,
+        isolation=walls.isolation.value,
+        network=walls.network,
         python=str(session.environment.parent),
         parent_session_id=record.parent_session_id,
         parent_execution_id=record.parent_execution_id,
@@ -180,7 +180,7 @@ async def list_sessions(
     result = SessionList(
         sessions={session.id: info(app, caller, session, children) for session in found},
         active_session=app.sessions.current_id(caller),
-        total_sessions=len(app.sessions.list()),
+        total_sessions=app.sessions.count,
         max_sessions=app.settings.max_sessions,
         next_offset=offset + limit if more else -1,
     )

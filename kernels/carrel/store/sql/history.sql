@@ -8,9 +8,9 @@ WHERE NOT s.deleting
   AND (:error = '' OR e.rowid IN (SELECT rowid FROM execution_texts(:error)))
   AND (:parent = '' OR s.parent_execution_id IN (
       SELECT id FROM executions WHERE rowid IN (SELECT rowid FROM execution_texts(:parent))))
-  AND NOT EXISTS (
+  AND (:description = '[]' OR NOT EXISTS (
       SELECT 1 FROM json_each(:description) AS word
-      WHERE instr(lower(s.description), word.value) = 0)
+      WHERE instr(lower(s.description), word.value) = 0))
   AND (:sessions = '[]' OR e.session_id IN (SELECT value FROM json_each(:sessions)))
   AND (:statuses = '[]' OR e.status IN (SELECT value FROM json_each(:statuses)))
   AND e.created_at >= :since AND e.created_at < :until
