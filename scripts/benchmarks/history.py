@@ -113,7 +113,7 @@ async def cost_of_history(rounds: int) -> tuple[list[Comparison], list[Figure]]:
 def busy(process: psutil.Process) -> float:
     """Return the seconds of processor time that a process has had."""
     times = process.cpu_times()
-    return times.user + times.system
+    return float(times.user + times.system)
 
 
 Call: TypeAlias = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
@@ -154,11 +154,11 @@ async def plain_client(scratch: Path, *flags: str) -> AsyncIterator[tuple[Call, 
             "initialize",
             {"protocolVersion": PROTOCOL, "capabilities": {}, "clientInfo": who},
         )
-        assert server.stdin
+        assert server.stdin is not None
         server.stdin.write(b'{"jsonrpc": "2.0", "method": "notifications/initialized"}\n')
         yield call, psutil.Process(server.pid)
     finally:
-        if server.stdin:
+        if server.stdin is not None:
             server.stdin.close()
         await server.wait()
 
