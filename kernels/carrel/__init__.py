@@ -19,13 +19,13 @@ from carrel.models import (
     ArtifactLimits,
     Execution,
     ExecutionStatus,
-    Health,
     Isolation,
     KernelState,
     Limits,
     SessionSpec,
     SessionStatus,
 )
+from carrel.reports import Health
 from carrel.run import Run
 from carrel.selection import Order, Selection
 from carrel.session import Session

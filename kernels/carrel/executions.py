@@ -22,8 +22,9 @@ from carrel.engines.process import Exit
 from carrel.engines.wire import Message
 from carrel.images import save_images
 from carrel.late import LateOutput
-from carrel.models import Execution, ExecutionStatus, InterruptStep, SessionRecord
+from carrel.models import Execution, ExecutionStatus, SessionRecord
 from carrel.notes import Notes
+from carrel.reports import InterruptStep
 from carrel.run import Run
 from carrel.services import Services
 

@@ -17,7 +17,8 @@ import psutil
 from carrel.engines.kernel import LocalKernel
 from carrel.engines.process import KernelProcess
 from carrel.errors import KernelSilentError
-from carrel.models import Activity, Health, HealthStatus, KernelState
+from carrel.models import KernelState
+from carrel.reports import Activity, Health, HealthStatus
 from carrel.session import Session
 
 PROBE_DEADLINE = 0.2  # seconds for the kernel's answer; the call itself stays below 0.3

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from carrel.beneath import reading
 from carrel.engines.kernel import LocalKernel
-from carrel.models import Variable
+from carrel.reports import Variable
 
 REQUEST_DEADLINE = 2.0  # seconds a kernel has for a question of ours
 STACK_BYTES = 4000  # longest stack that is reported

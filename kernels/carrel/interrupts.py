@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from carrel.engines.kernel import LocalKernel
 from carrel.errors import KernelSilentError
-from carrel.models import InterruptStep
+from carrel.reports import InterruptStep
 from carrel.run import Run
 
 GRACES = (1.0, 2.0)  # seconds given to the first and the second SIGINT

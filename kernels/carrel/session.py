@@ -23,19 +23,10 @@ from carrel.environments import InstallReport, SessionEnvironment
 from carrel.errors import ConflictError, KernelDeadError, KernelSilentError
 from carrel.executions import Executions
 from carrel.isolation import stronger
-from carrel.models import (
-    Execution,
-    ExecutionStatus,
-    InterruptReport,
-    InterruptStep,
-    KernelState,
-    SessionRecord,
-    SessionStatus,
-    Variable,
-    now,
-)
+from carrel.models import Execution, ExecutionStatus, KernelState, SessionRecord, SessionStatus, now
 from carrel.notes import Notes
 from carrel.outputs import readable, spill_of
+from carrel.reports import InterruptReport, InterruptStep, Variable
 from carrel.requirements import parse_requirements
 from carrel.run import Run
 from carrel.services import Services

@@ -37,17 +37,10 @@ from carrel.history import History
 from carrel.kernel_source import KernelSource
 from carrel.launches import Launches
 from carrel.lifecycle import STOP_GRACE, Lifecycle
-from carrel.models import (
-    Execution,
-    Health,
-    InterruptReport,
-    InterruptStep,
-    SessionRecord,
-    SessionSpec,
-    SessionStatus,
-)
+from carrel.models import Execution, SessionRecord, SessionSpec, SessionStatus
 from carrel.recovery import STARTED, Recovery, RecoveryReport, entries
 from carrel.replay import Replays
+from carrel.reports import Health, InterruptReport, InterruptStep
 from carrel.run import Run
 from carrel.services import Services
 from carrel.session import DEFAULT, Session

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from carrel.errors import ConflictError, KernelSilentError
-from carrel.models import Steered
+from carrel.reports import Steered
 from carrel.run import Run
 from carrel.session import Session
 

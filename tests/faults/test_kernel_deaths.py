@@ -13,8 +13,8 @@ import pytest
 
 from carrel import ExecutionStatus, KernelState, Session, Sessions, SessionSpec
 from carrel.errors import CarrelError, KernelDeadError, KernelSilentError
-from carrel.models import Activity, HealthStatus
 from carrel.outputs import Display, Stream, stream_text
+from carrel.reports import Activity, HealthStatus
 
 from .conftest import Bystander
 from .kernels import HANG, pid_of, restarted, run, started, until, value

@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from carrel import ExecutionStatus, Session, Sessions, SessionSpec
-from carrel.models import Activity, HealthStatus, InterruptStep
+from carrel.reports import Activity, HealthStatus, InterruptStep
 
 from .kernels import pid_of, restarted, run, started, value
 from .matrix import fault

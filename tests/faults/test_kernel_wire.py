@@ -17,8 +17,8 @@ import zmq
 from jupyter_client.session import Session as Signer
 
 from carrel import ExecutionStatus, Session, Sessions, SessionSpec
-from carrel.models import InterruptStep
 from carrel.outputs import stream_text
+from carrel.reports import InterruptStep
 from tests.acceptance.harness import Place, RawServer
 from tests.acceptance.harness import until as happens
 

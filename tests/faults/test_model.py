@@ -26,8 +26,9 @@ from hypothesis.stateful import (
 
 from carrel import Config, ExecutionStatus, KernelState, Sessions, SessionSpec
 from carrel.errors import KernelDeadError, SessionExistsError, SessionNotFoundError
-from carrel.models import Execution, InterruptStep
+from carrel.models import Execution
 from carrel.outputs import stream_text
+from carrel.reports import InterruptStep
 
 from .kernels import HANG, pid_of, run, started, until
 from .matrix import fault

@@ -11,7 +11,7 @@ import pytest
 
 from carrel import Config, Sessions, SessionSpec, models
 from carrel.errors import SessionNotFoundError
-from carrel.models import HealthStatus
+from carrel.reports import HealthStatus
 from tests.acceptance.harness import Place, RawServer
 
 from .matrix import fault

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from carrel import Health, Session, Sessions, SessionSpec
-from carrel.models import Activity, HealthStatus
+from carrel.reports import Activity, HealthStatus
 
 HANG = 60  # seconds after which a test is stuck
 

@@ -7,8 +7,8 @@ import pytest
 
 from carrel import Execution, ExecutionStatus, KernelState, Session, Sessions, SessionSpec
 from carrel.errors import KernelDeadError
-from carrel.models import InterruptStep
 from carrel.outputs import Display, Spill, stream_text
+from carrel.reports import InterruptStep
 from tests.faults.matrix import fault
 
 HANG = 60  # seconds after which a test is stuck; nothing here takes that long

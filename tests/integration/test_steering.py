@@ -8,8 +8,8 @@ import pytest
 
 from carrel import Config, ExecutionStatus, Session, Sessions, SessionSpec, SessionStatus, steering
 from carrel.errors import ConflictError
-from carrel.models import Activity
 from carrel.outputs import stream_text
+from carrel.reports import Activity
 from carrel.run import Run
 from tests.faults.kernels import HANG, printed, run, started, until, value
 

@@ -13,7 +13,7 @@ ROWS: list[set[str]] = [
     {"errors", "outputs", "crashpoints"},
     {"beneath"},
     {"models", "paths", "budget", "programs", "transcript", "descriptors", "signing"},
-    {"transitions", "templates", "checkpoint_models"},
+    {"transitions", "templates", "checkpoint_models", "reports"},
     {"filepaths", "files", "listing", "checkpoint_files"},
     {"engines", "store", "scripts", "distributions", "interpreters", "requirements", "uv"},
     {"merging", "usage"},

@@ -9,7 +9,7 @@ from pydantic import Field
 from carrel import Execution, Run, Session, SessionStatus
 from carrel.checkpoint_models import Restoration
 from carrel.errors import CarrelError, InvalidArgumentError
-from carrel.models import InterruptReport, InterruptStep
+from carrel.reports import InterruptReport, InterruptStep
 from carrel.suspension import WITHOUT
 from carrel_mcp.callers import caller_of, name_of
 from carrel_mcp.context import App, Ctx, Declaration, app_of, tool
