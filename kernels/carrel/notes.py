@@ -140,7 +140,6 @@ class Notes:
     def _write(self, type: str, data: object, run: Run, key: str) -> None:
         if key in self.known:
             return
-        self.known.add(key)
         work = self._services.store.note(
             self._owner.record, type, data, execution_id=run.id, key=key or None
         )

@@ -60,7 +60,7 @@ class Run:
         self.held_since: datetime | None = None
         self._held_before = 0.0
         self._on_note = on_note
-        self._notes: dict[str, Message] = {}
+        self._notes: dict[str, Message | None] = {}  # those that were handed on are only known
         self._hint = ""
         self._reply: Message | None = None
         self._started = time.monotonic()
@@ -145,14 +145,14 @@ class Run:
         """Take what the kernel tells besides outputs; the same message only once."""
         key = str(message["header"].get("msg_id"))
         if key not in self._notes:
-            self._notes[key] = message
+            self._notes[key] = None if self._on_note else message
             if self._on_note is not None:
                 self._on_note(self, message)
 
     def take(self, kept: "Run") -> None:
         """Take the rest of what was heard of this execution from what its kernel kept of it."""
         self.fold = kept.fold
-        for message in kept._notes.values():
+        for message in filter(None, kept._notes.values()):
             self.note(message)
         self._reply = self._reply or kept._reply
         if kept.idle.is_set():
