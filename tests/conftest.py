@@ -14,6 +14,22 @@ REPOSITORY = Path(__file__).parents[1]
 CARREL = Path(sys.executable).with_name("carrel")
 
 
+#: which tests run; scripts/test runs most side by side, then those that must be `alone`
+PART = os.environ.get("CARRELTEST_PART")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what belongs to the other part."""
+    if PART is None:
+        return
+    kept, left_out = list[pytest.Item](), list[pytest.Item]()
+    for item in items:
+        is_alone = item.get_closest_marker("alone") is not None
+        (kept if is_alone == (PART == "alone") else left_out).append(item)
+    items[:] = kept
+    config.hook.pytest_deselected(items=left_out)
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"

@@ -72,7 +72,8 @@ async def many_cells(scale: Scale) -> None:
         began = time.monotonic()
         await asyncio.gather(*(work(session) for session in made))
         rate = done / (time.monotonic() - began)
-        check(rate >= RATE, f"{done} executions, all right, {rate:.0f} per second")
+        bound = RATE / 5 if scale.quick else RATE  # too few to tell a rate from a busy moment
+        check(rate >= bound, f"{done} executions, all right, {rate:.0f} per second")
         settled_at = min(WARM_UP, done // 2)
         growth = slope([point for point in ours if point[0] >= settled_at])
         bound = GROWTH * 10 if scale.quick else GROWTH  # too few to tell a slope from noise

@@ -8,7 +8,7 @@ from types import FrameType
 
 import pytest
 
-from .harness import Agent, HttpServer, Place, http_server, stdio_agent
+from .harness import HANG, Agent, HttpServer, Place, http_server, stdio_agent
 
 TEST_DEADLINE = 180  # seconds after which a test hangs
 
@@ -33,7 +33,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
     with tempfile.TemporaryDirectory(prefix="carrel-") as runtime:
         place = Place(tmp_path, Path(runtime))
         yield place
-        left = place.survivors(2)
+        left = place.survivors(HANG)
         for process in left:
             process.kill()
         assert not left, left

@@ -33,6 +33,7 @@ MARK = "ACCEPTANCE_PLACE"  # variable by which the processes of one test are fou
 LEGACY = "2025-11-25"
 MODERN = "2026-07-28"
 ANSWER_DEADLINE = 60.0  # seconds after which a raw answer counts as missing
+HANG = 20.0  # seconds after which what takes less than one counts as stuck
 REQUIRE_ALL = os.environ.get("CARRELTEST_REQUIRE_ALL") == "1" or os.environ.get("CI") == "true"
 
 
@@ -246,12 +247,12 @@ def http_server(place: Place, *flags: str, wait: bool = True) -> Iterator[HttpSe
         url = said.matching(r"^carrel serves (http://\S+)")
         server = HttpServer(url, token, process)
         if wait:
-            assert until(lambda: accepts_connections(server.address), 10), "nobody listens"
+            assert until(lambda: accepts_connections(server.address), HANG), "nobody listens"
         yield server
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(10)
+            process.wait(HANG)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -305,7 +306,7 @@ class Lines:
 
     def close(self) -> None:
         """Wait for the end of the pipe and give it back."""
-        self._thread.join(10)
+        self._thread.join(HANG)
         self._pipe.close()
 
 
@@ -319,7 +320,7 @@ def until(condition: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
-def settled(measure: Callable[[], T], seconds: float = 10) -> T:
+def settled(measure: Callable[[], T], seconds: float = 3 * HANG) -> T:
     """Return a measurement once it stays the same: pools fill up, caches are made."""
     deadline = time.monotonic() + seconds
     last, since = measure(), time.monotonic()
@@ -391,7 +392,7 @@ class RawServer:
         if self.process.poll() is None:
             self.close_stdin()
             try:
-                self.process.wait(10)
+                self.process.wait(HANG)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()

@@ -30,6 +30,7 @@ from .harness import (
 )
 
 MEBIBYTE = 1 << 20
+HANG = 60  # seconds after which a test is stuck
 PAGE = 40_000  # characters of the largest page
 
 
@@ -42,6 +43,7 @@ async def test_a_cell_that_is_silent_for_four_seconds_gives_both_lines(agent: Ag
     assert done["execution_time"] >= 4
 
 
+@pytest.mark.alone
 async def test_an_infinite_loop_times_out_after_one_mark_and_keeps_the_variables(
     agent: Agent, place: Place
 ) -> None:
@@ -68,6 +70,7 @@ async def test_a_kernel_that_exits_is_named_dead_and_restarted_on_request(agent:
     assert await agent.value("1+1") == "2"
 
 
+@pytest.mark.alone
 async def test_input_raises_at_once(agent: Agent) -> None:
     began = time.monotonic()
     done = await agent.run("input()")
@@ -100,13 +103,13 @@ async def test_a_cell_behind_one_that_is_interrupted_or_dies_is_never_silently_d
     spinning = await agent.run("while True: pass", wait=0)
     behind = await agent.run("'after the interrupt'", wait=0)
     await agent.ask("interrupt_execution", execution_id=spinning["execution_id"])
-    done = await agent.ask("get_execution", execution_id=behind["execution_id"], wait=10)
+    done = await agent.ask("get_execution", execution_id=behind["execution_id"], wait=HANG)
     assert (done["status"], done["results"]) == ("completed", ["'after the interrupt'"])
 
     dying = await agent.run("import os, time; time.sleep(0.5); os._exit(3)", wait=0)
     behind = await agent.run("'never'", wait=0)
-    dead = await agent.ask("get_execution", execution_id=dying["execution_id"], wait=10)
-    done = await agent.ask("get_execution", execution_id=behind["execution_id"], wait=10)
+    dead = await agent.ask("get_execution", execution_id=dying["execution_id"], wait=HANG)
+    done = await agent.ask("get_execution", execution_id=behind["execution_id"], wait=HANG)
     assert (dead["status"], done["status"]) == ("died", "cancelled")
     assert "died" in done["error"]["message"]
 
@@ -114,6 +117,7 @@ async def test_a_cell_behind_one_that_is_interrupted_or_dies_is_never_silently_d
 # Line 4: sessions run side by side
 
 
+@pytest.mark.alone
 async def test_two_sessions_sleep_at_the_same_time_and_listing_does_not_wait(agent: Agent) -> None:
     for name in ("a", "b"):
         await agent.ask("create_session", session_id=name)
@@ -142,6 +146,7 @@ async def test_two_sessions_sleep_at_the_same_time_and_listing_does_not_wait(age
 # Line 5: not waiting
 
 
+@pytest.mark.alone
 async def test_a_call_that_does_not_wait_answers_at_once_and_is_read_later(agent: Agent) -> None:
     code = "import time\nfor i in range(5):\n    print('line', i)\n    time.sleep(1)\n'end'"
     began = time.monotonic()
@@ -155,7 +160,7 @@ async def test_a_call_that_does_not_wait_answers_at_once_and_is_read_later(agent
     assert partial["status"] == "running"
     assert partial["stdout"].startswith("line 0\n")
     assert "line 4" not in partial["stdout"]
-    full = await agent.ask("get_execution", **execution, wait=10)
+    full = await agent.ask("get_execution", **execution, wait=HANG)
     assert full["status"] == "completed"
     assert full["stdout"] == "".join(f"line {i}\n" for i in range(5))
     assert full["results"] == ["'end'"]
@@ -223,6 +228,7 @@ class Flood:
 
 
 @fault("B13")
+@pytest.mark.alone
 async def test_three_hundred_megabytes_printed_at_once(agent: Agent, place: Place) -> None:
     flood = Flood(agent, place)
     count = 300_000_000
@@ -247,6 +253,7 @@ async def test_three_hundred_megabytes_printed_at_once(agent: Agent, place: Plac
 
 
 @fault("B13")
+@pytest.mark.alone
 async def test_a_million_lines(agent: Agent, place: Place) -> None:
     flood = Flood(agent, place)
     done = await flood.run("for i in range(1_000_000): print(i)")
@@ -258,6 +265,7 @@ async def test_a_million_lines(agent: Agent, place: Place) -> None:
 
 
 @fault("B13")
+@pytest.mark.alone
 async def test_twenty_thousand_displays(agent: Agent, place: Place) -> None:
     flood = Flood(agent, place)
     done = await flood.run("for i in range(20_000): display(i)")
@@ -269,6 +277,7 @@ async def test_twenty_thousand_displays(agent: Agent, place: Place) -> None:
 
 
 @fault("B13")
+@pytest.mark.alone
 async def test_a_child_process_that_writes_a_hundred_megabytes(agent: Agent, place: Place) -> None:
     flood = Flood(agent, place)
     count = 100_000_000
@@ -340,6 +349,7 @@ def end(server: subprocess.Popen[str], how: str) -> None:
     ],
     ids=["idle", "busy", "stubborn", "native", "child"],
 )
+@pytest.mark.alone
 def test_a_server_over_stdio_ends_in_order_and_leaves_no_process(
     place: Place, cell: str, how: str
 ) -> None:
@@ -354,13 +364,14 @@ def test_a_server_over_stdio_ends_in_order_and_leaves_no_process(
         assert len(alive) >= 3
         began = time.monotonic()
         end(server.process, how)
-        assert server.process.wait(10) == 0
+        assert server.process.wait(HANG) == 0
         assert time.monotonic() - began < 2
         assert not place.survivors(max(began + 2 - time.monotonic(), 0.1))
 
 
 @fault("C8")
 @pytest.mark.parametrize("how", ENDS)
+@pytest.mark.alone
 def test_a_server_over_stdio_ends_with_a_call_that_waits_for_its_cell(
     place: Place, how: str
 ) -> None:
@@ -372,7 +383,7 @@ def test_a_server_over_stdio_ends_with_a_call_that_waits_for_its_cell(
             listed = server.tool("list_sessions")["sessions"]["default"]
         began = time.monotonic()
         end(server.process, how)
-        assert server.process.wait(10) == 0
+        assert server.process.wait(HANG) == 0
         assert time.monotonic() - began < 2
 
 
@@ -395,6 +406,7 @@ def test_a_server_that_can_read_nothing_ends_at_once(place: Place) -> None:
 
 @pytest.mark.parametrize("how", ["SIGTERM", "SIGINT"])
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+@pytest.mark.alone
 async def test_a_server_over_http_ends_in_order_and_leaves_no_process(
     place: Place, how: str, busy: bool
 ) -> None:

@@ -6,7 +6,7 @@ import anyio
 
 from tests.faults.matrix import fault
 
-from .harness import Agent, HttpServer, Place, RawServer, http_agent, stdio_agent, until
+from .harness import HANG, Agent, HttpServer, Place, RawServer, http_agent, stdio_agent, until
 
 SLOW = "import time\nfor i in range(60):\n    print('line', i, flush=True)\n    time.sleep(0.1)"
 
@@ -58,7 +58,7 @@ def test_a_call_that_is_cancelled_at_once_leaves_nothing_running(place: Place) -
                 listed = server.tool("list_sessions")["sessions"]["default"]
                 return bool(listed["kernel"] == "idle")
 
-            assert until(is_idle, 10), f"cancelled after {delay / 10} ms, it still runs"
+            assert until(is_idle, HANG), f"cancelled after {delay / 10} ms, it still runs"
         assert server.tool("run_python_code", code="kept")["results"] == ["1"]
 
 

@@ -12,6 +12,7 @@ import pty
 import secrets
 import select
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -31,7 +32,7 @@ T = TypeVar("T")
 SCRIPTS = Path(__file__).parent / "scripts"
 COMMON = "from tests.attacks.scripts.common import "
 Level = Literal["process", "guard", "box"]
-DEADLINE = 20  # seconds after which an attack hangs
+DEADLINE = 60  # seconds after which an attack hangs
 SHARED = Path("/dev/shm")
 CANARY = secrets.token_hex(8)
 MNT_DETACH = 2
@@ -297,12 +298,9 @@ class World:
         """Return which victims are dead, and end the others."""
         killed = set()
         for number, victim in enumerate(self._victims):
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                # One that was killed may take a moment to be gone.
-                victim.wait(0.05)
+            victim.terminate()  # too late for one that was killed, even if it is not gone yet
+            if victim.wait(DEADLINE) == -signal.SIGKILL:
                 killed.add(number)
-            victim.kill()
-            victim.wait()
         return killed
 
     def close(self) -> None:

@@ -122,7 +122,7 @@ async def test_no_process_of_a_cell_outlives_its_session(
     family = [kernel, *kernel.children(recursive=True)]
     assert len(family) == 3
     await sessions.delete(session.id)
-    psutil.wait_procs(family, timeout=5)
+    psutil.wait_procs(family, timeout=HANG)
     assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in family)
 
 

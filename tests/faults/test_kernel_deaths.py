@@ -44,6 +44,7 @@ async def check_death(sessions: Sessions, session: Session, cause: str) -> None:
 @fault("B1")
 @pytest.mark.usefixtures("bystander")
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+@pytest.mark.alone
 async def test_a_killed_kernel_is_known_at_once_and_replaced(
     sessions: Sessions, session: Session, busy: bool, record_property: Callable[[str, object], None]
 ) -> None:
@@ -87,6 +88,7 @@ DEATHS = {
 @pytest.mark.usefixtures("bystander")
 @pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
 @pytest.mark.parametrize("how", DEATHS)
+@pytest.mark.alone
 async def test_a_kernel_that_ends_itself_is_known_at_once_with_its_cause(
     sessions: Sessions,
     session: Session,

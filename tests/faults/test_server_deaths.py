@@ -22,6 +22,7 @@ LINES = 200
 LOOP = f"import time\nfor i in range({LINES}):\n    print(i)\n    time.sleep(0.02)"
 ALL_LINES = "".join(f"{i}\n" for i in range(LINES))
 HANG = 60.0
+GONE = 20.0  # seconds; less than the orphan timeout of most servers here
 
 
 def kill(server: RawServer) -> None:
@@ -255,7 +256,7 @@ def test_after_the_orphan_timeout_nothing_is_left(place: Place, settled: bool) -
         started(server, daemon, "other")
         assert until(lambda: sleepers_of(place) == 2, HANG)
         kill(server)
-        assert not place.survivors(10)
+        assert not place.survivors(GONE)
         # What is left of its sockets the next server removes.
     with next_server(place):
         pass
@@ -273,7 +274,7 @@ def test_server_and_fork_server_killed_together_leave_nothing(
     for pid in (server.process.pid, roots[0].pid):
         os.kill(pid, signal.SIGKILL)
     server.process.wait()
-    assert not place.survivors(10)
+    assert not place.survivors(GONE)
     with next_server(place) as after:
         assert after.tool("get_kernel_health", session_id="other")["status"] == "dead"
 
@@ -343,7 +344,7 @@ def crash_round(place: Place, point: str) -> None:
         left = [path.name for path in (place.state / "sessions").iterdir()]
         # The default session's, and those of warm kernels.
         assert until(lambda: len(list((place.state / "sessions").iterdir())) <= 3, HANG), left
-    assert not place.survivors(10), point
+    assert not place.survivors(GONE), point
     database = sqlite3.connect(place.state / "carrel.sqlite")
     assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     opened = "SELECT count(*) FROM executions WHERE ended_at IS NULL"

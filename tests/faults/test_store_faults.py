@@ -26,7 +26,7 @@ from .conftest import Bystander
 from .matrix import fault
 from .records import add, add_session, ended, integrity, opened, queued
 
-HANG = 30.0  # seconds after which something that should happen does not
+HANG = 60.0  # seconds after which something that should happen does not
 
 
 def mount(path: Path, *options: str) -> None:

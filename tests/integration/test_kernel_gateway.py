@@ -10,6 +10,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 GATEWAY = REPOSITORY / ".scratch" / "gateway" / "bin" / "python"
+HANG = 60.0  # seconds after which a test is stuck
 
 
 @pytest.fixture
@@ -34,5 +35,5 @@ async def test_kernel_gateway_forks_its_kernels(gateway: Any, tmp_path: Path) ->
         assert len(roots[0].children()) == 3
         for kernel_id in kernels:
             await gateway.call(address, token, f"/api/kernels/{kernel_id}", "DELETE")
-        _, alive = psutil.wait_procs(roots[0].children(), timeout=10)
+        _, alive = psutil.wait_procs(roots[0].children(), timeout=HANG)
         assert not alive

@@ -26,8 +26,9 @@ from carrel.usage import Usage, quantity
 from tests.faults.matrix import fault
 
 GIGABYTE = 10**9
+HANG = 60  # seconds after which a test is stuck
 LIMITS = ("memory.max", "memory.limit_in_bytes")
-SHARED_FILE = "/dev/shm/carrel-test-limits"
+SHARED_FILE = f"/dev/shm/carrel-test-limits-{os.getpid()}"
 #: what a cell does under a limit of 1 GB -> whether the kernel lives on
 MEMORY = {
     "one large object": ("x = bytearray(4 << 30)", True),
@@ -77,7 +78,7 @@ async def session(sessions: Sessions) -> AsyncIterator[Session]:
 
 async def run(sessions: Sessions, session: Session, code: str) -> Execution:
     started = await sessions.run(session, code)
-    assert await started.wait(60)
+    assert await started.wait(HANG)
     return started.snapshot()
 
 
@@ -178,8 +179,8 @@ async def test_ls_13_a_session_that_is_not_used_is_suspended_and_comes_back_when
     await run(sessions, session, "kept = 1")
     kernel = session.kernel
     assert kernel is not None
-    assert await kernel.process.wait(30)
-    (event,) = await sessions.events.read(topics=["session.suspended"], wait=30)
+    assert await kernel.process.wait(HANG)
+    (event,) = await sessions.events.read(topics=["session.suspended"], wait=HANG)
     assert "it was not used for" in event.data["why"]
     assert session.record.status is SessionStatus.SUSPENDED
     again = await run(sessions, session, "kept")
@@ -196,13 +197,13 @@ async def test_a_session_that_is_busy_or_paused_is_never_suspended_for_being_unu
     code = "import carrel_session, time\ntime.sleep(3)\ncarrel_session.checkpoint()\nkept = 1"
     running = await sessions.run(session, code)
     assert await running.begun.wait()
-    await steering.steer(session, "pause", by="a test", wait=30)
+    await steering.steer(session, "pause", by="a test", wait=HANG)
     other = await sessions.create(SessionSpec(id="other", limits={"idle_seconds": 0.01}))
-    (event,) = await sessions.events.read(topics=["session.suspended"], wait=30)
+    (event,) = await sessions.events.read(topics=["session.suspended"], wait=HANG)
     assert event.session_id == other.id  # the policy was at work meanwhile
     assert session.record.status is SessionStatus.PAUSED
-    await steering.steer(session, "resume", by="a test", wait=30)
-    assert await running.wait(30)
+    await steering.steer(session, "resume", by="a test", wait=HANG)
+    assert await running.wait(HANG)
     assert running.snapshot().status is ExecutionStatus.COMPLETED
 
 
