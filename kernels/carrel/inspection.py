@@ -11,7 +11,9 @@ from carrel.reports import Variable
 
 REQUEST_DEADLINE = 2.0  # seconds a kernel has for a question of ours
 STACK_BYTES = 4000  # longest stack that is reported
+STACKS_BYTES = 1 << 18  # of all threads that are read, to find the one that runs cells
 STACK_DEADLINE = 0.3  # seconds the fault handler has to write the stacks
+STACK_PAUSE = 0.05  # seconds in which it writes nothing when it is done
 
 
 async def variables(kernel: LocalKernel, limit: int) -> tuple[list[Variable], int]:
@@ -52,6 +54,8 @@ async def adopt_environment(
 async def stack(kernel: LocalKernel, path: Path) -> str:
     """Return the stacks of all threads of a kernel, also while it is in native code.
 
+    That of the thread that runs cells comes first: what is too long is cut at the end.
+
     Args:
         kernel: The kernel.
         path: Where its fault handler writes them.
@@ -60,11 +64,20 @@ async def stack(kernel: LocalKernel, path: Path) -> str:
     kernel.process.send_signal_to_kernel(signal.SIGUSR1)
     with suppress(TimeoutError):
         async with asyncio.timeout(STACK_DEADLINE):
-            # Another process writes, line by line: it is done when there is no more.
+            # Another process writes, piece by piece: it is done when there is no more.
             while (size := size_of(path)) == before or size != last:
                 last = size
-                await asyncio.sleep(0.01)
-    return read_from(path, before).strip()
+                await asyncio.sleep(0.01 if size == before else STACK_PAUSE)
+    return main_first(read_from(path, before))
+
+
+def main_first(stacks: str) -> str:
+    """Return the stacks of threads, those of the main one first, as much as is reported.
+
+    The fault handler writes the oldest thread's last.
+    """
+    *others, main = stacks.strip().split("\n\n")
+    return "\n\n".join([main, *others])[:STACK_BYTES]
 
 
 def size_of(path: Path) -> int:
@@ -73,6 +86,6 @@ def size_of(path: Path) -> int:
 
 
 def read_from(path: Path, offset: int) -> str:
-    """Return the text of a file from an offset in bytes, as much as is reported."""
-    data = reading.head(path.parent, path.name, STACK_BYTES, start=offset) or b""
+    """Return the text of a file from an offset in bytes, as much as is read."""
+    data = reading.head(path.parent, path.name, STACKS_BYTES, start=offset) or b""
     return data.decode("utf-8", "replace")

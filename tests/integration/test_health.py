@@ -74,7 +74,13 @@ async def test_native_code_that_computes_is_busy_not_dead(
 async def test_a_native_call_that_waits_is_reported_with_its_stack(
     sessions: Sessions, session: Session
 ) -> None:
-    code = "import ctypes\ndef waits_here(): ctypes.PyDLL(None).sleep(60)\nwaits_here()"
+    """However many threads there are beside it, and however deep they are."""
+    code = (
+        "import ctypes, threading\n"
+        "def deep(n): deep(n - 1) if n else threading.Event().wait()\n"
+        "for _ in range(9): threading.Thread(target=deep, args=(50,), daemon=True).start()\n"
+        "def waits_here(): ctypes.PyDLL(None).sleep(60)\nwaits_here()"
+    )
     found = await health_once(sessions, session, code, Activity.BLOCKED)
     assert found.status is HealthStatus.UNRESPONSIVE
     assert "waits_here" in found.stack
