@@ -16,7 +16,7 @@ from carrel.paths import StateDirectory, claim_state_directory
 
 from .matrix import fault
 
-ROUNDS = 20
+ROUNDS = 8
 CLAIM = """
 import sys
 from pathlib import Path
