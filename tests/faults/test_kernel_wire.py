@@ -238,15 +238,21 @@ def test_the_next_server_ends_what_it_can_not_reach_and_does_not_hang(place: Pla
 
 # B22: somebody else attaches
 
-#: runs code and reads what comes until its stdin ends
+#: runs code, up to 20 cells ahead of their answers, and reads what comes until its stdin ends
 CLIENT = """
 import select, sys
 from jupyter_client.blocking.client import BlockingKernelClient
 client = BlockingKernelClient(connection_file=sys.argv[1])
 client.load_connection_file()
 client.start_channels(hb=False)
+ahead = 0
 while not select.select([sys.stdin], [], [], 0.005)[0]:
-    client.execute("theirs.append(1); print('theirs')", stop_on_error=False)
+    if ahead < 20:
+        client.execute("theirs.append(1); print('theirs')", stop_on_error=False)
+        ahead += 1
+    while client.shell_channel.msg_ready():
+        client.get_shell_msg()
+        ahead -= 1
     while client.iopub_channel.msg_ready():
         client.get_iopub_msg()
 """
