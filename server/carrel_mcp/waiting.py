@@ -9,9 +9,13 @@ of clients that can't be asked.
 
 import asyncio
 import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import anyio
+from mcp import MCPError
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import ElicitRequest, ElicitRequestFormParams, ElicitResult, InputRequiredResult
 from pydantic import BaseModel, Field
@@ -22,6 +26,8 @@ from carrel.models import Question
 from carrel.run import Run
 from carrel_mcp.callers import is_modern, may_only_have_dropped
 from carrel_mcp.context import Ctx, app_of
+
+log = logging.getLogger(__name__)
 
 PROGRESS_INTERVAL = 3.0  # seconds between progress notifications
 PROGRESS_CHARS = 200  # of the newest output line in one
@@ -34,22 +40,27 @@ class Answer(BaseModel):
     answer: str = Field(description="What the code asks for")
 
 
-async def wait_for(ctx: Ctx, session: Session, run: Run, seconds: float) -> None:
-    """Wait for a run to end or to ask, telling the client each few seconds that it goes on.
+@contextmanager
+def interrupting(ctx: Ctx, session: Session, run: Run) -> Iterator[None]:
+    """Interrupt a run in the background if the client cancels its call meanwhile.
 
-    If the client cancels its call, the execution is interrupted in the background (setting
-    `on_cancel`); a connection that may only have dropped leaves it alone.
+    Setting `on_cancel` may say not to; a connection that may only have dropped leaves it alone.
     """
-    pause = PROGRESS_INTERVAL if seconds > PROGRESS_INTERVAL else None
     try:
-        with anyio.move_on_after(seconds):
-            while not await run.wait(pause, or_question=session.record.stdin):
-                await ctx.report_progress(run.elapsed, message=newest(session, run))
+        yield
     except anyio.get_cancelled_exc_class():
         app = app_of(ctx)
         if app.settings.on_cancel == "interrupt" and not may_only_have_dropped(ctx):
             app.sessions.interrupt_soon(session, run)
         raise
+
+
+async def wait_for(ctx: Ctx, session: Session, run: Run, seconds: float) -> None:
+    """Wait for a run to end or to ask, telling the client each few seconds that it goes on."""
+    pause = PROGRESS_INTERVAL if seconds > PROGRESS_INTERVAL else None
+    with interrupting(ctx, session, run), anyio.move_on_after(seconds):
+        while not await run.wait(pause, or_question=session.record.stdin):
+            await ctx.report_progress(run.elapsed, message=newest(session, run))
 
 
 def newest(session: Session, run: Run) -> str:
@@ -93,7 +104,9 @@ async def wait_and_ask(
             return None
         if is_modern(ctx):
             return required(run, question)
-        if (text := await ask_within(ctx, run, question)) is None:
+        with interrupting(ctx, session, run):
+            text = await ask_within(ctx, run, question)
+        if text is None:
             refused = question.id
         else:
             await steering.answer(session, run, text)
@@ -115,7 +128,11 @@ async def ask_within(ctx: Ctx, run: Run, question: Question) -> str | None:
         await asyncio.wait([asking, ending], return_when=asyncio.FIRST_COMPLETED)
         if not asking.done():
             return None
-        result = asking.result()
+        try:
+            result = asking.result()
+        except MCPError as error:  # it can't be asked after all; send_input is left
+            log.info("a client could not ask its user: %s", error)
+            return None
         return result.data.answer if result.action == "accept" else None
     finally:
         asking.cancel()

@@ -7,7 +7,7 @@ from typing import Any
 
 import anyio
 import pytest
-from mcp.types import ElicitResult
+from mcp.types import ElicitResult, ErrorData
 
 from .harness import CARREL, Agent, HttpServer, Place, http_agent, http_server, stdio_agent
 
@@ -257,3 +257,44 @@ async def test_rt_14_the_log_is_printed_and_followed_beside_the_server(place: Pl
     refused = await anyio.run_process(missing, check=False, env=place.environment())
     assert refused.returncode == 1
     assert b"no server has used this state directory" in refused.stderr
+
+
+async def test_a_client_that_can_not_ask_after_all_leaves_the_question_to_the_next_call(
+    place: Place,
+) -> None:
+    async def elicit(context: Any, params: Any) -> ErrorData:
+        return ErrorData(code=-32603, message="nobody is here")
+
+    async with stdio_agent(place, *FLAGS, mode="legacy", elicitation_callback=elicit) as agent:
+        await agent.ask("create_session", session_id="s", stdin=True)
+        asked = await agent.run("print(input())", "s")
+        assert asked["status"] == "waiting_input"
+        await agent.ask("send_input", execution_id=asked["execution_id"], text="x")
+        done = await agent.ask("get_execution", execution_id=asked["execution_id"], wait=HANG)
+        assert done["stdout"] == "x\n"
+
+
+async def test_a_call_that_is_cancelled_while_its_user_is_asked_interrupts_the_cell(
+    place: Place,
+) -> None:
+    being_asked = anyio.Event()
+
+    async def elicit(context: Any, params: Any) -> ElicitResult:
+        being_asked.set()
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    async with stdio_agent(place, *FLAGS, mode="legacy", elicitation_callback=elicit) as agent:
+        await agent.ask("create_session", session_id="s", stdin=True)
+        with anyio.fail_after(HANG):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(agent.run, "input()", "s")
+                await being_asked.wait()
+                health = await agent.ask("get_kernel_health", session_id="s")
+                tasks.cancel_scope.cancel()
+        status = ""
+        with anyio.fail_after(HANG):
+            while status in ("", "waiting_input", "running"):
+                found = await agent.ask("get_execution", execution_id=health["execution_id"])
+                status = found["status"]
+        assert status == "interrupted"
