@@ -747,7 +747,7 @@ from carrel import Sessions
 async def hang(self):
     pathlib.Path("ending").touch()
     await asyncio.sleep(1000)
-def block(self, **filters):
+def block(*args, **filters):
     pathlib.Path("ending").touch()
     while True:
         time.sleep(1000)
@@ -896,9 +896,10 @@ def check_second_signal(place: Place, process: subprocess.Popen[Any], ending: Pa
 BLOCK = """
 import sys, time
 from carrel import Sessions
-def block(self, listed=Sessions.list, **filters):
+listed = Sessions.list
+def block(*args, **filters):
     time.sleep(5)
-    return listed(self, **filters)
+    return listed(*args, **filters)
 Sessions.list = block
 from carrel_mcp.cli import main
 main(sys.argv[1:])
