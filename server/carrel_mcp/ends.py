@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 END_SIGNALS = tuple(
     signal.Signals[name] for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)
 )
+SWITCH_NEVER = 3600.0  # seconds between switches of threads
 HALT_ROUNDS = 20  # looks for what was started before its parent was halted
 
 
@@ -81,9 +83,12 @@ def kill_everything() -> NoReturn:
             halted |= found
             if not found:
                 break
+        # Without a pause in which the event loop could start a new kernel for one that has
+        # died: os.kill keeps the interpreter lock.
+        sys.setswitchinterval(SWITCH_NEVER)
         for child in halted:
-            with suppress(psutil.Error):
-                child.kill()
+            with suppress(OSError):
+                os.kill(child.pid, signal.SIGKILL)
     finally:  # whatever happens
         os._exit(1)
 

@@ -870,7 +870,8 @@ def broken_http_server(place: Place, command: list[str]) -> Iterator[HttpServer]
             cwd=place.root,
         )
     try:
-        assert until(lambda: "token: " in place.log.read_text(), GUARD)
+        # It says its token first.
+        assert until(lambda: "carrel serves" in place.log.read_text().rpartition("\n")[0], GUARD)
         said = place.log.read_text()
         url, token = re.search(r"serves (\S+)", said), re.search(r"token: (\S+)", said)
         assert url
