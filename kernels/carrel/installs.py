@@ -25,7 +25,7 @@ from carrel.engines.walls import INSIDE, Walls
 from carrel.errors import InstallError
 from carrel.interpreters import Interpreter, ask_interpreter, interpreter_reads
 from carrel.merging import plan_merge, read_below, unfinished
-from carrel.models import Limits
+from carrel.models import Isolation, Limits
 from carrel.paths import private_directory
 from carrel.programs import Completed, Waiting, run_program, waiting_program
 from carrel.uv import pip_arguments, uv_binary, uv_command
@@ -195,8 +195,11 @@ class Installer:
     async def _waiting(
         self, stack: AsyncExitStack, slot: Path, reads: Sequence[Path]
     ) -> Waiting | None:
-        """Start what will be uv, in its walls; None where there are none."""
-        if sys.platform != "linux":
+        """Start what will be uv, in its walls; None where that can't be done ahead.
+
+        In a box it did not come to its end (seen in each installation).
+        """
+        if sys.platform != "linux" or self._walls.isolation is Isolation.BOX:
             return None
         command = uv_command([], slot)
         reads = [*reads, *command.readable]
