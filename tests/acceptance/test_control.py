@@ -286,15 +286,16 @@ async def test_a_call_that_is_cancelled_while_its_user_is_asked_interrupts_the_c
 
     async with stdio_agent(place, *FLAGS, mode="legacy", elicitation_callback=elicit) as agent:
         await agent.ask("create_session", session_id="s", stdin=True)
+        execution_id, status = "", ""
         with anyio.fail_after(HANG):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(agent.run, "input()", "s")
                 await being_asked.wait()
                 health = await agent.ask("get_kernel_health", session_id="s")
+                execution_id = str(health["execution_id"])
                 tasks.cancel_scope.cancel()
-        status = ""
         with anyio.fail_after(HANG):
             while status in ("", "waiting_input", "running"):
-                found = await agent.ask("get_execution", execution_id=health["execution_id"])
+                found = await agent.ask("get_execution", execution_id=execution_id)
                 status = found["status"]
         assert status == "interrupted"
