@@ -121,12 +121,12 @@ def judge(probe: Probe, *, dead: bool) -> Activity:
     """Decide what a kernel is doing."""
     if dead:
         return Activity.DEAD
+    if probe.tree.stopped:  # looked at after it may have answered
+        return Activity.STOPPED
     if probe.answer is not None:
         if probe.answer.get("held"):
             return Activity.PAUSED
         return Activity.BUSY if probe.answer["busy"] else Activity.IDLE
-    if probe.tree.stopped:
-        return Activity.STOPPED
     return Activity.BUSY_NATIVE if probe.cpu_used > FLAT_CPU else Activity.BLOCKED
 
 
@@ -193,7 +193,9 @@ def _report(session: Session, activity: Activity, probe: Probe | None, stack: st
         status=_STATUS[activity],
         activity=activity,
         advice=ADVICE[activity],
-        responsive=probe is not None and probe.answer is not None,
+        responsive=activity is not Activity.STOPPED
+        and probe is not None
+        and probe.answer is not None,
         response_time=probe.seconds if probe else 0.0,
         pid=kernel.process.leader if kernel is not None and alive else 0,
         generation=session.record.generation,

@@ -1,8 +1,10 @@
 """What the tests of kernels' faults share: to run a cell, to wait, to read a kernel's pulse."""
 
 import asyncio
+import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from carrel import Execution, ExecutionStatus, Session, Sessions
 from carrel.outputs import Display, stream_text
@@ -61,3 +63,15 @@ def pid_of(session: Session) -> int:
     """Return the process of a session's kernel."""
     assert session.kernel is not None
     return session.kernel.process.pid
+
+
+async def halted(session: Session) -> None:
+    """Halt a session's kernel; a signal that was sent has not reached each of its threads yet."""
+    assert session.kernel is not None
+    process = session.kernel.process
+    process.send_signal(signal.SIGSTOP)
+    tasks = Path(f"/proc/{process.leader}/task")
+    await until(
+        lambda: all("State:\tT" in (task / "status").read_text() for task in tasks.iterdir()),
+        "all threads of the kernel are halted",
+    )

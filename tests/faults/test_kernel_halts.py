@@ -1,13 +1,11 @@
 """A kernel does not end, or does nothing at all: what an interrupt does, step by step."""
 
-import signal
-
 import pytest
 
 from carrel import ExecutionStatus, Session, Sessions, SessionSpec
 from carrel.reports import Activity, HealthStatus, InterruptStep
 
-from .kernels import pid_of, restarted, run, started, value
+from .kernels import halted, pid_of, restarted, run, started, value
 from .matrix import fault
 
 pytestmark = pytest.mark.usefixtures("bystander")
@@ -65,14 +63,13 @@ async def test_a_halted_kernel_is_said_to_be_and_woken_by_an_interrupt(
 ) -> None:
     await run(sessions, session, "kept = 1")
     running = await started(sessions, session, "print(1, flush=True)\nwhile True: pass")
-    assert session.kernel is not None
-    session.kernel.process.send_signal(signal.SIGSTOP)
+    await halted(session)
     health = await sessions.health(session)
     assert (health.status, health.activity) == (HealthStatus.STOPPED, Activity.STOPPED)
     assert (await session.interrupt()).step is InterruptStep.SIGINT
     assert running.snapshot().status is ExecutionStatus.INTERRUPTED
     assert await value(sessions, session, "kept") == "1"
-    session.kernel.process.send_signal(signal.SIGSTOP)
+    await halted(session)
     before = pid_of(session)
     await restarted(sessions, session)
     assert pid_of(session) != before

@@ -6,7 +6,9 @@ import signal
 import pytest
 
 from carrel import Health, Session, Sessions, SessionSpec
+from carrel.health import Probe, ProcessTree, judge
 from carrel.reports import Activity, HealthStatus
+from tests.faults.kernels import halted
 
 HANG = 60  # seconds after which a test is stuck
 
@@ -90,11 +92,17 @@ async def test_a_halted_kernel_is_stopped_and_comes_back(
     sessions: Sessions, session: Session
 ) -> None:
     assert session.kernel is not None
-    session.kernel.process.send_signal(signal.SIGSTOP)
+    await halted(session)
     found = await sessions.health(session)
     assert (found.status, found.activity) == (HealthStatus.STOPPED, Activity.STOPPED)
+    assert not found.responsive
     session.kernel.process.send_signal(signal.SIGCONT)
     assert (await sessions.health(session)).activity is Activity.IDLE
+
+
+def test_a_kernel_that_answers_and_is_halted_then_is_halted() -> None:
+    probe = Probe({"busy": False}, 0.01, ProcessTree(stopped=True), cpu_used=0.0, watched=0.1)
+    assert judge(probe, dead=False) is Activity.STOPPED
 
 
 async def test_a_dead_kernel_is_dead_with_its_cause(sessions: Sessions, session: Session) -> None:
