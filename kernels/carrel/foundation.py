@@ -6,8 +6,6 @@ Opened as a whole or not at all, and released in the opposite order.
 import asyncio
 import os
 
-import anyio
-
 from carrel.artifacts.keeper import Keeper
 from carrel.artifacts.service import Artifacts
 from carrel.config import Config, interpreter
@@ -19,6 +17,7 @@ from carrel.interpreters import interpreter_reads
 from carrel.isolation import Levels
 from carrel.launches import Launches
 from carrel.paths import StateDirectory, Workspace, claim_state_directory
+from carrel.shielding import to_the_end
 from carrel.store import Store
 
 
@@ -65,8 +64,7 @@ class Foundation:
             await self._open(choosing)
         finally:
             choosing.cancel()
-            with anyio.CancelScope(shield=True):
-                await asyncio.wait([choosing])
+            await to_the_end(asyncio.wait([choosing]))
         crash_point("store.opened")
 
     async def release(self, *, leave: bool) -> None:

@@ -25,9 +25,10 @@ from carrel.engines.walls import INSIDE, Walls
 from carrel.errors import InstallError
 from carrel.interpreters import Interpreter, ask_interpreter, interpreter_reads
 from carrel.merging import plan_merge, read_below, unfinished
-from carrel.models import Isolation, Limits
+from carrel.models import Limits
 from carrel.paths import private_directory
 from carrel.programs import Completed, Waiting, run_program, waiting_program
+from carrel.shielding import to_the_end
 from carrel.uv import pip_arguments, uv_binary, uv_command
 
 PLANNED = re.compile(r"^ \+ ([A-Za-z0-9_.-]+)==(\S+)", re.MULTILINE)
@@ -115,8 +116,9 @@ class Installer:
             reads = await interpreter_reads(interpreter.python)
             # Their walls take as long as what uv does behind them: built while we prepare.
             ready = [await self._waiting(stack, slot, reads) for _ in range(RUNS)]
-            await to_the_end(prepare, await self._template(interpreter), slot, interpreter)
-            await to_the_end(show, slot, prefix, site)
+            template = await self._template(interpreter)
+            await to_the_end(asyncio.to_thread(prepare, template, slot, interpreter))
+            await to_the_end(asyncio.to_thread(show, slot, prefix, site))
             pip = partial(self._pip, slot, reads, deadline, ready)
             plan = await pip("view", ["--dry-run"], wanted, hear)
             if plan.returncode != 0:
@@ -135,7 +137,7 @@ class Installer:
                 return failed(done)
             names = [pin.partition("==")[0] for pin in pins]
             merge = await asyncio.to_thread(plan_merge, slot / "env", prefix, site, names)
-            await to_the_end(merge.carry_out, slot)
+            await to_the_end(asyncio.to_thread(merge.carry_out, slot))
             return Installation(
                 returncode=0, stdout=done.stdout, stderr=done.stderr, installed=tuple(pins)
             )
@@ -195,11 +197,8 @@ class Installer:
     async def _waiting(
         self, stack: AsyncExitStack, slot: Path, reads: Sequence[Path]
     ) -> Waiting | None:
-        """Start what will be uv, in its walls; None where that can't be done ahead.
-
-        In a box it did not come to its end (seen in each installation).
-        """
-        if sys.platform != "linux" or self._walls.isolation is Isolation.BOX:
+        """Start what will be uv, in its walls; None where there are none to be built."""
+        if sys.platform != "linux":
             return None
         command = uv_command([], slot)
         reads = [*reads, *command.readable]
@@ -220,7 +219,7 @@ class Installer:
             private_directory(self._folder)
             yield private_directory(slot)
         finally:
-            await to_the_end(clear, slot)
+            await to_the_end(asyncio.to_thread(clear, slot))
             self._used.discard(number)
 
     async def _template(self, interpreter: Interpreter) -> Path:
@@ -312,13 +311,3 @@ def show(slot: Path, prefix: Path, site: str) -> None:
             inherited[name].metadata.rename(slot / "view" / f"hidden-{name}")
         (slot / "view" / site / folder).mkdir()
         (slot / "view" / site / folder / "METADATA").write_bytes(text)
-
-
-async def to_the_end(work: Callable[..., None], *args: object) -> None:
-    """Do something in a thread and return when it is over, also when cancelled meanwhile."""
-    doing = asyncio.ensure_future(asyncio.to_thread(work, *args))
-    try:
-        await asyncio.shield(doing)
-    except asyncio.CancelledError:
-        await asyncio.wait([doing])
-        raise

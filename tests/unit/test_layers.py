@@ -12,6 +12,7 @@ INSIDE = LIBRARY / "inside"
 ROWS: list[set[str]] = [
     {"errors", "outputs", "crashpoints"},
     {"beneath"},
+    {"shielding"},
     {"models", "paths", "budget", "programs", "transcript", "descriptors", "signing"},
     {"transitions", "templates", "checkpoint_models", "reports"},
     {"filepaths", "files", "listing", "checkpoint_files"},

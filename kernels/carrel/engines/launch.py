@@ -126,7 +126,9 @@ class Launch:
         # -s: the user's own packages would be those in the session's HOME, which are the cells',
         # and they would run before the walls stand.
         argv = [str(self.python), "-P", "-s", str(INSIDE), "kernel", str(launch_file)]
-        return self.walls.command(argv, plan, self.workspace, self.lifeline)
+        # It opens its lifeline before it enters its walls.
+        held = ("--ro-bind-try", str(self.lifeline), str(self.lifeline)) if self.lifeline else ()
+        return self.walls.command(argv, plan, self.workspace, *held)
 
     def environment_of(self, connection_file: Path) -> dict[str, str]:
         """Return the kernel's variables, with the mark by which all it starts can be found."""

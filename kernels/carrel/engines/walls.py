@@ -93,7 +93,7 @@ class Walls:
         argv: Sequence[str],
         plan: dict[str, Any],
         cwd: Path,
-        lifeline: Path | None = None,
+        *options: str,
     ) -> list[str]:
         """Return how to start a program at this level: in a box, or as it is.
 
@@ -101,17 +101,18 @@ class Walls:
             argv: The program and its arguments.
             plan: What it will be told.
             cwd: Where it shall run.
-            lifeline: A file that it opens before it enters its walls.
+            options: More of bubblewrap's options, for a box.
         """
         if self.isolation is not Isolation.BOX:
             return list(argv)
-        more = ["--ro-bind-try", str(lifeline), str(lifeline)] if lifeline else []
-        return [*self._box(plan), *more, "--chdir", str(cwd), "--", *argv]
+        return [*self._box(plan), *options, "--chdir", str(cwd), "--", *argv]
 
     def confine(
         self, argv: Sequence[str], *, cwd: Path, reads: Iterable[Path], writes: Iterable[Path]
     ) -> list[str]:
         """Return how to start a program that does not build walls by itself.
+
+        A box goes when the process that was started does: no signal to that one's group gets in.
 
         Args:
             argv: The program, by its path, and its arguments.
@@ -121,7 +122,7 @@ class Walls:
         """
         plan = self.plan(reads=[*reads, *own_paths()], writes=writes)
         enter = [sys.executable, "-I", "-S", str(INSIDE), "confined", json.dumps(plan)]
-        return self.command([*enter, *argv], plan, cwd)
+        return self.command([*enter, *argv], plan, cwd, "--die-with-parent")
 
     def _box(self, plan: dict[str, Any]) -> list[str]:
         """Return the command line of bubblewrap up to the program."""

@@ -1,0 +1,31 @@
+"""Do something to its end, whoever is cancelled meanwhile: what must not be left half done."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
+
+import anyio
+
+T = TypeVar("T")
+
+
+async def to_the_end(work: Awaitable[T]) -> T:
+    """Await something until it is over, and only then be cancelled, if we were meanwhile.
+
+    anyio's shield keeps off the scopes around it, which cancel again and again; who cancels
+    the task itself has to be kept off by a task of its own. What `work` raises or returns is
+    lost when we are cancelled.
+    """
+    doing = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    with anyio.CancelScope(shield=True):
+        while not doing.done():
+            try:
+                await asyncio.wait([doing])
+            except asyncio.CancelledError as error:
+                cancelled = error
+    if cancelled is None:
+        return doing.result()
+    if not doing.cancelled():
+        doing.exception()  # else asyncio complains that nobody has looked at it
+    raise cancelled
