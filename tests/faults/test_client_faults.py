@@ -775,7 +775,6 @@ STAGES: dict[str, Callable[[Place, subprocess.Popen[Any]], bool]] = {
 
 
 @fault("D3")
-@pytest.mark.alone
 @pytest.mark.parametrize("wire", ["stdio", "http"])
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("number", ENDS, ids=lambda number: number.name)
