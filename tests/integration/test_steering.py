@@ -224,6 +224,28 @@ carrel_session.checkpoint(progress="nearly")
     assert (await sessions.execution(running.id)).progress == "nearly"
 
 
+async def test_progress_of_a_kind_of_its_own_is_described_where_the_code_gives_it(
+    sessions: Sessions, session: Session
+) -> None:
+    code = """
+import threading, time, carrel_session
+own = []
+class Step:
+    def __init__(self, number): self.number = number
+    def __str__(self):
+        own.append(threading.current_thread() is threading.main_thread())
+        return f"step {self.number}"
+print(1, flush=True)
+carrel_session.checkpoint(progress=Step(1))
+carrel_session.checkpoint(progress=(Step(2), 3))  # too soon after the first to be told at once
+time.sleep(60)
+"""
+    running = await started(sessions, session, code)
+    await until(lambda: running.snapshot().progress == "step 2 of 3", "the second is told, too")
+    await session.interrupt(running)
+    assert await value(sessions, session, "own") == "[True, True]"
+
+
 async def test_a_safe_point_costs_less_than_a_microsecond_or_so(
     sessions: Sessions, session: Session
 ) -> None:

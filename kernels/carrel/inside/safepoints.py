@@ -14,6 +14,7 @@ from .notes import Notes
 
 PROGRESS_PERIOD = 0.5  # seconds between two notes about progress
 PROGRESS_CHARS = 500  # of what code says about its progress
+PLAIN = frozenset({bool, float, int, str})
 
 Later = Callable[[float, Callable[[], None]], None]
 
@@ -82,7 +83,8 @@ class SafePoints:
             ExecutionStopped: Somebody asked to stop the execution.
         """
         if progress is not None:
-            self._progress = progress
+            # Told later by another thread: no code of the user's may be needed for it then.
+            self._progress = progress if is_plain(progress) else describe(progress)
             if not self._is_due:
                 self._tell()
         if self.pending is not None:
@@ -149,6 +151,13 @@ class SafePoints:
         if self._progress is not None and self._progress is not self._told:
             self._told_at, self._told = time.monotonic(), self._progress
             self._notes.send("progress", progress=describe(self._progress))
+
+
+def is_plain(progress: Any) -> bool:
+    """Say whether describing it runs no code but ours and the interpreter's."""
+    if type(progress) is tuple:
+        return all(type(item) in PLAIN for item in progress)
+    return type(progress) in PLAIN
 
 
 def describe(progress: Any) -> str:
