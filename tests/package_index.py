@@ -83,6 +83,8 @@ class Index(ThreadingHTTPServer):
         self.was_asked = threading.Event()
         #: names of files that were asked for
         self.asked: list[str] = []
+        #: packages whose pages were asked for
+        self.looked_up: list[str] = []
         #: packages whose files are not sent while `may_send` is not set; empty: all
         self.held: set[str] = set()
 
@@ -106,6 +108,7 @@ class Answer(BaseHTTPRequestHandler):
                 index.may_send.wait(HANG)
             self.send(index.files[name], "application/octet-stream")
             return
+        index.looked_up.append(name)
         fragment = f"#sha256={index.claimed_hash}" if index.claimed_hash else ""
         wanted = name.replace("-", "_")
         files = [file for file in index.files if file.partition("-")[0] == wanted]

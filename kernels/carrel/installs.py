@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,6 +28,7 @@ from carrel.merging import plan_merge, read_below, unfinished
 from carrel.models import Limits
 from carrel.paths import private_directory
 from carrel.programs import Completed, Waiting, run_program, waiting_program
+from carrel.requirements import exact_names
 from carrel.shielding import to_the_end
 from carrel.uv import pip_arguments, uv_binary, uv_command
 
@@ -120,7 +121,7 @@ class Installer:
             await to_the_end(asyncio.to_thread(prepare, template, slot, interpreter))
             await to_the_end(asyncio.to_thread(show, slot, prefix, site))
             pip = partial(self._pip, slot, reads, deadline, ready)
-            plan = await pip("view", ["--dry-run"], wanted, hear)
+            plan = await resolve(pip, wanted, hear)
             if plan.returncode != 0:
                 return failed(plan)
             pins = [f"{name}=={version}" for name, version in PLANNED.findall(plan.stderr)]
@@ -237,6 +238,22 @@ class Installer:
         made = await run_program(argv, cwd=Path("/"), timeout=SETUP_DEADLINE)
         if made.returncode != 0:
             raise InstallError(f"the session's environment can't be made: {made.stderr}")
+
+
+async def resolve(
+    pip: Callable[..., Awaitable[Completed]], wanted: Sequence[str], hear: Callable[[bytes], None]
+) -> Completed:
+    """Return what uv would install; it asks the index, unless that could not change the answer.
+
+    That is so when exact versions are wanted, they are in uv's cache, and nothing else is needed:
+    asking is what takes longest in the installation of a cached package.
+    """
+    if exact := exact_names(wanted):
+        plan = await pip("view", ["--dry-run", "--offline"], wanted, None)
+        if plan.returncode == 0 and {name for name, _ in PLANNED.findall(plan.stderr)} <= exact:
+            hear(plan.stderr.encode())
+            return plan
+    return await pip("view", ["--dry-run"], wanted, hear)
 
 
 def failed(done: Completed) -> Installation:

@@ -43,3 +43,24 @@ def parse_requirements(packages: Sequence[str]) -> "list[Requirement]":
             raise InvalidArgumentError(msg)
         found.append(requirement)
     return found
+
+
+def exact_names(packages: Sequence[str]) -> set[str]:
+    """Return the normalized names of packages if of each one version is wanted, else nothing.
+
+    Args:
+        packages: PEP 508 strings that have been checked.
+    """
+    from packaging.utils import canonicalize_name
+
+    found = parse_requirements(packages)
+    names = {canonicalize_name(item.name) for item in found if is_exact(item)}
+    return set(names) if len(names) == len(found) else set()
+
+
+def is_exact(requirement: "Requirement") -> bool:
+    """Say whether only one version of a package will do."""
+    clauses = list(requirement.specifier)
+    return (
+        len(clauses) == 1 and clauses[0].operator == "==" and not clauses[0].version.endswith(".*")
+    )

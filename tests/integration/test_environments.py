@@ -160,6 +160,27 @@ async def test_only_what_the_interpreter_and_the_session_lack_is_installed(
     assert not [name for name in index.asked if name.startswith(("pandas", "matplotlib"))]
 
 
+async def test_an_exact_version_that_is_cached_needs_no_index(
+    service: Sessions, index: Index
+) -> None:
+    first, second = [await service.create(SessionSpec(id=name)) for name in "ab"]
+    await install(first, "tiny==1.0")
+    index.looked_up.clear()
+    assert await install(second, "Tiny == 1.0") == ("tiny==1.0",)
+    assert await install(second, "tiny==1.0") == ()
+    assert index.looked_up == []
+
+
+async def test_what_an_exact_version_needs_is_looked_up_though_some_of_it_is_cached(
+    service: Sessions, index: Index
+) -> None:
+    index.files |= wheel("plots", requires=("tiny",))
+    first, second = [await service.create(SessionSpec(id=name)) for name in "ab"]
+    await install(first, "plots==1.0")
+    index.files |= wheel("tiny", "2.0")
+    assert sorted(await install(second, "plots==1.0")) == ["plots==1.0", "tiny==2.0"]
+
+
 async def test_a_new_version_leaves_nothing_of_the_old_one(service: Sessions, index: Index) -> None:
     old = {"pack/__init__.py": "", "pack/gone.py": "", "left/behind.py": "", "pack/kept.py": "a=1"}
     index.files |= wheel("pack", "1.0", old)
