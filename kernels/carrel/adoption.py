@@ -15,11 +15,11 @@ from pathlib import Path
 from carrel.engines.journal import Entry, newest_begun, read_journal
 from carrel.engines.kernel import LocalKernel
 from carrel.engines.process import Exit
-from carrel.engines.wire import Message
+from carrel.engines.wire import UNSOUND, Message
 from carrel.errors import KernelSilentError, KernelStartError
 from carrel.models import Execution, ExecutionStatus
 from carrel.outputs import Display, Output, Spill
-from carrel.run import UNSOUND, Run
+from carrel.run import Run
 
 Find = Callable[[str], Awaitable[Execution | None]]
 

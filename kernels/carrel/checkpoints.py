@@ -28,6 +28,7 @@ from carrel.errors import (
 )
 from carrel.services import Services
 from carrel.session import Session
+from carrel.specs import check_text
 from carrel.store import rows
 from carrel.store.statements import Statements
 
@@ -93,10 +94,12 @@ class Checkpoints:
                 as they take.
 
         Raises:
+            InvalidArgumentError: The name can't be kept.
             SessionBusyError: They took longer.
             KernelDeadError: There is no kernel, or it ended meanwhile.
             CheckpointError: It can't be written; nothing is left of it.
         """
+        check_text("the name", name)
         async with _turn(session, patience):
             begun = await self._begin(session, name, reason)
         return await self._finish(begun)

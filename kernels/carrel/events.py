@@ -41,6 +41,21 @@ def check_topic(topic: str) -> str:
     return topic
 
 
+def check_data(data: object) -> None:
+    """See to it that an event can carry `data`.
+
+    Raises:
+        InvalidArgumentError: It is nothing that JSON knows, or too large.
+    """
+    try:
+        size = len(json.dumps(data, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidArgumentError(f"the data of an event must be JSON: {error}") from error
+    if size > DATA_BYTES:
+        msg = f"an event may have {DATA_BYTES} bytes of data, this has {size}: store an artifact"
+        raise InvalidArgumentError(msg)
+
+
 class Events:
     """The log of one service.
 
@@ -67,15 +82,7 @@ class Events:
             StoreError: It can't be written now.
         """
         check_topic(topic)
-        try:
-            size = len(json.dumps(data, allow_nan=False))
-        except (TypeError, ValueError) as error:
-            raise InvalidArgumentError(f"the data of an event must be JSON: {error}") from error
-        if size > DATA_BYTES:
-            msg = (
-                f"an event may have {DATA_BYTES} bytes of data, this has {size}: store an artifact"
-            )
-            raise InvalidArgumentError(msg)
+        check_data(data)
 
         def write(statements: Statements) -> int:
             statements.event(topic, session_id, execution_id, data)

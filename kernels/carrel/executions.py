@@ -20,6 +20,7 @@ from carrel.crashpoints import crash_point
 from carrel.engines.kernel import LocalKernel
 from carrel.engines.process import Exit
 from carrel.engines.wire import Message
+from carrel.errors import StoreError
 from carrel.images import save_images
 from carrel.late import LateOutput
 from carrel.models import Execution, ExecutionStatus, SessionRecord
@@ -289,7 +290,12 @@ class Executions:
         """Conclude an execution that carrel itself failed at."""
         log.exception("execution %s of session %s failed in carrel", run.id, self._owner.record.id)
         run.lose("carrel itself failed at it; its log says more")
-        await self._write_down(run)
+        try:
+            await self._write_down(run)
+        except StoreError:  # the record itself can't be kept: what of it is ours can
+            log.exception("execution %s is kept without its outputs", run.id)
+            run.execution = replace(run.execution, outputs=(), progress="", note="")
+            await self._write_down(run)
 
     async def _conclude_from_file(self, run: Run, ended: Exit, cause: str) -> None:
         catch_up = CatchUp(run, self._owner.journal)

@@ -23,7 +23,7 @@ from carrel.models import SessionRecord, SessionSpec, SessionStatus
 from carrel.notes import changed as with_changes
 from carrel.services import Services
 from carrel.session import DEFAULT, Session
-from carrel.specs import check_room, check_spec, check_values
+from carrel.specs import check_room, check_spec, check_text, check_values
 from carrel.transitions import changed, check
 
 T = TypeVar("T")
@@ -161,6 +161,7 @@ class Lifecycle:
         """See `Sessions.close`."""
         if session.id == DEFAULT:
             raise ConflictError("the session 'default' can't be closed; restart_kernel empties it")
+        check_text("the reason", reason)
         check(session.record, outcome)
         if outcome is SessionStatus.COMPLETED and session.is_busy:
             msg = (

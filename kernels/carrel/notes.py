@@ -12,17 +12,25 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from carrel.engines.kernel import LocalKernel
-from carrel.engines.wire import Message
+from carrel.engines.wire import UNSOUND, Message
 from carrel.errors import InvalidArgumentError, KernelSilentError
-from carrel.events import check_topic
+from carrel.events import check_data, check_topic
 from carrel.models import Execution, ExecutionStatus, Question, SessionRecord, SessionStatus
-from carrel.run import UNSOUND, Run
+from carrel.run import Run
 from carrel.services import Services
 
 log = logging.getLogger(__name__)
 
 TELL_DEADLINE = 1.0  # seconds a kernel has to take a change of its context
 CONTEXT_BYTES = 1 << 20  # of all of a session's context, about
+LEFT_OUT_LOGGED = 20  # notes of one session: there is no end to what code can send
+TEXT_CHARS = 2000  # of what a note says in words
+FAR = 1e11  # seconds after the epoch by which nothing happens
+REQUESTED = {
+    "pause": "execution.pause_requested",
+    "resume": "execution.resume_requested",
+    "stop": "execution.stop_requested",
+}
 
 
 class Owner(Protocol):
@@ -55,6 +63,7 @@ class Notes:
             "context": self._context,
             "published": self._published,
         }
+        self._left_out = 0
         self._informed: LocalKernel | None = None  # the kernel that has the context
         #: message ids of notes that a server before has written down
         self.known: set[str] = set()
@@ -89,7 +98,9 @@ class Notes:
             take(run, content, str(message["header"]["msg_id"]))
         except (InvalidArgumentError, *UNSOUND) as error:
             # The kernel's own module makes sound ones: code sent this past it.
-            log.warning("session %s: a note is left out: %s", self._owner.record.id, error)
+            self._left_out += 1
+            if self._left_out <= LEFT_OUT_LOGGED:
+                log.warning("session %s: a note is left out: %s", self._owner.record.id, error)
 
     def end(self, run: Run) -> None:
         """Note that an execution has ended, however: it holds nothing any more."""
@@ -97,12 +108,16 @@ class Notes:
             self._released(run, {}, "")
 
     def _requested(self, run: Run, content: Any, key: str) -> None:
-        self._write(f"execution.{content['action']}_requested", {"by": content["by"]}, run, key)
+        topic = REQUESTED[str(content["action"])]
+        self._write(topic, {"by": short(content["by"])}, run, key)
 
     def _held(self, run: Run, content: Any, key: str) -> None:
-        run.hold(datetime.fromtimestamp(float(content["at"]), UTC))
+        at = float(content["at"])
+        if not 0 <= at < FAR:
+            raise ValueError(f"no time: {at}")
+        run.hold(datetime.fromtimestamp(at, UTC))
         self._owner.record = replace(self._owner.record, status=SessionStatus.PAUSED)
-        self._write("execution.paused", {"by": str(content["by"])}, run, key)
+        self._write("execution.paused", {"by": short(content["by"])}, run, key)
 
     def _released(self, run: Run, content: Any, key: str) -> None:
         run.release()
@@ -111,12 +126,12 @@ class Notes:
         self._write("execution.resumed", {}, run, key)
 
     def _progress(self, run: Run, content: Any, key: str) -> None:
-        run.execution = replace(run.execution, progress=str(content["progress"]))
+        run.execution = replace(run.execution, progress=short(content["progress"]))
 
     def _asked(self, run: Run, content: Any, key: str) -> None:
         question = Question(
-            id=str(content["question"]),
-            prompt=str(content["prompt"]),
+            id=short(content["question"]),
+            prompt=short(content["prompt"]),
             hidden=bool(content["hidden"]),
         )
         run.ask(question)
@@ -130,12 +145,16 @@ class Notes:
         if key in self.known:
             return  # a tool may have changed it since
         values, removed = dict(content["values"]), [str(name) for name in content["removed"]]
+        for value in values.values():
+            check_data(value)
         context = changed(self._owner.record.context, values, removed)
         self._owner.record = replace(self._owner.record, context=context)
         self._write("context.changed", {"values": values, "removed": removed}, run, key)
 
     def _published(self, run: Run, content: Any, key: str) -> None:
-        self._write(check_topic(str(content["topic"])), content["data"], run, key)
+        topic, data = check_topic(str(content["topic"])), content["data"]
+        check_data(data)
+        self._write(topic, data, run, key)
 
     def _write(self, type: str, data: object, run: Run, key: str) -> None:
         if key in self.known:
@@ -144,6 +163,11 @@ class Notes:
             self._owner.record, type, data, execution_id=run.id, key=key or None
         )
         self._services.spawn(work, name=f"event {type} of {self._owner.record.id}")
+
+
+def short(words: object) -> str:
+    """Return what a note says in words, no longer than those of the kernel's own module."""
+    return str(words)[:TEXT_CHARS]
 
 
 def changed(context: dict[str, Any], values: dict[str, Any], removed: list[str]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from carrel.engines.process import Exit
-from carrel.engines.wire import Message
+from carrel.engines.wire import UNSOUND, Message
 from carrel.models import Execution, ExecutionError, ExecutionStatus, Question, now
 from carrel.outputs import OutputFold, plain
 
@@ -19,8 +19,6 @@ HELD_PERIOD = 1.0  # seconds between looks whether one that is held goes on
 NO_REPLY = "the kernel went idle without a reply"
 HINT_CHARS = 1000  # of what a kernel says about an error
 BAD_REPLY = "the kernel's reply can't be read"
-#: what reading a message raises whose content is not what its kind says
-UNSOUND = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 
 
 class Run:

@@ -307,6 +307,7 @@ class Sessions(Directory):
             reason: Why, in a line.
 
         Raises:
+            InvalidArgumentError: The reason can't be kept.
             TransitionError: It has ended already.
             ConflictError: It is the default session, or is to be completed and runs code.
         """
@@ -440,7 +441,7 @@ class Sessions(Directory):
         return [path for path in entries(self._ground.state.sessions) if path.name not in known]
 
     def _spawn(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
-        return self._tasks.create_task(work, name=name)
+        return self._tasks.create_task(isolated(work, name), name=name)
 
     async def _load(self) -> None:
         """Take over what the server before us had."""
@@ -496,3 +497,11 @@ class Sessions(Directory):
             if isinstance(failure, BaseException):
                 log.error("a kernel could not be stopped", exc_info=failure)
         await self._kernels.drain()
+
+
+async def isolated(work: Coroutine[Any, Any, None], name: str) -> None:
+    """Do something of which a failure is one session's, not that of all others."""
+    try:
+        await work
+    except Exception:  # whatever it is: nobody awaits this
+        log.exception("%s failed in carrel", name)

@@ -30,10 +30,25 @@ def check_spec(spec: SessionSpec) -> None:
         raise InvalidArgumentError(msg)
     if len(spec.description) > DESCRIPTION_CHARS:
         raise InvalidArgumentError(f"the description is longer than {DESCRIPTION_CHARS} characters")
+    for words in (spec.description, *spec.tags):
+        check_text("a description or tag", words)
     if len(spec.tags) > TAGS or any(not tag or len(tag) > TAG_CHARS for tag in spec.tags):
         raise InvalidArgumentError(f"at most {TAGS} tags of 1 to {TAG_CHARS} characters, please")
     for what, values in (("metadata", spec.metadata), ("context", spec.context)):
         check_values(what, values)
+
+
+def check_text(what: str, text: str) -> None:
+    """Refuse text that can't be kept.
+
+    Raises:
+        InvalidArgumentError: It holds half a character.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        msg = f"{what} holds a lone surrogate at position {error.start}, which is no character"
+        raise InvalidArgumentError(msg) from error
 
 
 def check_values(what: str, values: dict[str, Any]) -> None:

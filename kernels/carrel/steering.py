@@ -13,6 +13,7 @@ from carrel.errors import ConflictError, KernelSilentError
 from carrel.reports import Steered
 from carrel.run import Run
 from carrel.session import Session
+from carrel.specs import check_text
 
 ASK_DEADLINE = 2.0  # seconds a kernel has to take a request
 NATIVE = (
@@ -55,9 +56,11 @@ async def answer(session: Session, run: Run, text: str) -> bool:
     """Answer what an execution asks; say whether that was in time.
 
     Raises:
+        InvalidArgumentError: The text can't be sent.
         ConflictError: It asks nothing.
         KernelSilentError: The kernel could not be told.
     """
+    check_text("the answer", text)
     question = run.execution.question
     if question is None or session.kernel is None:
         raise ConflictError(f"execution {run.id} asks nothing now; it is {run.execution.status}")

@@ -21,6 +21,7 @@ from carrel.errors import (
 )
 from carrel.models import KernelState, SessionStatus
 from carrel.session import Session
+from carrel.specs import check_text
 from carrel.transitions import Opening, changed, check
 
 log = logging.getLogger(__name__)
@@ -90,11 +91,13 @@ class Suspension:
             reason: What the checkpoint is for.
 
         Raises:
+            InvalidArgumentError: The reason can't be kept.
             TransitionError: It is over, or suspended already.
             SessionBusyError: It runs code.
             ConflictError: Its kernel is dead, so there is nothing to save.
             CheckpointError: The variables can't be saved; the session is as it was.
         """
+        check_text("the reason", why)
         check(session.record, SessionStatus.SUSPENDED)
         if session.record.status is SessionStatus.PAUSED:
             await self._stop_paused(session, by)

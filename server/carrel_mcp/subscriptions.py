@@ -2,8 +2,8 @@
 
 The log of events is followed by one task, whoever subscribes. Over the 2026-07-28 wire the
 SDK's bus carries it to open `subscriptions/listen` streams; to clients of the older protocol
-goes a notification, and one that does not take it in time is forgotten. Nobody waits for
-anybody: a client that misses one reads the log from its number.
+goes a notification, and one that does not take it in time is forgotten with all it subscribed
+to. A client that misses one reads the log from its number.
 """
 
 import asyncio
@@ -44,12 +44,13 @@ class Bus(InMemorySubscriptionBus):
         leave = super().subscribe(listener)
         self.listeners += 1
         self._on_listener()
-        here = [True]
+        is_here = True
 
         def unsubscribe() -> None:
+            nonlocal is_here
             leave()
-            self.listeners -= 1 if here else 0
-            here.clear()
+            self.listeners -= is_here
+            is_here = False
 
         return unsubscribe
 
@@ -104,7 +105,8 @@ class Subscriptions:
                 await connection.send_resource_updated(uri)
         except Exception as error:  # whatever became of it, it concerns this client only
             log.info("a subscriber of %s is forgotten: %r", uri, error)
-            self._legacy.pop((id(connection), uri), None)
+            for key in [key for key, held in self._legacy.items() if held is connection]:
+                self._legacy.pop(key, None)
 
     async def _add(self, ctx: Any, params: SubscribeRequestParams) -> EmptyResult:
         if len(self._legacy) >= SUBSCRIPTIONS:

@@ -109,7 +109,7 @@ async def wait_and_ask(
         if text is None:
             refused = question.id
         else:
-            await steering.answer(session, run, text)
+            await answer_in_time(session, run, text)
 
 
 def can_be_asked(ctx: Ctx) -> bool:

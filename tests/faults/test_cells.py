@@ -20,6 +20,38 @@ async def session(sessions: Sessions) -> Session:
     return await sessions.create(SessionSpec(id="s"))
 
 
+# A3: text that is none
+
+
+@fault("A3")
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        (r'raise ValueError("\udcff")', "failed"),
+        (r'raise ValueError("\ud800")', "failed"),
+        (r'import os; open(os.fsdecode(b"not there \xff"))', "failed"),
+        (r'print("\ud800\udcff"); "\udcff"', "completed"),
+        (r'display({"application/json": {"\udcff": "\ud800"}}, raw=True)', "completed"),
+        (r'import carrel_session; carrel_session.checkpoint(progress="\ud800")', "completed"),
+        (
+            r'import carrel_session; carrel_session.publish("mine", ["\ud800"])',
+            "completed",
+        ),
+        (r'import carrel_session; carrel_session.context["\udcff"] = "\ud800"', "completed"),
+    ],
+)
+async def test_halves_of_characters_reach_nobody_as_such_and_lose_nothing(
+    sessions: Sessions, session: Session, code: str, status: str
+) -> None:
+    done = await run(sessions, session, code)
+    assert done.status == status, done.error
+    shown = str(await sessions.execution(done.id)) + str(session.record.context)
+    shown += str(await sessions.events.read(topics=["mine"]))
+    assert shown.encode("utf-8")
+    assert ("ud800" in shown) or ("xff" in shown) or ("udcff" in shown), shown
+    assert await value(sessions, session, "1+1") == "2"
+
+
 # B11: what a cell takes away from its kernel
 
 

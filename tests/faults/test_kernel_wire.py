@@ -170,6 +170,51 @@ async def test_what_is_not_the_kernels_word_is_ignored_and_counted(
     assert session.kernel.channels.rejected_count == 4
 
 
+UNSOUND = r"""
+import json
+kernel = get_ipython().kernel
+parent, session = kernel.get_parent("shell"), kernel.session
+pack = session.pack = lambda part: json.dumps(part, default=str).encode()
+deep = b'{"a":' * 5000 + b"1" + b"}" * 5000
+notes = [
+    {"kind": "held", "at": 1e300, "by": "me"}, {"kind": "held", "at": 1e17, "by": 1},
+    {"kind": "progress", "progress": "x" * 10_000_000}, {"kind": "progress"}, {"kind": {}},
+    {"kind": "asked", "question": "1", "prompt": "\ud800", "hidden": 0}, {"kind": "answered"},
+    {"kind": "context", "values": {"\ud800": "\udcff"}, "removed": []},
+    {"kind": "context", "values": [["a"]], "removed": 1},
+    {"kind": "context", "values": {"a": "x" * 100_000}, "removed": []},
+    {"kind": "published", "topic": "mine", "data": float("nan")},
+    {"kind": "published", "topic": "mine", "data": "x" * 100_000},
+    {"kind": "published", "topic": "server.started", "data": 1},
+    {"kind": "requested", "action": "\ud800", "by": None}, {"kind": "released"}, 1, None,
+]
+messages = [("carrel_note", note) for note in notes]
+for kind in ("stream", "error", "display_data", "status", "update_display_data", "clear_output"):
+    messages += [(kind, content) for content in ([1], None, "text", {}, {"text": [1]}, deep)]
+messages.append(("stream", {"name": "stdout", "text": "\ud800"}))
+for kind, content in messages:
+    data = content if isinstance(content, bytes) else pack(content)
+    session.send(kernel.iopub_socket, kind, data, parent)
+print("sent", flush=True)
+raise ValueError("\ud800")
+"""
+
+
+@fault("B20")
+@pytest.mark.usefixtures("bystander")
+async def test_what_a_kernel_signs_and_makes_no_sense_harms_nobody(
+    sessions: Sessions, session: Session
+) -> None:
+    done = await run(sessions, session, UNSOUND)
+    assert done.error is not None
+    assert (done.status, done.error.type) == (ExecutionStatus.FAILED, "ValueError"), done.error
+    assert stream_text(done.outputs, "stdout").endswith("sent\n")
+    assert (await sessions.execution(done.id)).error == done.error
+    events = await sessions.events.read(topics=["mine"])
+    assert [event.data for event in events] == [{}]
+    assert await value(sessions, session, "1+1") == "2"
+
+
 # B21, D19: sockets and files go
 
 

@@ -198,6 +198,24 @@ async def test_code_that_is_no_text_or_too_much_is_refused(sessions: Sessions) -
     assert session.record.execution_count == 0
 
 
+async def test_words_about_a_session_that_are_no_text_are_refused(sessions: Sessions) -> None:
+    session = await sessions.create(SessionSpec(id="s", description="mine"))
+    half = "\ud800"
+    for refused in (
+        sessions.create(SessionSpec(id="t", description=half)),
+        sessions.update(session, tags=(half,)),
+        sessions.update(session, description=half, context={"a": 1}),
+        sessions.checkpoints.create(session, name=half),
+        sessions.suspension.suspend(session, by="me", why=half),
+        sessions.close(session, reason=half),
+    ):
+        with pytest.raises(InvalidArgumentError, match="surrogate"):
+            await refused
+    assert session.record.description == "mine"
+    assert session.record.status == "active"
+    assert session.record.context == {}
+
+
 async def test_fifty_sessions_leave_no_descriptor_thread_or_process(config: Config) -> None:
     async with Sessions(replace(config, warm=0)) as sessions:
 

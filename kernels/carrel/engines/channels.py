@@ -15,12 +15,13 @@ from typing import Any
 
 import zmq
 
-from carrel.engines.wire import BadMessageError, Message, Wire
+from carrel.engines.wire import UNSOUND, BadMessageError, Message, Wire
 from carrel.errors import KernelSilentError
 
 log = logging.getLogger(__name__)
 
 BATCH = 200  # messages taken in one go, before other callbacks get their turn
+REJECTED_LOGGED = 20  # messages of one kernel: there is no end to what code can send
 
 #: Jupyter's ipc endpoints are `{path}-{number}`
 PORTS = {"shell": 1, "iopub": 2, "stdin": 3, "control": 4, "hb": 5}
@@ -201,11 +202,18 @@ class Channels:
         try:
             message = self._wire.read(frames)
         except BadMessageError as error:
-            self.rejected_count += 1
-            log.warning("a message on %s was not the kernel's: %s", channel, error)
+            self._reject("a message on %s was not the kernel's: %r", channel, error)
             return
-        watcher = self._watchers.get(message["parent_id"])
-        if watcher is not None:
-            watcher(channel, message)
-        elif channel == "iopub":
-            self._on_orphan(message)
+        try:
+            watcher = self._watchers.get(message["parent_id"])
+            if watcher is not None:
+                watcher(channel, message)
+            elif channel == "iopub":
+                self._on_orphan(message)
+        except UNSOUND as error:  # code in the kernel has sent this past what makes sound ones
+            self._reject("a message on %s makes no sense: %r", channel, error)
+
+    def _reject(self, why: str, channel: str, error: Exception) -> None:
+        self.rejected_count += 1
+        if self.rejected_count <= REJECTED_LOGGED:
+            log.warning(why, channel, error)

@@ -4,14 +4,13 @@ The file is the kernel's, so nothing in it is trusted: a line that is none ends 
 and no more is read than a kernel of ours would have written.
 """
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from carrel.beneath import reading
-from carrel.engines.wire import Message
+from carrel.engines.wire import UNSOUND, Message, load
 
 READ_BYTES = 64 << 20  # more than a kernel writes
 FIRST_BYTES = 1000  # more than the line with which a journal begins
@@ -49,10 +48,8 @@ def parse(lines: Iterable[bytes | str]) -> list[Entry]:
     entries: list[Entry] = []
     for line in lines:
         try:
-            entries.append(_entry(json.loads(line)))
-        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError):
-            break
-        except RecursionError:
+            entries.append(_entry(load(line)))
+        except (RecursionError, *UNSOUND):
             break
     return entries
 

@@ -9,14 +9,18 @@ https://jupyter-client.readthedocs.io/en/stable/messaging.html
 import hashlib
 import hmac
 import json
+import re
 import secrets
 from datetime import UTC, datetime
 from typing import Any
 
 DELIMITER = b"<IDS|MSG>"
 PROTOCOL_VERSION = "5.3"
+HALF = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")  # may be one; whole characters have two
 
 Message = dict[str, Any]
+#: what reading a message raises whose content is not what its kind says
+UNSOUND = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
 
 
 class BadMessageError(ValueError):
@@ -56,7 +60,7 @@ class Wire:
             signature, *parts = frames[start : start + 5]
             if not hmac.compare_digest(signature, self._sign(parts)):
                 raise BadMessageError("wrong signature")
-            header, parent, metadata, content = (json.loads(part) for part in parts)
+            header, parent, metadata, content = map(load, parts)
             return {
                 "header": header,
                 "parent_header": parent,
@@ -67,7 +71,7 @@ class Wire:
             }
         except BadMessageError:
             raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise BadMessageError(str(error)) from error
 
     def _sign(self, parts: list[bytes]) -> bytes:
@@ -80,6 +84,29 @@ class Wire:
 def pack(part: Message) -> bytes:
     """Return a message part as bytes."""
     return json.dumps(part, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+
+
+def load(data: bytes | str) -> Any:
+    """Return what JSON from a kernel says, with text that can be kept and sent on.
+
+    Halves of characters, which UTF-8 has not, are escaped; NaN, which JSON has not, is nothing.
+
+    Raises:
+        ValueError: It is no JSON.
+        RecursionError: It is nested too deeply.
+    """
+    text = data if isinstance(data, str) else data.decode("utf-8", "replace")
+    found = json.loads(text, parse_constant=lambda name: None)
+    return escaped(found) if HALF.search(text) else found
+
+
+def escaped(part: Any) -> Any:
+    """Return the same with all halves of characters escaped, in keys too."""
+    if isinstance(part, str):
+        return part.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(part, dict):
+        return {escaped(key): escaped(value) for key, value in part.items()}
+    return [escaped(item) for item in part] if isinstance(part, list) else part
 
 
 def new_id() -> str:

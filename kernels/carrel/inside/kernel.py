@@ -37,8 +37,8 @@ from traitlets import Dict, Type
 from traitlets.config import Config
 from zmq import USE_FD
 
+from . import packing, streams
 from . import session as carrel_session
-from . import streams
 from .checkpoints import Checkpoints
 from .guard import Walls
 from .helper import Helper, type_name
@@ -405,6 +405,7 @@ class KernelApp(IPKernelApp):  # type: ignore[misc]
         self.parent_handle = 1  # truthy: no banner; 1: nobody is polled
         self.init_blackhole()
         self.init_connection_file()
+        self.session.pack = packing.escaping(self.session.pack)
         self.init_sockets()
         self.init_heartbeat()
         self.init_io()

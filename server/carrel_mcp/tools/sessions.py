@@ -127,20 +127,24 @@ async def create_session(
     )
     existed = session_id in {session.id for session in app.sessions.list()}
     session = await app.sessions.create(spec, reuse=if_exists == "reuse", fresh=fresh)
-    status = "existing" if existed else "created"
+    return created(app, caller_of(ctx), session, existed=existed)
+
+
+def created(app: App, caller: str, session: Session, *, existed: bool) -> CallToolResult:
+    """Say that a session is there, and what stands between it and the rest."""
+    limits = session.walls.limits
     result = CreatedSession(
         session_id=session.id,
-        status=status,
-        session=info(app, caller_of(ctx), session),
+        status="existing" if existed else "created",
+        session=info(app, caller, session),
         workspace=str(app.sessions.workspace.root),
-        limits=asdict(session.walls.limits),
+        limits=asdict(limits),
     )
-    memory = session.walls.limits.memory
     return result.answer(
         f"Session '{session.id}' {'is there' if existed else 'created'}, its kernel is ready. "
         f"Workspace: {result.workspace}. Isolation: {result.session.isolation}, network "
         f"{'on' if result.session.network else 'off'}, "
-        f"memory {quantity(memory) if memory else 'unlimited'}."
+        f"memory {quantity(limits.memory) if limits.memory else 'unlimited'}."
     )
 
 
