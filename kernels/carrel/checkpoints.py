@@ -9,10 +9,10 @@ kernel needs to fork; a restore until it is done.
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from carrel import saving
 from carrel.checkpoint_files import CheckpointFiles, under_way
@@ -28,6 +28,7 @@ from carrel.errors import (
 )
 from carrel.services import Services
 from carrel.session import Session
+from carrel.shielding import Unfinished
 from carrel.specs import check_text
 from carrel.store import rows
 from carrel.store.statements import Statements
@@ -61,12 +62,8 @@ class Checkpoints:
         self._store = services.store
         self._files = CheckpointFiles(services.launches.state.checkpoints)
         self._keep = keep
-        self._finishing: set[asyncio.Task[Any]] = set()
-
-    @property
-    def unfinished(self) -> Iterable[asyncio.Task[Any]]:
-        """What goes on though nobody may wait for it any more."""
-        return tuple(self._finishing)
+        #: what goes on though nobody may wait for it any more
+        self.unfinished = Unfinished()
 
     async def recover(self, sessions: Iterable[Session]) -> None:
         """Remove what a server that was killed has left half done."""
@@ -238,7 +235,7 @@ class Checkpoints:
                 skipped=saving.left_out(outcome["skipped"]),
             )
         # From here on it comes to be, whoever is gone.
-        return await self._to_its_end(self._keep_it(done, begun.session))
+        return await self.unfinished.finish(self._keep_it(done, begun.session))
 
     async def _keep_it(self, checkpoint: Checkpoint, session: Session) -> Checkpoint:
         crash_point("checkpoint.written")
@@ -280,7 +277,7 @@ class Checkpoints:
     ) -> Restoration:
         lending = asyncio.to_thread(self._files.lend, checkpoint, session.directory)
         try:
-            path = await self._to_its_end(lending)
+            path = await self.unfinished.finish(lending)
             content = {"path": str(path), "clear": clear}
             told = await saving.restore(kernel, content)
         finally:
@@ -308,13 +305,6 @@ class Checkpoints:
         except BaseException:
             self._files.take_back(begun.checkpoint.id, begun.session.directory)
             raise
-
-    async def _to_its_end(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do work to its end, also if whoever waits for it is cancelled."""
-        task = asyncio.ensure_future(work)
-        self._finishing.add(task)
-        task.add_done_callback(self._finishing.discard)
-        return await asyncio.shield(task)
 
 
 @asynccontextmanager

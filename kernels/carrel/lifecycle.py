@@ -8,7 +8,6 @@ a session.
 import asyncio
 import secrets
 import shutil
-from collections.abc import Coroutine, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +22,7 @@ from carrel.models import SessionRecord, SessionSpec, SessionStatus
 from carrel.notes import changed as with_changes
 from carrel.services import Services
 from carrel.session import DEFAULT, Session
+from carrel.shielding import Unfinished
 from carrel.specs import check_room, check_spec, check_text, check_values
 from carrel.transitions import changed, check
 
@@ -56,12 +56,8 @@ class Lifecycle:
         self._checkpoints = checkpoints
         self._limit = config.max_sessions
         self._reserved: set[str] = set()
-        self._finishing: set[asyncio.Task[Any]] = set()
-
-    @property
-    def unfinished(self) -> Iterable[asyncio.Task[Any]]:
-        """What goes on though nobody may wait for it any more."""
-        return tuple(self._finishing)
+        #: what goes on though nobody may wait for it any more
+        self.unfinished = Unfinished()
 
     async def create(
         self, spec: SessionSpec, *, reuse: bool = False, fresh: bool = False
@@ -118,8 +114,8 @@ class Lifecycle:
                     await session.ensure_kernel()
             except BaseException:
                 if warm is not None and session.kernel is None:
-                    await self._finish(warm.kernel.shutdown(grace=0))
-                await self._finish(self._forget(session, grace=0))
+                    await self.unfinished.finish(warm.kernel.shutdown(grace=0))
+                await self.unfinished.finish(self._forget(session, grace=0))
                 raise
             self._sessions[session_id] = session
             return session
@@ -136,7 +132,7 @@ class Lifecycle:
         self._reserved.add(session_id)
         try:
             kept = self._forget(session, grace=STOP_GRACE, keep_history=keep_history)
-            return await self._finish(kept)
+            return await self.unfinished.finish(kept)
         except StoreError:  # nothing was forgotten
             self._sessions[session_id] = session
             raise
@@ -177,7 +173,7 @@ class Lifecycle:
             await session.stop(grace=STOP_GRACE, why=f"the session was closed as {outcome}")
             session.forget_death()
 
-        await self._finish(close())
+        await self.unfinished.finish(close())
 
     async def update(
         self,
@@ -228,13 +224,6 @@ class Lifecycle:
         while (made := f"session-{secrets.token_hex(4)}") in self._sessions:
             pass
         return made
-
-    async def _finish(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do work to its end, also if whoever waits for it is cancelled."""
-        task = asyncio.ensure_future(work)
-        self._finishing.add(task)
-        task.add_done_callback(self._finishing.discard)
-        return await asyncio.shield(task)
 
     async def _forget(self, session: Session, *, grace: float, keep_history: bool = False) -> str:
         store = self._services.store

@@ -162,7 +162,8 @@ def notebook(
 
 def script(record: SessionRecord, executions: Iterable[Execution]) -> str:
     """Return executions as a script of cells (``# %%``); what only IPython knows is commented."""
-    parts = [f'"""{record.id}: {record.description or "exported by carrel"}"""\n']
+    about = " ".join((record.description or "exported by carrel").split())
+    parts = [f"# {record.id}: {about}\n"]
     parts += [
         f"# %% {execution.index} ({execution.status})\n{as_python(execution.code)}\n"
         for execution in executions
@@ -173,17 +174,24 @@ def script(record: SessionRecord, executions: Iterable[Execution]) -> str:
 def as_python(code: str) -> str:
     """Return code with magics and shell lines commented out; all of it if it is no Python then."""
     lines = code.splitlines()
-    if not code.lstrip().startswith("%%"):
-        kept = "\n".join(
-            f"# {line}" if line.lstrip().startswith(("%", "!")) else line for line in lines
-        )
-        try:
-            ast.parse(kept)
-        except (SyntaxError, ValueError):
-            pass
-        else:
-            return kept
+    magic = [line.lstrip().startswith(("%", "!")) for line in lines]
+    commented = "\n".join(
+        f"# {line}" if is_magic else line for line, is_magic in zip(lines, magic, strict=True)
+    )
+    if is_python(code):  # what looks like magic is in a text
+        return code
+    if not code.lstrip().startswith("%%") and is_python(commented):
+        return commented
     return "\n".join(f"# {line}".rstrip() for line in lines)
+
+
+def is_python(code: str) -> bool:
+    """Say whether Python can parse it."""
+    try:
+        ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
 
 
 def metadata_of(execution: Execution) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Do something to its end, whoever is cancelled meanwhile: what must not be left half done."""
 
 import asyncio
-from collections.abc import Awaitable
-from typing import TypeVar
+from collections.abc import Awaitable, Coroutine, Iterator
+from typing import Any, TypeVar
 
 import anyio
 
@@ -29,3 +29,21 @@ async def to_the_end(work: Awaitable[T]) -> T:
     if not doing.cancelled():
         doing.exception()  # else asyncio complains that nobody has looked at it
     raise cancelled
+
+
+class Unfinished:
+    """Work that goes on to its end, though nobody may wait for it any more."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def __iter__(self) -> Iterator[asyncio.Task[Any]]:
+        """Yield what goes on now."""
+        return iter(tuple(self._tasks))
+
+    async def finish(self, work: Coroutine[Any, Any, T]) -> T:
+        """Return what `work` returns; who is cancelled meanwhile leaves it to itself."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)

@@ -24,6 +24,8 @@ from mcp import Client, StdioServerParameters
 from mcp.client import stdio as sdk_stdio
 from mcp.client.streamable_http import streamable_http_client
 
+from carrel.crashpoints import VARIABLE
+
 T = TypeVar("T")
 
 REPOSITORY = Path(__file__).parents[2]
@@ -455,3 +457,13 @@ class RawServer:
         assert not result.get("isError"), result
         said: dict[str, Any] = result["structuredContent"]
         return said
+
+
+def killed_at(point: str, place: Place, flags: tuple[str, ...], *, code: str, tool: str) -> None:
+    """Have a server run code, and be killed where `tool` comes to a crash point."""
+    with RawServer(place, flags, env={VARIABLE: point}) as victim:
+        victim.tool("run_python_code", code=code)
+        # The kernel of a server that has no guardian for it yet ends with it.
+        assert until(lambda: bool([*place.runtime.glob("carrel/*/*.sock")]), 3 * HANG)
+        victim.start_tool(tool)
+        assert victim.process.wait(3 * HANG) == -signal.SIGKILL

@@ -4,11 +4,9 @@ import os
 
 import pytest
 
-from carrel.crashpoints import CHECKPOINT_POINTS, VARIABLE
+from carrel.crashpoints import CHECKPOINT_POINTS
 
-from .harness import Agent, Place, RawServer, stdio_agent, until
-
-HANG = 60.0  # seconds after which a test is stuck
+from .harness import Agent, Place, killed_at, stdio_agent
 
 TOOLSETS = ("--toolsets", "core,checkpoints")
 NAMESPACE = """
@@ -109,12 +107,7 @@ async def test_what_can_not_be_kept_is_not_restarted(place: Place) -> None:
 async def test_pr_15_a_server_killed_while_it_saves_leaves_all_or_nothing(
     place: Place, point: str
 ) -> None:
-    with RawServer(place, TOOLSETS, env={VARIABLE: point}) as victim:
-        victim.tool("run_python_code", code="x = 1")
-        # The kernel of a server that has no guardian for it yet ends with it.
-        assert until(lambda: bool([*place.runtime.glob("carrel/*/*.sock")]), HANG)
-        victim.start_tool("create_checkpoint")
-        assert victim.process.wait(HANG) == -9
+    killed_at(point, place, TOOLSETS, code="x = 1", tool="create_checkpoint")
     async with stdio_agent(place, *TOOLSETS) as agent:
         assert (await agent.run("x += 1"))["generation"] == 1
         listed = (await agent.ask("list_checkpoints"))["checkpoints"]

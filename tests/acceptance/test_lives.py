@@ -5,20 +5,17 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from carrel.crashpoints import SUSPEND_POINTS, VARIABLE
+from carrel.crashpoints import SUSPEND_POINTS
 
 from .harness import (
     Agent,
     HttpServer,
     Place,
-    RawServer,
     http_agent,
     http_server,
+    killed_at,
     stdio_agent,
-    until,
 )
-
-HANG = 60
 
 FLAGS = ("--toolsets", "core,control,checkpoints")
 
@@ -124,12 +121,7 @@ async def resume_at_once(server: HttpServer) -> None:
 async def test_a_server_killed_while_it_suspends_loses_no_variables(
     place: Place, point: str
 ) -> None:
-    with RawServer(place, FLAGS, env={VARIABLE: point}) as victim:
-        victim.tool("run_python_code", code="kept = 41")
-        # The kernel of a server that has no guardian for it yet ends with it.
-        assert until(lambda: bool([*place.runtime.glob("carrel/*/*.sock")]), HANG)
-        victim.start_tool("suspend_session")
-        assert victim.process.wait(HANG) == -9
+    killed_at(point, place, FLAGS, code="kept = 41", tool="suspend_session")
     async with stdio_agent(place, *FLAGS) as agent:
         listed = (await agent.ask("list_sessions"))["sessions"]["default"]
         expected = ("suspended", "not_started") if point == "suspend.marked" else ("active", "idle")

@@ -106,6 +106,17 @@ def texts(outputs: list[nbformat.NotebookNode]) -> list[str]:
     return [o.text if o.output_type == "stream" else o.data["text/plain"] for o in outputs]
 
 
+async def test_a_script_is_python_whatever_its_session_is_called(sessions: Sessions) -> None:
+    session = await sessions.create(SessionSpec(id="t", description='"""\nimport nonsense \\'))
+    await run(sessions, session, "print(2)")
+    done = await export(
+        sessions.history, "t", sessions.workspace, sessions.sessions_dir, form=Form.SCRIPT
+    )
+    path: Path = sessions.workspace.root / done.written.path
+    ran = subprocess.run([sys.executable, path], capture_output=True, text=True, check=False)
+    assert (ran.stdout, ran.stderr) == ("2\n", "")
+
+
 async def test_a_script_is_python_that_runs(sessions: Sessions, session: Session) -> None:
     done = await exported(sessions, form=Form.SCRIPT, which=Which.SUCCESSFUL)
     path: Path = sessions.workspace.root / done.written.path
@@ -120,7 +131,7 @@ async def test_a_script_is_python_that_runs(sessions: Sessions, session: Session
         ("x = 1\n!ls\n%pip list", "x = 1\n# !ls\n# %pip list"),
         ("%%bash\nls", "# %%bash\n# ls"),
         ("x =", "# x ="),
-        ("text = '''\n%no magic\n'''", "text = '''\n# %no magic\n'''"),
+        ("text = '''\n%no magic\n'''", "text = '''\n%no magic\n'''"),
     ],
 )
 def test_what_only_ipython_knows_is_commented(code: str, script: str) -> None:

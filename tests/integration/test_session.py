@@ -5,10 +5,11 @@ import signal
 
 import pytest
 
-from carrel import Execution, ExecutionStatus, KernelState, Session, Sessions, SessionSpec
+from carrel import ExecutionStatus, KernelState, Session, Sessions, SessionSpec
 from carrel.errors import KernelDeadError
 from carrel.outputs import Display, Spill, stream_text
 from carrel.reports import InterruptStep
+from tests.faults.kernels import run, started
 from tests.faults.matrix import fault
 
 HANG = 60  # seconds after which a test is stuck; nothing here takes that long
@@ -20,23 +21,6 @@ HOLD_LOCK = "import ctypes; ctypes.PyDLL(None).usleep({microseconds})"
 @pytest.fixture
 async def session(sessions: Sessions) -> Session:
     return await sessions.create(SessionSpec(id="s"))
-
-
-async def run(
-    sessions: Sessions, session: Session, code: str, timeout: float | None = None
-) -> Execution:
-    running = await sessions.run(session, code, timeout=timeout)
-    assert await running.wait(HANG), f"still running: {code[:80]}"
-    return running.snapshot()
-
-
-async def started(sessions: Sessions, session: Session, code: str) -> str:
-    """Queue code that prints, and return its id when its first output is there."""
-    running = await sessions.run(session, code)
-    async with asyncio.timeout(HANG):
-        while not running.fold.outputs:
-            await asyncio.sleep(0.01)
-    return running.id
 
 
 async def test_variables_last_from_one_execution_to_the_next(
@@ -228,7 +212,7 @@ async def test_what_runs_and_waits_at_a_restart_is_told_so(
     running = await started(sessions, session, "print(1)\nwhile True: pass")
     queued = await sessions.run(session, "1")
     await session.restart()
-    assert (await sessions.execution(running)).status is ExecutionStatus.DIED
+    assert running.snapshot().status is ExecutionStatus.DIED
     assert (await sessions.execution(queued.id)).status is ExecutionStatus.CANCELLED
 
 

@@ -8,9 +8,9 @@ transaction that took the last reference, or by the next server.
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from carrel import files
 from carrel.artifacts import records
@@ -27,6 +27,7 @@ from carrel.errors import (
 )
 from carrel.filepaths import explained, known
 from carrel.models import ArtifactLimits
+from carrel.shielding import Unfinished
 from carrel.store import Store
 from carrel.store.blobs import Blob, Blobs, DamagedError, chunks_of
 from carrel.store.statements import Statements
@@ -52,7 +53,7 @@ class Artifacts:
         self._blobs = Blobs(folder)
         self._workspace = workspace
         self._limits = limits
-        self._unfinished: set[asyncio.Task[Any]] = set()
+        self._unfinished = Unfinished()
 
     async def open(self) -> None:
         """Remove what a server before was writing.
@@ -111,7 +112,9 @@ class Artifacts:
             share: Of the session's limits, how much may be used after that.
         """
         check_spec(spec)
-        return await self._whole(self._add(session_id, spec, chunks, execution_id, share))
+        return await self._unfinished.finish(
+            self._add(session_id, spec, chunks, execution_id, share)
+        )
 
     async def get(self, artifact_id: str, session_id: str = "") -> Artifact:
         """Return an artifact; with `session_id` only one of that session.
@@ -199,7 +202,7 @@ class Artifacts:
             await self._remove(unused)
             return found
 
-        return await self._whole(finish())
+        return await self._unfinished.finish(finish())
 
     async def remove_unused(self) -> None:
         """Remove the contents that nothing refers to; what can't be, the next start does."""
@@ -284,18 +287,6 @@ class Artifacts:
                     self._blobs.remove(address)
 
         await self._store.read(work)
-
-    async def _whole(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do work to its end, also if whoever waits for it is cancelled."""
-        task = asyncio.ensure_future(work)
-        self._unfinished.add(task)
-        task.add_done_callback(self._end)
-        return await asyncio.shield(task)
-
-    def _end(self, task: asyncio.Task[Any]) -> None:
-        self._unfinished.discard(task)
-        if not task.cancelled() and (error := task.exception()):
-            log.debug("an artifact was not changed: %s", error)  # whoever asked may be gone
 
 
 def _bounded(chunks: Iterable[bytes], limit: int) -> Iterator[bytes]:
