@@ -35,7 +35,7 @@ class KernelSource:
         self._levels = levels
         self._is_forking = config.kernel_start == "fork"
         self.engine = LocalEngine(
-            launches.state.runtime, launches.profile(), mode=config.kernel_start
+            launches.state.runtime, launches.profile(), launches.fresh, mode=config.kernel_start
         )
         self._pool = WarmPool(self.engine, config.warm, launches.fresh)
 
@@ -62,7 +62,7 @@ class KernelSource:
         """
         await self.engine.find_inherited()
         if self._is_forking:  # what can't be had is an error now, not later
-            await self.engine.ensure_fork_server(self._launches.fresh())
+            await self.engine.ensure_fork_server()
 
     async def keep_warm(self) -> None:
         """Start the fork server, then keep kernels ready, until cancelled."""
@@ -120,7 +120,7 @@ class KernelSource:
         with suppress(TimeoutError, CarrelError):
             async with asyncio.timeout(GUARDIAN_DEADLINE):
                 await self._pool.settled.wait()
-                await self.engine.ensure_fork_server(self._launches.fresh())
+                await self.engine.ensure_fork_server()
 
     async def drain(self) -> None:
         """End the kernels that nobody took."""

@@ -51,6 +51,21 @@ async def test_kernels_are_forked_from_one_process(sessions: Sessions) -> None:
     assert sessions.fork_server.level == "shell"
 
 
+async def test_kernels_that_nobody_has_leave_no_directory(config: Config) -> None:
+    async with Sessions(replace(config, warm=1)) as sessions:
+        await sessions.wait_until_warm()
+        (warm,) = sessions.sessions_dir.iterdir()  # nothing is left of how forking was tried
+        (kernel,) = psutil.Process(sessions.fork_server_pid).children()
+        kernel.kill()
+        await asyncio.to_thread(kernel.wait, HANG)
+        session = await new(sessions)
+        assert session.directory != warm
+        async with asyncio.timeout(HANG):
+            while warm.exists():
+                await asyncio.sleep(0.01)
+    assert [path.name for path in sessions.sessions_dir.iterdir()] == [session.directory.name]
+
+
 async def test_a_warm_kernel_is_handed_over_with_its_directory(config: Config) -> None:
     async with Sessions(replace(config, warm=2)) as sessions:
         await sessions.wait_until_warm()

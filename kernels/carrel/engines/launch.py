@@ -17,6 +17,7 @@ from carrel.engines.channels import Connection
 from carrel.engines.process import KERNEL_MARK, KernelProcess
 from carrel.engines.walls import INSIDE, Walls
 from carrel.errors import KernelStartError
+from carrel.shielding import to_the_end
 
 NEEDED_BYTES = 1 << 20  # a log, a journal, IPython's profile
 LOG_BYTES = 64 << 10  # read from its end for that
@@ -120,6 +121,10 @@ class Launch:
                 "rich_bytes": self.output.rich_bytes,
             },
         }
+
+    async def discard(self) -> None:
+        """Remove the private directory; its kernel has ended, and no session has it."""
+        await to_the_end(asyncio.to_thread(shutil.rmtree, self.directory, ignore_errors=True))
 
     def command(self, launch_file: Path, plan: dict[str, Any]) -> list[str]:
         """Return how the launcher is started as a fresh process."""

@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 import signal
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -53,11 +54,19 @@ class LocalEngine:
     Args:
         runtime: Short private directory for sockets.
         profile: What the fork server is started with; None: there can't be one here.
+        new_probe: Returns a launch of a private directory of its own, to try a fork server by.
         mode: "fork": a kernel that can't be forked is an error; "spawn": each is a fresh
             process, and the fork server is only their guardian; "auto": what works.
     """
 
-    def __init__(self, runtime: Path, profile: Profile | None, *, mode: str) -> None:
+    def __init__(
+        self,
+        runtime: Path,
+        profile: Profile | None,
+        new_probe: Callable[[], Launch],
+        *,
+        mode: str,
+    ) -> None:
         self._runtime = runtime
         self._profile = profile
         self._mode = mode
@@ -70,7 +79,7 @@ class LocalEngine:
         self._claimed: set[int] = set()
         self._lifelines: list[int] = []
         self._hold_lifeline()
-        self._probe: Launch | None = None
+        self._new_probe = new_probe
         self._replacing: asyncio.Task[None] | None = None
         self._replaced = 0
         self._killed: list[psutil.Process] = []
@@ -179,25 +188,21 @@ class LocalEngine:
                 await server.aclose()
         return ended
 
-    async def ensure_fork_server(self, probe: Launch) -> bool:
+    async def ensure_fork_server(self) -> bool:
         """Start the fork server if there is none, and try it; say whether kernels can be forked.
 
         Each level is tried by forking a kernel that must run ``1 + 1``; the next simpler one
         is taken if it does not. At the last one kernels are spawned, and it guards them.
-
-        Args:
-            probe: What to start the kernel of the test with.
 
         Raises:
             KernelStartError: They can't, and it was asked for explicitly.
         """
         if self._profile is None:
             return False
-        self._probe = self._probe or probe
         async with self._server_lock:
             levels = self._levels if not self._level else (self._level,)
             for level in () if self._has_guardian else levels:
-                if server := await self._start_server(self._profile, level, probe):
+                if server := await self._start_server(self._profile, level):
                     self._take_server(server, level)
                     await self._watch_all(server)
                     break
@@ -211,7 +216,7 @@ class LocalEngine:
     def _levels(self) -> tuple[str, ...]:
         return {"fork": LEVELS, "spawn": (GUARDIAN,)}.get(self._mode, (*LEVELS, GUARDIAN))
 
-    async def _start_server(self, profile: Profile, level: str, probe: Launch) -> ForkServer | None:
+    async def _start_server(self, profile: Profile, level: str) -> ForkServer | None:
         server, started = await start_fork_server(profile, level, profile.digest(self._levels))
         # Before it is tried: until then nobody guards the first kernels of a server.
         await self._watch_all(server)
@@ -221,7 +226,7 @@ class LocalEngine:
         for name, why in started.refused.items():
             log.warning("not preloaded: %s (%s)", name, why)
         try:
-            passes = server is not None and await self._passes_test(server, probe)
+            passes = server is not None and await self._passes_test(server)
         except BaseException:
             if server is not None:  # untried, but by now it guards the first kernels
                 server.give_up_forking()
@@ -238,14 +243,14 @@ class LocalEngine:
 
     def _on_server_death(self) -> None:
         """Replace a fork server that died: kernels without a guardian end with us."""
-        if self._probe is not None and self._replaced < REPLACEMENTS:
+        if self._replaced < REPLACEMENTS:
             self._replaced += 1
-            self._replacing = asyncio.ensure_future(self._replace_server(self._probe))
+            self._replacing = asyncio.ensure_future(self._replace_server())
 
-    async def _replace_server(self, probe: Launch) -> None:
+    async def _replace_server(self) -> None:
         try:
             private_directory(self._runtime)
-            await self.ensure_fork_server(probe)
+            await self.ensure_fork_server()
         except CarrelError as error:  # the next start of a kernel tries it again
             log.warning("the fork server died and can't be replaced: %s", error)
 
@@ -277,8 +282,15 @@ class LocalEngine:
         if guardian is not self._server and all(k.guardian is not guardian for k in alive):
             guardian.end(spare=True)
 
-    async def _passes_test(self, server: ForkServer, probe: Launch) -> bool:
+    async def _passes_test(self, server: ForkServer) -> bool:
         """Say whether a kernel forked from `server` runs code; leave nothing of it."""
+        probe = self._new_probe()
+        try:
+            return await self._can_run(server, probe)
+        finally:
+            await probe.discard()
+
+    async def _can_run(self, server: ForkServer, probe: Launch) -> bool:
         connection = self._new_connection()
         try:
             process = await server.fork(probe, connection, deadline=TEST_DEADLINE)
@@ -355,7 +367,7 @@ class LocalEngine:
         # A box is made around a fresh process only.
         must_spawn = fresh or launch.walls.isolation is Isolation.BOX
         if died or (self._mode == "fork" and not must_spawn):
-            await self.ensure_fork_server(launch)
+            await self.ensure_fork_server()
         for _ in range(2):
             server = self._server
             if server is None or server.is_closed:
@@ -367,7 +379,7 @@ class LocalEngine:
                 if not server.is_closed:
                     raise
             # It had died, and this request was the first to notice.
-            await self.ensure_fork_server(launch)
+            await self.ensure_fork_server()
         return await spawn(launch, connection, deadline=deadline), None
 
 

@@ -7,7 +7,6 @@ emptied while the machine is short of memory.
 
 import asyncio
 import logging
-import shutil
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,6 +45,7 @@ class WarmPool:
         self._size = size
         self._new_launch = new_launch
         self._ready: deque[WarmKernel] = deque()
+        self._dead: list[Launch] = []  # of kernels that ended before they were wanted
         self._wanted = asyncio.Event()
         self._wanted.set()
         self._starts = 0
@@ -57,9 +57,10 @@ class WarmPool:
         self._wanted.set()
         while self._ready:
             warm = self._ready.popleft()
-            if warm.kernel.process.exit is None:
+            if not warm.kernel.process.has_ended:
                 return warm
             warm.kernel.release()
+            self._dead.append(warm.launch)
         return None
 
     def begin_start(self) -> None:
@@ -76,7 +77,7 @@ class WarmPool:
         try:
             if not self._engine.can_fork:
                 await asyncio.sleep(START_DELAY)
-            if await self._engine.ensure_fork_server(self._new_launch()) and self._size:
+            if await self._engine.ensure_fork_server() and self._size:
                 await self._keep_filled()
         except KernelStartError as error:  # whoever asks for a kernel is told the same
             log.warning("%s", error)
@@ -87,6 +88,7 @@ class WarmPool:
         failures = 0
         while failures < FAILURES:
             await self._wait_for_work()
+            await self._forget_dead()
             if is_short_of_memory():
                 await self.drain()
                 continue
@@ -98,6 +100,10 @@ class WarmPool:
             except KernelStartError as error:
                 failures += 1
                 log.warning("a warm kernel did not start: %s", error)
+                await launch.discard()
+            except BaseException:
+                await launch.discard()
+                raise
             else:
                 failures = 0
                 self._ready.append(WarmKernel(kernel, launch))
@@ -108,7 +114,12 @@ class WarmPool:
         while self._ready:
             warm = self._ready.popleft()
             await warm.kernel.shutdown(grace=0)
-            await asyncio.to_thread(shutil.rmtree, warm.launch.directory, ignore_errors=True)
+            await warm.launch.discard()
+        await self._forget_dead()
+
+    async def _forget_dead(self) -> None:
+        while self._dead:
+            await self._dead.pop().discard()
 
     async def _wait_for_work(self) -> None:
         """Return when a kernel may be missing, or when the memory is to be looked at."""

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import os
+import select
 import signal
 import subprocess
 import time
@@ -107,6 +108,7 @@ class KernelProcess:
         self._ended: asyncio.Future[Exit] = self._loop.create_future()
         self._listeners: list[Callable[[Exit], None]] = []
         self._pidfd = -1
+        self._gone = False
         self._leader = 0
 
     @property
@@ -120,6 +122,17 @@ class KernelProcess:
     def exit(self) -> Exit | None:
         """How it ended; None while it lives."""
         return self._ended.result() if self._ended.done() else None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has ended, though it may not be known yet how."""
+        if self._gone or self._ended.done():
+            return True
+        if self._pidfd < 0:  # a thread waits for it
+            return False
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return bool(poll.poll(0))
 
     @property
     def leader(self) -> int:
@@ -199,6 +212,7 @@ class KernelProcess:
         """Call `ended` once, when the process of `pidfd` has; the descriptor is ours then."""
 
         def on_readable() -> None:
+            self._gone = True
             self._unwatch()
             ended()
 
@@ -250,7 +264,6 @@ class ForkedProcess(KernelProcess):
 
     def __init__(self, pid: int, pidfd: int) -> None:
         super().__init__(pid)
-        self._gone = False
         self._code: int | None = None
         self._told = False
         self._watch(pidfd, self._on_gone)
@@ -262,7 +275,6 @@ class ForkedProcess(KernelProcess):
             self._set_exit(code)
 
     def _on_gone(self) -> None:
-        self._gone = True
         if self._told:
             self._set_exit(self._code)
         else:
