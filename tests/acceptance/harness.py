@@ -4,6 +4,7 @@ import json
 import os
 import queue
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -320,6 +321,16 @@ def until(condition: Callable[[], bool], seconds: float) -> bool:
             return False
         time.sleep(0.02)
     return True
+
+
+def remove_all(folder: Path) -> None:
+    """Remove a folder in which files may come and go meanwhile."""
+
+    def is_removed() -> bool:
+        shutil.rmtree(folder, ignore_errors=True)
+        return not folder.exists()
+
+    assert until(is_removed, HANG), folder
 
 
 def settled(measure: Callable[[], T], seconds: float = 3 * HANG) -> T:

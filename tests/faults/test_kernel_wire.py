@@ -19,7 +19,7 @@ from jupyter_client.session import Session as Signer
 from carrel import ExecutionStatus, Session, Sessions, SessionSpec
 from carrel.outputs import stream_text
 from carrel.reports import InterruptStep
-from tests.acceptance.harness import Place, RawServer
+from tests.acceptance.harness import Place, RawServer, remove_all
 from tests.acceptance.harness import until as happens
 
 from .conftest import Bystander
@@ -262,7 +262,7 @@ def test_the_next_server_ends_what_it_can_not_reach_and_does_not_hang(place: Pla
         server.tool("run_python_code", code="import time; time.sleep(100)", wait=0)
         assert happens(lambda: bool(list(place.runtime.glob("carrel/*/*.sock"))), HANG)
         [runtime] = place.runtime.glob("carrel/*")
-        shutil.rmtree(runtime)
+        remove_all(runtime)
         server.tool("create_session", session_id="new")
         pids = [
             server.tool("get_kernel_health", session_id=name)["pid"]

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from carrel.crashpoints import VARIABLE
-from tests.acceptance.harness import CARREL, Place, RawServer, until
+from tests.acceptance.harness import CARREL, Place, RawServer, remove_all, until
 
 from .matrix import fault
 from .test_server_deaths import (
@@ -342,7 +342,7 @@ def test_the_runtime_directory_of_live_sessions_is_deleted(place: Place, start: 
     with serve(place, "--kernel-start", start) as server:
         server.tool("create_session", session_id="other")
         server.tool("run_python_code", code="x = 1", session_id="other")
-        shutil.rmtree(next(place.runtime.glob("carrel/*")))
+        remove_all(next(place.runtime.glob("carrel/*")))
         assert server.tool("run_python_code", code="x", session_id="other")["results"] == ["1"]
         server.tool("create_session", session_id="new")
         assert server.tool("run_python_code", code="2", session_id="new")["results"] == ["2"]
