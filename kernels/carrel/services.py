@@ -1,6 +1,7 @@
 """What a session uses of the service that it belongs to."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from carrel.launches import Launches
 from carrel.paths import Workspace
 from carrel.store import Store
 
+log = logging.getLogger(__name__)
+
 
 class Spawner(Protocol):
     """Starts a task that the service owns."""
@@ -22,6 +25,14 @@ class Spawner(Protocol):
     def __call__(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
         """Start it."""
         ...
+
+
+async def isolated(work: Coroutine[Any, Any, None], name: str) -> None:
+    """Do something of which a failure is one session's, not that of all others."""
+    try:
+        await work
+    except Exception:  # whatever it is: nobody awaits this
+        log.exception("%s failed in carrel", name)
 
 
 class KernelStarter(Protocol):

@@ -42,7 +42,7 @@ from carrel.recovery import STARTED, Recovery, RecoveryReport, entries
 from carrel.replay import Replays
 from carrel.reports import Health, InterruptReport, InterruptStep
 from carrel.run import Run
-from carrel.services import Services
+from carrel.services import Services, isolated
 from carrel.session import DEFAULT, Session
 from carrel.specs import check_code, check_parent
 from carrel.store import Store
@@ -497,11 +497,3 @@ class Sessions(Directory):
             if isinstance(failure, BaseException):
                 log.error("a kernel could not be stopped", exc_info=failure)
         await self._kernels.drain()
-
-
-async def isolated(work: Coroutine[Any, Any, None], name: str) -> None:
-    """Do something of which a failure is one session's, not that of all others."""
-    try:
-        await work
-    except Exception:  # whatever it is: nobody awaits this
-        log.exception("%s failed in carrel", name)

@@ -198,6 +198,26 @@ async def test_code_that_is_no_text_or_too_much_is_refused(sessions: Sessions) -
     assert session.record.execution_count == 0
 
 
+async def test_a_task_of_one_session_that_fails_harms_no_other(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, second = [await sessions.create(SessionSpec(id=name)) for name in "ab"]
+
+    async def fail(*args: object, **more: object) -> None:
+        raise RuntimeError("nobody has thought of that")
+
+    monkeypatch.setattr(first.services.store, "note", fail)
+    run = await sessions.run(first, "import carrel_session; carrel_session.publish('mine')")
+    assert await run.wait(HANG)
+    monkeypatch.undo()
+    assert "failed in carrel" in caplog.text
+    caplog.clear()
+    for session in (first, second):
+        run = await sessions.run(session, "1+1")
+        assert await run.wait(HANG)
+        assert run.snapshot().status == "completed"
+
+
 async def test_words_about_a_session_that_are_no_text_are_refused(sessions: Sessions) -> None:
     session = await sessions.create(SessionSpec(id="s", description="mine"))
     half = "\ud800"
