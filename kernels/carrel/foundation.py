@@ -63,8 +63,9 @@ class Foundation:
                 await choosing
             await self._open(choosing)
         finally:
-            choosing.cancel()
-            await to_the_end(asyncio.wait([choosing]))
+            if not choosing.done():  # else a cancel here would come when all is open
+                choosing.cancel()
+                await to_the_end(asyncio.wait([choosing]))
         crash_point("store.opened")
 
     async def release(self, *, leave: bool) -> None:

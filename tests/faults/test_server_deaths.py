@@ -207,10 +207,11 @@ def test_kernels_of_every_kind_are_adopted(server: RawServer, place: Place) -> N
 
 @fault("D2")
 def test_a_timeout_goes_on_under_the_next_server(server: RawServer, place: Place) -> None:
-    code = "import time\nwhile True: time.sleep(0.05)"
+    code = "import time\nprint('begun', flush=True)\nwhile True: time.sleep(0.05)"
     running = server.tool("run_python_code", code=code, session_id="other", wait=0, timeout=3)[
         "execution_id"
     ]
+    assert until(lambda: has_printed(server, running, "begun"), HANG)  # else it is cancelled
     kill(server)
     with next_server(place) as after:
         assert outcome(after, running)["status"] == "timed_out"
