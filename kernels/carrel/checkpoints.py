@@ -12,7 +12,6 @@ import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 from carrel import saving
 from carrel.checkpoint_files import CheckpointFiles, under_way
@@ -32,8 +31,6 @@ from carrel.shielding import Unfinished
 from carrel.specs import check_text
 from carrel.store import rows
 from carrel.store.statements import Statements
-
-T = TypeVar("T")
 
 NAMED_IDS = 10  # ids that "unknown checkpoint" lists
 

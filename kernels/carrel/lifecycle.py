@@ -10,7 +10,7 @@ import secrets
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from carrel.checkpoints import Checkpoints
 from carrel.config import Config, interpreter
@@ -25,8 +25,6 @@ from carrel.session import DEFAULT, Session
 from carrel.shielding import Unfinished
 from carrel.specs import check_room, check_spec, check_text, check_values
 from carrel.transitions import changed, check
-
-T = TypeVar("T")
 
 STOP_GRACE = 0.5  # seconds an idle kernel has for its exit handlers
 

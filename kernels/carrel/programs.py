@@ -43,7 +43,8 @@ async def run_program(
 
     Its output is kept up to a limit (beginning and end), and `hear` is called with all of it
     as it comes. On timeout and on cancellation the whole group is killed before this returns;
-    a timeout is returncode -9 and says so. Should we be killed, Linux kills the group.
+    a timeout is returncode -9 and says so; that of a program which has ended, and left others
+    that hold its output, is its own. Should we be killed, Linux kills the group.
 
     Args:
         argv: The program and its arguments.

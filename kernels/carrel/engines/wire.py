@@ -16,7 +16,7 @@ from typing import Any
 
 DELIMITER = b"<IDS|MSG>"
 PROTOCOL_VERSION = "5.3"
-HALF = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")  # may be one; whole characters have two
+HALF = re.compile(r"\\u[dD][89a-fA-F]")  # may be one; whole characters have two
 
 Message = dict[str, Any]
 #: what reading a message raises whose content is not what its kind says
