@@ -1,4 +1,4 @@
-"""Drive a real carrel server over stdio, as an agent's host does, and check what comes back.
+"""Drive a real kernelry server over stdio, as an agent's host does, and check what comes back.
 
 Called by scripts/demo. Exits with 0 only if everything was as expected.
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 from mcp import Client, StdioServerParameters
 
-CARREL = Path(sys.executable).with_name("carrel")
+KERNELRY = Path(sys.executable).with_name("kernelry")
 PACKAGE = "humanize"  # small, pure Python, and in nobody's data stack
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -304,9 +304,9 @@ async def show(workspace: Path, state: Path) -> Demo:
     """Run the whole demo against a server of its own."""
     arguments = ["serve", "--workspace", str(workspace), "--state-dir", str(state)]
     arguments += ["--log-level", "WARNING"]
-    print(f"A host starts:  carrel serve --workspace {workspace} ...")
+    print(f"A host starts:  kernelry serve --workspace {workspace} ...")
     print("Each line: tool, session, seconds, and what came back.")
-    async with Client(StdioServerParameters(command=str(CARREL), args=arguments)) as client:
+    async with Client(StdioServerParameters(command=str(KERNELRY), args=arguments)) as client:
         demo = Demo(client, workspace)
         try:
             for part in PARTS:
@@ -333,9 +333,11 @@ def main() -> int:
     started = time.perf_counter()
     with ExitStack() as stack:
         if keep:
-            scratch = Path(tempfile.mkdtemp(prefix="carrel-demo-"))
+            scratch = Path(tempfile.mkdtemp(prefix="kernelry-demo-"))
         else:
-            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="carrel-demo-")))
+            scratch = Path(
+                stack.enter_context(tempfile.TemporaryDirectory(prefix="kernelry-demo-"))
+            )
         workspace = scratch / "workspace"
         demo = asyncio.run(show(workspace, scratch / "state"))
     left = [pid for pid in demo.pids if is_alive(pid)]

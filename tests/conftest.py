@@ -8,14 +8,14 @@ from typing import Literal
 
 import pytest
 
-from carrel import Config, Sessions
+from kernelry import Config, Sessions
 
 REPOSITORY = Path(__file__).parents[1]
-CARREL = Path(sys.executable).with_name("carrel")
+KERNELRY = Path(sys.executable).with_name("kernelry")
 
 
 #: which tests run; scripts/test runs most side by side, then those that must be `alone`
-PART = os.environ.get("CARRELTEST_PART")
+PART = os.environ.get("KERNELRYTEST_PART")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -31,12 +31,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(autouse=True)
-def nothing_fails_in_carrel(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+def nothing_fails_in_kernelry(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """A task that nobody awaits says in the log only that it failed."""
     yield
     for when in ("setup", "call", "teardown"):
         records = caplog.get_records(when)
-        failures = [r.getMessage() for r in records if "failed in carrel" in r.getMessage()]
+        failures = [r.getMessage() for r in records if "failed in kernelry" in r.getMessage()]
         assert not failures, failures
 
 
@@ -47,12 +47,12 @@ def anyio_backend() -> str:
 
 #: how the kernels of the tests start; scripts/test runs them once with each
 KERNEL_START: Literal["fork", "spawn"] = (
-    "spawn" if os.environ.get("CARRELTEST_START") == "spawn" else "fork"
+    "spawn" if os.environ.get("KERNELRYTEST_START") == "spawn" else "fork"
 )
 
 #: how their sessions are kept apart; scripts/test runs them at the default and in boxes
 ISOLATION: Literal["auto", "box"] = (
-    "box" if os.environ.get("CARRELTEST_ISOLATION") == "box" else "auto"
+    "box" if os.environ.get("KERNELRYTEST_ISOLATION") == "box" else "auto"
 )
 
 

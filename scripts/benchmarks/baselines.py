@@ -1,4 +1,4 @@
-"""What carrel is compared with: stock jupyter_client, and an MCP server that does nothing."""
+"""What kernelry is compared with: stock jupyter_client, and an MCP server that does nothing."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import psutil
 from jupyter_client.manager import AsyncKernelManager
 from mcp import Client, StdioServerParameters
 
-CARREL = Path(sys.executable).with_name("carrel")
+KERNELRY = Path(sys.executable).with_name("kernelry")
 
 NOOP_SERVER = """
 import logging
 logging.basicConfig(level="WARNING")
 from mcp.server import MCPServer
-from carrel_mcp import stdio
+from kernelry_mcp import stdio
 server = MCPServer("noop", log_level="WARNING")
 
 @server.tool()
@@ -31,7 +31,7 @@ async def noop(code: str) -> str:
 stdio.run(server)
 """
 
-EMPTY_SERVER = NOOP_SERVER.replace("from carrel_mcp import stdio\n", "").replace(
+EMPTY_SERVER = NOOP_SERVER.replace("from kernelry_mcp import stdio\n", "").replace(
     "stdio.run(server)", "server.run()"
 )
 
@@ -82,11 +82,11 @@ async def mcp_server(program: str) -> AsyncIterator[Client]:
 
 
 @asynccontextmanager
-async def carrel_server(scratch: Path, *flags: str) -> AsyncIterator[Client]:
-    """A real carrel over stdio."""
+async def kernelry_server(scratch: Path, *flags: str) -> AsyncIterator[Client]:
+    """A real kernelry over stdio."""
     args = ["serve", "--workspace", str(scratch / "w"), "--state-dir", str(scratch / "s")]
     parameters = StdioServerParameters(
-        command=str(CARREL), args=[*args, "--log-level", "ERROR", *flags]
+        command=str(KERNELRY), args=[*args, "--log-level", "ERROR", *flags]
     )
     async with Client(parameters) as client:
         yield client

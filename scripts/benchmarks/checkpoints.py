@@ -7,7 +7,7 @@ import asyncio
 from figures import Comparison, Figure, timed
 from measures import MS, run, service
 
-from carrel import Session, Sessions, SessionSpec
+from kernelry import Session, Sessions, SessionSpec
 
 NAMESPACES = {
     "arrays and tables": """

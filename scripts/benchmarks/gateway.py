@@ -26,14 +26,14 @@ MS = 1000.0
 
 def write_kernelspec(folder: Path) -> None:
     """Write the kernelspec of docs/provisioner.md."""
-    (folder / "kernels" / "carrel").mkdir(parents=True)
+    (folder / "kernels" / "kernelry").mkdir(parents=True)
     spec = {
         "argv": [str(GATEWAY), "-m", "ipykernel_launcher", "-f", "{connection_file}"],
         "display_name": "Python (forked)",
         "language": "python",
-        "metadata": {"kernel_provisioner": {"provisioner_name": "carrel-fork"}},
+        "metadata": {"kernel_provisioner": {"provisioner_name": "kernelry-fork"}},
     }
-    path = folder / "kernels" / "carrel" / "kernel.json"
+    path = folder / "kernels" / "kernelry" / "kernel.json"
     path.write_text(json.dumps(spec), encoding="utf-8")
 
 
@@ -112,12 +112,12 @@ async def through_kernel_gateway(rounds: int) -> list[Comparison]:
     if not GATEWAY.exists():
         print("no .scratch/gateway: run scripts/clients", file=sys.stderr)
         return []
-    ours, stock = Figure("carrel-fork", "ms"), Figure("Jupyter's own python3", "ms")
-    with tempfile.TemporaryDirectory(prefix="carrel-bench-") as scratch:
+    ours, stock = Figure("kernelry-fork", "ms"), Figure("Jupyter's own python3", "ms")
+    with tempfile.TemporaryDirectory(prefix="kernelry-bench-") as scratch:
         async with kernel_gateway(Path(scratch)) as (address, token):
-            await first_result(address, token, "carrel")  # starts the fork server
+            await first_result(address, token, "kernelry")  # starts the fork server
             for _ in range(rounds):
-                for figure, name in ((ours, "carrel"), (stock, "python3")):
+                for figure, name in ((ours, "kernelry"), (stock, "python3")):
                     started = time.perf_counter()
                     kernel_id = await first_result(address, token, name)
                     figure.samples.append((time.perf_counter() - started) * MS)

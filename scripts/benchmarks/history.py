@@ -1,6 +1,6 @@
 """What a long history costs: searches in 10,000 executions, lists of 1,000 sessions.
 
-Beside it what this part of carrel costs a run that nobody steers: a safe point, and what it
+Beside it what this part of kernelry costs a run that nobody steers: a safe point, and what it
 takes to suspend and resume a small session.
 """
 
@@ -19,15 +19,15 @@ from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import psutil
-from baselines import CARREL
+from baselines import KERNELRY
 from figures import Comparison, Figure, timed
 from measures import HANG, MS, run, service
 
-from carrel import Execution, ExecutionStatus, Sessions, SessionSpec, SessionStatus
-from carrel.models import ExecutionError, SessionRecord
-from carrel.outputs import Display, Stream, stream_text
-from carrel.store import Store, rows
-from carrel.store.statements import Statements
+from kernelry import Execution, ExecutionStatus, Sessions, SessionSpec, SessionStatus
+from kernelry.models import ExecutionError, SessionRecord
+from kernelry.outputs import Display, Stream, stream_text
+from kernelry.store import Store, rows
+from kernelry.store.statements import Statements
 
 SESSIONS = 1000
 EACH = 10  # executions of a session
@@ -76,9 +76,9 @@ LISTS: dict[str, dict[str, Any]] = {
 }
 #: prints nanoseconds of one call: the least of seven times 200,000
 SAFE_POINT = """
-import carrel_session, timeit
+import kernelry_session, timeit
 def nothing(progress=None): pass
-for call in (carrel_session.checkpoint, nothing):
+for call in (kernelry_session.checkpoint, nothing):
     print(min(timeit.repeat(call, number=200_000, repeat=7)) / 200_000 * 1e9)
 """
 SMALL = "import math\nrows = [{'id': n, 'root': math.sqrt(n)} for n in range(1000)]\ntotal = 3"
@@ -89,7 +89,7 @@ async def cost_of_history(rounds: int) -> tuple[list[Comparison], list[Figure]]:
     comparisons: list[Comparison] = []
     extra: list[Figure] = []
     allowed = Figure("allowed", "ms", [ALLOWED])
-    with tempfile.TemporaryDirectory(prefix="carrel-bench-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="kernelry-bench-") as scratch:
         state_dir = Path(scratch) / "s"
         state_dir.mkdir(mode=0o700)
         await fill(state_dir)
@@ -127,7 +127,7 @@ async def plain_client(scratch: Path, *flags: str) -> AsyncIterator[tuple[Call, 
     """
     folders = ("--workspace", str(scratch / "w"), "--state-dir", str(scratch / "s"))
     server = await asyncio.create_subprocess_exec(
-        *(str(CARREL), "serve", *folders, "--log-level", "ERROR", *flags),
+        *(str(KERNELRY), "serve", *folders, "--log-level", "ERROR", *flags),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         limit=LONGEST,
@@ -165,7 +165,7 @@ async def plain_client(scratch: Path, *flags: str) -> AsyncIterator[tuple[Call, 
 
 async def fill(state_dir: Path) -> None:
     """Write a history as a server does, all at once."""
-    store = Store(state_dir / "carrel.sqlite")
+    store = Store(state_dir / "kernelry.sqlite")
     await store.open()
     history = list(sessions_and_executions())
 

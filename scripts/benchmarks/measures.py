@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from baselines import EMPTY_SERVER, NOOP_SERVER, StockKernel, carrel_server, mcp_server, pss
+from baselines import EMPTY_SERVER, NOOP_SERVER, StockKernel, kernelry_server, mcp_server, pss
 from figures import Comparison, Figure, timed
 
-from carrel import Config, Session, Sessions, SessionSpec
+from kernelry import Config, Session, Sessions, SessionSpec
 
 MS = 1000.0
 MIB = float(1 << 20)
@@ -27,7 +27,7 @@ BYTES_PER_SESSION = 20 << 20  # more than one costs
 @asynccontextmanager
 async def service(**config: Any) -> AsyncIterator[Sessions]:
     """The library with settings of its own, its fork server up and its pool filled."""
-    with tempfile.TemporaryDirectory(prefix="carrel-bench-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="kernelry-bench-") as scratch:
         given = Config(
             state_dir=Path(scratch) / "s",
             state_dir_named=True,
@@ -139,10 +139,10 @@ async def memory(counts: list[int]) -> tuple[list[Comparison], list[Figure], Lin
     """PSS of what sessions add, and how long each takes to create, by sessions alive."""
     comparisons: list[Comparison] = []
     extra: list[Figure] = []
-    lines: Lines = {"carrel": [], "carrel, preloaded": []}
-    creation: Lines = {"carrel": [], "carrel, preloaded": []}
+    lines: Lines = {"kernelry": [], "kernelry, preloaded": []}
+    creation: Lines = {"kernelry": [], "kernelry, preloaded": []}
     me = psutil.Process()
-    for name, preloads in (("carrel", ()), ("carrel, preloaded", None)):
+    for name, preloads in (("kernelry", ()), ("kernelry, preloaded", None)):
         touch_memory(counts[-1] * BYTES_PER_SESSION)
         async with service(preloads=preloads, warm=0) as sessions:
             gc.collect()
@@ -174,7 +174,7 @@ async def memory(counts: list[int]) -> tuple[list[Comparison], list[Figure], Lin
         await kernel.stop()
     lines["jupyter_client"] = [(count, stock.median) for count in counts]
     at = 50 if 50 in counts else counts[-1]
-    for name in ("carrel", "carrel, preloaded"):
+    for name in ("kernelry", "kernelry, preloaded"):
         ours = Figure(f"{name}, {at} alive", "MiB", [y for x, y in lines[name] if x == at])
         goal = Comparison(f"memory per idle session ({name})", ours, stock, "<= 1/2 (aim 1/3)", 0.5)
         comparisons.append(goal)
@@ -206,9 +206,9 @@ async def round_trip(rounds: int, blocks: int = 6) -> list[Comparison]:
     stock = Figure("jupyter_client execute", "ms")
     noop = Figure("MCP no-op over the same stdio", "ms")
     kernel = await start_stock()
-    with tempfile.TemporaryDirectory(prefix="carrel-bench-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="kernelry-bench-") as scratch:
         async with (
-            carrel_server(Path(scratch), "--preload", "none") as client,
+            kernelry_server(Path(scratch), "--preload", "none") as client,
             mcp_server(NOOP_SERVER) as floor,
             service(preloads=()) as sessions,
         ):
@@ -254,7 +254,7 @@ async def round_trip_beside(counts: list[int], rounds: int) -> tuple[list[Figure
                 figure.samples.append(seconds * MS)
             figures.append(figure)
             line.append((count, figure.median))
-    return figures, {"carrel": line}
+    return figures, {"kernelry": line}
 
 
 async def throughput(rounds: int) -> list[Comparison]:
@@ -309,12 +309,12 @@ async def verbs(rounds: int) -> list[Figure]:
 
 async def server_start(rounds: int) -> list[Comparison]:
     """From starting the server's process to the first tool's answer."""
-    ours = Figure("carrel serve, list_sessions", "ms")
+    ours = Figure("kernelry serve, list_sessions", "ms")
     empty = Figure("an empty MCPServer, no-op", "ms")
     for _ in range(rounds):
-        with tempfile.TemporaryDirectory(prefix="carrel-bench-") as scratch:
+        with tempfile.TemporaryDirectory(prefix="kernelry-bench-") as scratch:
             started = time.perf_counter()
-            async with carrel_server(Path(scratch)) as client:
+            async with kernelry_server(Path(scratch)) as client:
                 await client.call_tool("list_sessions", {})
                 ours.samples.append((time.perf_counter() - started) * MS)
         started = time.perf_counter()

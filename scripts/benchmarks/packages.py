@@ -10,7 +10,7 @@ import tempfile
 from figures import Comparison, Figure, timed
 from measures import HANG, MS, service
 
-from carrel import SessionSpec
+from kernelry import SessionSpec
 
 PACKAGE = "humanize==4.9.0"
 
@@ -25,7 +25,7 @@ async def second_install(rounds: int) -> list[Comparison]:
             seconds = await timed(session.install([PACKAGE], timeout=HANG))
             found = [item.name for item in await session.packages() if item.own]
             assert found == ["humanize"], found
-            with tempfile.TemporaryDirectory(prefix="carrel-bench-") as folder:
+            with tempfile.TemporaryDirectory(prefix="kernelry-bench-") as folder:
                 argv = [sys.executable, "-m", "pip", "install", "-q", "--target", folder, PACKAGE]
                 by_pip = await timed(asyncio.to_thread(subprocess.run, argv, check=True))
             if number:  # the first round fills the caches

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from figures import Comparison, Figure, timed
 from measures import HANG, MS, first_result, run, service
 
-from carrel import Isolation, Limits, Session, Sessions, SessionSpec
+from kernelry import Isolation, Limits, Session, Sessions, SessionSpec
 
 LEVELS = (Isolation.PROCESS, Isolation.GUARD, Isolation.BOX)
 ALLOWED = 10.0  # ms that guard may add to the start of a session
@@ -24,7 +24,7 @@ HUNGRY = (
     "import multiprocessing as mp, time\ndef f(n):\n    x = bytearray(b'1') * n\n"
     "    time.sleep(60)\n"
     "with mp.get_context('fork').Pool(4) as pool: pool.map(f, [700 << 20] * 4)",
-    "f = open('/dev/shm/carrel-bench', 'wb')\n"
+    "f = open('/dev/shm/kernelry-bench', 'wb')\n"
     "for i in range(3000): f.write(b'x' * (1 << 20))\nimport time; time.sleep(60)",
 )
 

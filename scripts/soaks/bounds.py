@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from carrel import Config, Execution, Session, Sessions
+from kernelry import Config, Execution, Session, Sessions
 
 HANG = 60.0  # seconds after which a cell counts as stuck
 MEBIBYTE = 1 << 20
@@ -51,7 +51,7 @@ def check(holds: bool, text: str) -> None:
 @asynccontextmanager
 async def service(**config: Any) -> AsyncIterator[Sessions]:
     """The library in a scratch directory, its fork server up and its pool filled."""
-    with tempfile.TemporaryDirectory(prefix="carrel-soak-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="kernelry-soak-") as scratch:
         given = Config(
             state_dir=Path(scratch) / "s",
             state_dir_named=True,

@@ -178,7 +178,7 @@ async def chaos(scale: Scale) -> None:
 
 def run_chaos(seconds: float, seed: int) -> None:
     """See `chaos`."""
-    with tempfile.TemporaryDirectory(prefix="carrel-soak-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="kernelry-soak-") as scratch:
         root = Path(scratch)
         (root / "run").mkdir(mode=0o700)
         place = Place(root, root / "run")
@@ -195,7 +195,7 @@ def run_chaos(seconds: float, seed: int) -> None:
                     process.kill()
         print(f"   {sum(it.done.values())} rounds: {dict(it.done)}")
         check(not left, f"no process is left: {left}")
-        database = sqlite3.connect(place.state / "carrel.sqlite")
+        database = sqlite3.connect(place.state / "kernelry.sqlite")
         [(integrity,)] = database.execute("PRAGMA integrity_check").fetchall()
         opened = "SELECT count(*) FROM executions WHERE ended_at IS NULL"
         [(unfinished,)] = database.execute(opened).fetchall()

@@ -8,8 +8,8 @@ from collections import Counter
 
 from bounds import HANG, Scale, check, memory, run, service, settled, text_of
 
-from carrel import SessionSpec
-from carrel.errors import KernelDeadError
+from kernelry import SessionSpec
+from kernelry.errors import KernelDeadError
 from tests.faults.matrix import fault
 
 

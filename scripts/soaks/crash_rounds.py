@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 from bounds import BrokenBoundError, Scale, check
 
-from carrel.crashpoints import CRASH_POINTS, VARIABLE
+from kernelry.crashpoints import CRASH_POINTS, VARIABLE
 from tests.acceptance.harness import Place, RawServer
 from tests.faults.matrix import fault
 
@@ -106,7 +106,7 @@ def look(place: Place, server: RawServer, when: str) -> None:
     """Check what a server after the killed one has."""
     sessions = server.tool("list_sessions")["sessions"]
     must("default" in sessions, f"{when}: no default session")
-    database = sqlite3.connect(f"file:{place.state}/carrel.sqlite?mode=ro", uri=True)
+    database = sqlite3.connect(f"file:{place.state}/kernelry.sqlite?mode=ro", uri=True)
     sound = database.execute("PRAGMA integrity_check").fetchone()
     opened = {row[0] for row in database.execute(OPEN)}
     kernels = dict(database.execute("SELECT session_id, pid FROM kernels").fetchall())
@@ -129,7 +129,7 @@ def must(holds: bool, otherwise: str) -> None:
 
 def recorded(place: Place) -> Counter[str]:
     """Return how many executions have which outcome."""
-    database = sqlite3.connect(f"file:{place.state}/carrel.sqlite?mode=ro", uri=True)
+    database = sqlite3.connect(f"file:{place.state}/kernelry.sqlite?mode=ro", uri=True)
     found = database.execute("SELECT status, count(*) FROM executions GROUP BY status").fetchall()
     database.close()
     return Counter(dict(found))

@@ -8,7 +8,7 @@ import time
 
 from bounds import MEBIBYTE, Scale, check, kernel_of, memory, run, service, settled, slope, text_of
 
-from carrel import ExecutionStatus, Session, SessionSpec
+from kernelry import ExecutionStatus, Session, SessionSpec
 from tests.faults.matrix import fault
 
 SESSIONS = 10
@@ -102,7 +102,7 @@ async def much_output(scale: Scale) -> None:
         took = time.monotonic() - began
         ours, theirs = memory() - before, memory(pid) - kernel_before
         spilled = sum(path.stat().st_size for path in session.spill_dir.glob("*"))
-        database = (sessions.state_dir / "carrel.sqlite").stat().st_size
+        database = (sessions.state_dir / "kernelry.sqlite").stat().st_size
         print(f"   {count} cells in {took:.1f} s, database {database >> 20} MiB")
         check(ours < 20 * MEBIBYTE, f"the server grew by {ours / MEBIBYTE:.1f} MiB")
         check(theirs < 50 * MEBIBYTE, f"the kernel grew by {theirs / MEBIBYTE:.1f} MiB")

@@ -65,7 +65,7 @@ def walk() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "tests/faults/test_model.py"],
         cwd=ROOT,
-        env=os.environ | {"CARRELTEST_SOAK": "1"},
+        env=os.environ | {"KERNELRYTEST_SOAK": "1"},
     )
     if done.returncode:
         raise BrokenBoundError("sessions and their model differ")

@@ -30,14 +30,14 @@ def deadline() -> Iterator[None]:
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
     """A directory for servers, which must leave no process and no socket when a test is over."""
-    with tempfile.TemporaryDirectory(prefix="carrel-") as runtime:
+    with tempfile.TemporaryDirectory(prefix="kernelry-") as runtime:
         place = Place(tmp_path, Path(runtime))
         yield place
         left = place.survivors(HANG)
         for process in left:
             process.kill()
         assert not left, left
-        assert not list(place.runtime.glob("carrel/*/*"))
+        assert not list(place.runtime.glob("kernelry/*/*"))
 
 
 @pytest.fixture

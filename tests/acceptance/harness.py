@@ -1,4 +1,4 @@
-"""How the tests start `carrel serve` and talk to it: real servers, real clients, real pipes."""
+"""How the tests start `kernelry serve` and talk to it: real servers, real clients, real pipes."""
 
 import json
 import os
@@ -25,19 +25,19 @@ from mcp import Client, StdioServerParameters
 from mcp.client import stdio as sdk_stdio
 from mcp.client.streamable_http import streamable_http_client
 
-from carrel.crashpoints import VARIABLE
+from kernelry.crashpoints import VARIABLE
 
 T = TypeVar("T")
 
 REPOSITORY = Path(__file__).parents[2]
 SCRATCH = REPOSITORY / ".scratch"
-CARREL = Path(sys.executable).with_name("carrel")
+KERNELRY = Path(sys.executable).with_name("kernelry")
 MARK = "ACCEPTANCE_PLACE"  # variable by which the processes of one test are found
 LEGACY = "2025-11-25"
 MODERN = "2026-07-28"
 ANSWER_DEADLINE = 60.0  # seconds after which a raw answer counts as missing
 HANG = 20.0  # seconds after which what takes less than one counts as stuck
-REQUIRE_ALL = os.environ.get("CARRELTEST_REQUIRE_ALL") == "1" or os.environ.get("CI") == "true"
+REQUIRE_ALL = os.environ.get("KERNELRYTEST_REQUIRE_ALL") == "1" or os.environ.get("CI") == "true"
 
 
 def unavailable(why: str) -> NoReturn:
@@ -84,21 +84,21 @@ class Place:
         return self.root / "server.log"
 
     def arguments(self, *flags: str) -> list[str]:
-        """Return the arguments of `carrel` that serve here."""
+        """Return the arguments of `kernelry` that serve here."""
         folders = ["--state-dir", str(self.state), "--workspace", str(self.workspace)]
         return ["serve", *folders, *flags]
 
     def environment(self) -> dict[str, str]:
         """Return variables for a server: ours, without settings of the machine's user."""
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("CARREL_")}
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("KERNELRY_")}
         folders = {"CONFIG_HOME": self.root / "config", "RUNTIME_DIR": self.runtime}
         ours = {f"XDG_{name}": str(folder) for name, folder in folders.items()}
         # scripts/test runs everything once with each way to start kernels.
-        ours["CARREL_KERNEL_ENV"] = f"{MARK}={self.root}"
-        if isolation := os.environ.get("CARRELTEST_ISOLATION"):
-            ours["CARREL_ISOLATION"] = isolation
-        start = os.environ.get("CARRELTEST_START")
-        forced = {"CARREL_KERNEL_START": start, "CARREL_PRELOAD": "none"} if start else {}
+        ours["KERNELRY_KERNEL_ENV"] = f"{MARK}={self.root}"
+        if isolation := os.environ.get("KERNELRYTEST_ISOLATION"):
+            ours["KERNELRY_ISOLATION"] = isolation
+        start = os.environ.get("KERNELRYTEST_START")
+        forced = {"KERNELRY_KERNEL_START": start, "KERNELRY_PRELOAD": "none"} if start else {}
         return kept | ours | forced | {MARK: str(self.root)}
 
     def processes(self) -> list[psutil.Process]:
@@ -191,7 +191,7 @@ async def stdio_agent(
 ) -> AsyncIterator[Agent]:
     """Start a server over stdio and connect the official client, with its options, to it."""
     server = StdioServerParameters(
-        command=str(CARREL), args=place.arguments(*flags), env=place.environment(), cwd=place.root
+        command=str(KERNELRY), args=place.arguments(*flags), env=place.environment(), cwd=place.root
     )
     with place.log.open("a") as log:
         transport = sdk_stdio.stdio_client(server, errlog=log)
@@ -212,7 +212,7 @@ async def http_agent(
 
 @dataclass(frozen=True, slots=True)
 class HttpServer:
-    """A running `carrel serve --http`."""
+    """A running `kernelry serve --http`."""
 
     #: where clients connect
     url: str
@@ -235,9 +235,9 @@ class HttpServer:
 
 @contextmanager
 def http_server(place: Place, *flags: str, wait: bool = True) -> Iterator[HttpServer]:
-    """Start `carrel serve --http` on a free port; end it with SIGTERM."""
+    """Start `kernelry serve --http` on a free port; end it with SIGTERM."""
     process = subprocess.Popen(
-        [str(CARREL), *place.arguments("--http", "127.0.0.1:0", *flags)],
+        [str(KERNELRY), *place.arguments("--http", "127.0.0.1:0", *flags)],
         stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -247,7 +247,7 @@ def http_server(place: Place, *flags: str, wait: bool = True) -> Iterator[HttpSe
     said = Lines(process.stderr, place.log)
     try:
         token = said.matching(r"^token: (\S+)")
-        url = said.matching(r"^carrel serves (http://\S+)")
+        url = said.matching(r"^kernelry serves (http://\S+)")
         server = HttpServer(url, token, process)
         if wait:
             assert until(lambda: accepts_connections(server.address), HANG), "nobody listens"
@@ -365,7 +365,7 @@ class RawServer:
     #: more variables
     env: dict[str, str] = field(default_factory=dict)
     #: what starts it
-    command: tuple[str, ...] = (str(CARREL),)
+    command: tuple[str, ...] = (str(KERNELRY),)
     #: messages that answered no request of ours
     others: list[dict[str, Any]] = field(default_factory=list)
 
@@ -475,6 +475,6 @@ def killed_at(point: str, place: Place, flags: tuple[str, ...], *, code: str, to
     with RawServer(place, flags, env={VARIABLE: point}) as victim:
         victim.tool("run_python_code", code=code)
         # The kernel of a server that has no guardian for it yet ends with it.
-        assert until(lambda: bool([*place.runtime.glob("carrel/*/*.sock")]), 3 * HANG)
+        assert until(lambda: bool([*place.runtime.glob("kernelry/*/*.sock")]), 3 * HANG)
         victim.start_tool(tool)
         assert victim.process.wait(3 * HANG) == -signal.SIGKILL

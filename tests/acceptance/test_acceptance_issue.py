@@ -18,7 +18,7 @@ from PIL import Image
 from tests.faults.matrix import fault
 
 from .harness import (
-    CARREL,
+    KERNELRY,
     Agent,
     HttpServer,
     Place,
@@ -392,7 +392,7 @@ def test_a_server_that_can_read_nothing_ends_at_once(place: Place) -> None:
         Path(place.root / "empty").touch()
         with Path(source).open() as nothing:
             done = subprocess.run(
-                [str(CARREL), *place.arguments()],
+                [str(KERNELRY), *place.arguments()],
                 stdin=nothing,
                 capture_output=True,
                 text=True,

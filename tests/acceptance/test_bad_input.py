@@ -245,7 +245,7 @@ async def test_packages_that_are_no_plain_requirements_are_refused(guarded: Agen
 async def test_a_package_that_does_not_exist_is_a_result_and_changes_nothing(
     guarded: Agent,
 ) -> None:
-    done = await guarded.ask("install_dependencies", packages=["carrel-no-such-package-xyzzy"])
+    done = await guarded.ask("install_dependencies", packages=["kernelry-no-such-package-xyzzy"])
     assert done["returncode"] != 0
     assert done["installed"] == []
     assert done["stderr"]

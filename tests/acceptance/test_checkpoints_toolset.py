@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from carrel.crashpoints import CHECKPOINT_POINTS
+from kernelry.crashpoints import CHECKPOINT_POINTS
 
 from .harness import Agent, Place, killed_at, stdio_agent
 

@@ -9,17 +9,17 @@ import anyio
 import pytest
 from mcp.types import ElicitResult, ErrorData
 
-from .harness import CARREL, Agent, HttpServer, Place, http_agent, http_server, stdio_agent
+from .harness import KERNELRY, Agent, HttpServer, Place, http_agent, http_server, stdio_agent
 
 FLAGS = ("--toolsets", "core,control,events")
 HANG = 60
 
 TRAINING = """
-import time, carrel_session
+import time, kernelry_session
 step = 0
 while True:
     step += 1
-    carrel_session.checkpoint(progress=f"step {step}")
+    kernelry_session.checkpoint(progress=f"step {step}")
     time.sleep(0.002)
 """
 
@@ -203,7 +203,7 @@ async def test_tv_8_a_session_has_a_parent_and_children(place: Place) -> None:
         assert list(listed["sessions"]) == ["child"]
         everything = (await agent.ask("list_sessions"))["sessions"]
         assert everything["default"]["children"] == ["child"]
-        code = "import carrel_session; carrel_session.parent_session_id"
+        code = "import kernelry_session; kernelry_session.parent_session_id"
         assert await agent.value(code, "child") == "'default'"
         refused = await agent.refused("create_session", session_id="x", parent_session_id="gone")
         assert "no session 'gone'" in refused
@@ -224,7 +224,7 @@ async def test_tv_8_a_session_has_a_parent_and_children(place: Place) -> None:
 
 async def test_rt_14_the_log_is_printed_and_followed_beside_the_server(place: Place) -> None:
     def command(*more: str) -> list[str]:
-        return [str(CARREL), "events", "--state-dir", str(place.state), *more]
+        return [str(KERNELRY), "events", "--state-dir", str(place.state), *more]
 
     async with stdio_agent(place, *FLAGS) as agent:
         await agent.ask("create_session", session_id="s")

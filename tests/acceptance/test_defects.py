@@ -15,7 +15,7 @@ from mcp.types import ImageContent
 from PIL import Image
 
 from .harness import (
-    CARREL,
+    KERNELRY,
     SCRATCH,
     Agent,
     HttpServer,
@@ -271,7 +271,7 @@ async def test_code_that_asks_for_input_raises_at_once(agent: Agent, asking: str
 def test_an_interpreter_that_does_not_exist_is_an_error_at_the_start(place: Place) -> None:
     """D12: `--python /nonexistent/python` started normally, on the server's own."""
     with subprocess.Popen(
-        [str(CARREL), *place.arguments("--python", "/nonexistent/python")],
+        [str(KERNELRY), *place.arguments("--python", "/nonexistent/python")],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

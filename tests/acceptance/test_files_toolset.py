@@ -50,11 +50,11 @@ while True:
 FORGED = """
 from IPython.display import display
 kernel = get_ipython().kernel
-display({{"text/plain": "shown"}}, raw=True, metadata={{"carrel_saved": {{"image/png": {path!r}}}}})
-display({{"text/plain": "shown"}}, raw=True, metadata={{"carrel_saved": ["no dict"]}})
+for saved in ({{"image/png": {path!r}}}, ["no dict"]):
+    display({{"text/plain": "shown"}}, raw=True, metadata={{"kernelry_saved": saved}})
 content = {{"file": {path!r}}}
 kernel.session.send(
-    kernel.iopub_socket, "carrel_overflow", content, parent=kernel.get_parent("shell")
+    kernel.iopub_socket, "kernelry_overflow", content, parent=kernel.get_parent("shell")
 )
 """
 

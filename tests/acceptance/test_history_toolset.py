@@ -82,7 +82,7 @@ async def test_what_is_said_of_a_session_can_be_changed_while_it_runs(agent: Age
     await agent.ask("create_session", session_id="s", tags=["a"], context={"stop": False})
     code = """
 import time
-from carrel_session import context
+from kernelry_session import context
 print("begun", flush=True)
 while not context["stop"]: time.sleep(0.01)
 """

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.harness import CARREL, Place, RawServer
+from tests.acceptance.harness import KERNELRY, Place, RawServer
 from tests.faults.matrix import fault
 
 WITHOUT = Path(__file__).parent / "without.py"
@@ -19,12 +19,12 @@ DEADLINE = 120.0
 def run(
     place: Place, *arguments: str, without: str = "", path: str = ""
 ) -> "subprocess.CompletedProcess[str]":
-    """Run `carrel`, on a machine that lacks something."""
+    """Run `kernelry`, on a machine that lacks something."""
     wrapper: Sequence[str] = [sys.executable, str(WITHOUT), without] if without else []
     environment = place.environment() | ({"PATH": path} if path else {})
-    environment.pop("CARREL_ISOLATION", None)
+    environment.pop("KERNELRY_ISOLATION", None)
     return subprocess.run(
-        [*wrapper, str(CARREL), *arguments],
+        [*wrapper, str(KERNELRY), *arguments],
         env=environment,
         input="",
         capture_output=True,
@@ -107,8 +107,8 @@ def test_without_any_wall_auto_says_so_and_each_answer_too(
 ) -> None:
     with RawServer(
         place,
-        command=(sys.executable, str(WITHOUT), "landlock", str(CARREL)),
-        env={"PATH": without_bwrap, "CARREL_ISOLATION": "auto"},
+        command=(sys.executable, str(WITHOUT), "landlock", str(KERNELRY)),
+        env={"PATH": without_bwrap, "KERNELRY_ISOLATION": "auto"},
     ) as server:
         answer = server.tool("create_session", session_id="a", limits={"processes": 50})
         created = answer["session"]
@@ -123,7 +123,7 @@ def test_without_any_wall_auto_says_so_and_each_answer_too(
 
 
 def test_a_session_can_ask_for_more_walls_and_never_for_fewer(place: Place) -> None:
-    with RawServer(place, env={"CARREL_ISOLATION": "guard"}) as server:
+    with RawServer(place, env={"KERNELRY_ISOLATION": "guard"}) as server:
         code = "import os; len([name for name in os.listdir('/proc') if name.isdecimal()])"
         boxed = server.tool("create_session", session_id="boxed", isolation="box", network=False)
         assert (boxed["session"]["isolation"], boxed["session"]["network"]) == ("box", False)
@@ -143,14 +143,14 @@ def test_a_session_can_ask_for_more_walls_and_never_for_fewer(place: Place) -> N
 
 
 def test_what_a_session_asked_for_outlives_restarts_of_kernel_and_server(place: Place) -> None:
-    with RawServer(place, env={"CARREL_ISOLATION": "guard"}) as server:
+    with RawServer(place, env={"KERNELRY_ISOLATION": "guard"}) as server:
         server.tool("create_session", session_id="a", isolation="box", network=False)
         server.tool("restart_kernel", session_id="a")
         health = server.tool("get_kernel_health", session_id="a")
         assert (health["isolation"], health["network"], health["start"]) == ("box", False, "box")
         server.process.kill()
         server.process.wait()
-    with RawServer(place, env={"CARREL_ISOLATION": "guard"}) as server:
+    with RawServer(place, env={"KERNELRY_ISOLATION": "guard"}) as server:
         health = server.tool("get_kernel_health", session_id="a")
         assert (health["isolation"], health["network"], health["start"]) == ("box", False, "box")
         assert server.tool("run_python_code", code="6*7", session_id="a")["results"] == ["42"]
@@ -167,14 +167,14 @@ def test_a_refused_access_names_the_path_and_the_option_that_opens_it(
     folder.mkdir()
     read = f"open({str(secret)!r}).read()"
     write = f"open({str(folder / 'new')!r}, 'w').write('x')"
-    with RawServer(place, env={"CARREL_ISOLATION": "guard"}) as server:
+    with RawServer(place, env={"KERNELRY_ISOLATION": "guard"}) as server:
         refused = server.tool("run_python_code", code=read)
         assert refused["error"]["type"] == "PermissionError"
         assert str(secret) in refused["note"]
         assert f"--allow-read {secret}" in refused["note"]
     opened = ("--allow-read", str(secret), "--allow-write", str(folder))
     for level in ("guard", "box"):
-        with RawServer(place, opened, env={"CARREL_ISOLATION": level}) as server:
+        with RawServer(place, opened, env={"KERNELRY_ISOLATION": level}) as server:
             assert server.tool("run_python_code", code=read)["results"] == ["'hidden'"]
             assert server.tool("run_python_code", code=write)["status"] == "completed"
             refused = server.tool("run_python_code", code=f"open({str(secret)!r}, 'a')")

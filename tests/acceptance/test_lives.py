@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from carrel.crashpoints import SUSPEND_POINTS
+from kernelry.crashpoints import SUSPEND_POINTS
 
 from .harness import (
     Agent,

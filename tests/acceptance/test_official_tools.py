@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from .harness import CARREL, SCRATCH, HttpServer, Place, needed
+from .harness import KERNELRY, SCRATCH, HttpServer, Place, needed
 
 NODE = SCRATCH / "node"
 CONFORMANCE = NODE / "node_modules" / "@modelcontextprotocol" / "conformance"
@@ -138,7 +138,7 @@ def test_an_official_conformance_scenario_passes(
 def inspect(place: Place, *arguments: str) -> dict[str, Any]:
     """Run the Inspector's command line against a server over stdio and return its answer."""
     script = program_of(INSPECTOR, "mcp-inspector")
-    serve = [str(CARREL), *place.arguments()]
+    serve = [str(KERNELRY), *place.arguments()]
     done = node(script, "--cli", *serve, "--", *arguments, place=place)
     assert done.returncode == 0, done.stdout + done.stderr
     answer: dict[str, Any] = json.loads(done.stdout)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .harness import CARREL, SCRATCH, Place, RawServer, needed
+from .harness import KERNELRY, SCRATCH, Place, RawServer, needed
 
 SCRIPT = Path(__file__).with_name("old_client.py")
 CORE = [
@@ -35,7 +35,7 @@ def test_an_older_client_lists_creates_runs_and_deletes(
 ) -> None:
     python = needed(SCRATCH / environment / "bin" / "python", f"{library} of an older version")
     server = {
-        "command": str(CARREL),
+        "command": str(KERNELRY),
         "args": place.arguments(),
         "env": place.environment(),
         "cwd": str(place.root),

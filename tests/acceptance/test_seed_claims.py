@@ -14,8 +14,8 @@ from .harness import Agent, Place, stdio_agent
 FLAGS = ("--toolsets", "all")
 HANG = 60
 PAUSABLE = """
-import carrel_session
-while True: carrel_session.checkpoint()
+import kernelry_session
+while True: kernelry_session.checkpoint()
 """
 
 
@@ -103,7 +103,8 @@ async def test_pr_12_sessions_are_listed_by_their_status(agent: Agent) -> None:
 async def test_pr_13_time_progress_variables_and_errors_are_read_later(agent: Agent) -> None:
     await agent.ask("create_session", session_id="s")
     done = await agent.run(
-        "import carrel_session\nrows = [1, 2]\ncarrel_session.checkpoint(progress=(1, 2))\n1 / 0",
+        "import kernelry_session\nrows = [1, 2]\n"
+        "kernelry_session.checkpoint(progress=(1, 2))\n1 / 0",
         "s",
     )
     read = await agent.ask("get_execution", execution_id=done["execution_id"])

@@ -11,7 +11,7 @@ from fastmcp import Client as FastClient
 from fastmcp.client.transports import StdioTransport, StreamableHttpTransport
 
 from . import seed_snippets
-from .harness import CARREL, MODERN, Place, http_agent, http_server, stdio_agent, unavailable
+from .harness import KERNELRY, MODERN, Place, http_agent, http_server, stdio_agent, unavailable
 
 WIRES = [
     "fastmcp-stdio",
@@ -55,7 +55,7 @@ async def connected(wire: str, place: Place) -> AsyncIterator[Any]:
     match wire.split("-"):
         case ["fastmcp", "stdio"]:
             transport = StdioTransport(
-                str(CARREL),
+                str(KERNELRY),
                 place.arguments(),
                 env=place.environment(),
                 cwd=str(place.root),

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from carrel.isolation import prove
-from carrel.models import Isolation
+from kernelry.isolation import prove
+from kernelry.models import Isolation
 from tests.acceptance.conftest import place as place
 from tests.acceptance.harness import unavailable
 from tests.attacks.world import Level, World, world

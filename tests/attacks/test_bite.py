@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from carrel import config
-from carrel.engines import guardians, launch, walls
-from carrel.errors import CarrelError
+from kernelry import config
+from kernelry.engines import guardians, launch, walls
+from kernelry.errors import KernelryError
 from tests.attacks.conftest import need
 from tests.attacks.world import VARIABLE, world
 
@@ -27,7 +27,7 @@ class Rule:
     script: str
     #: its steps that get through without the rule
     through: frozenset[str]
-    #: file of carrel/inside and the text in it, and what stands there instead; or nothing
+    #: file of kernelry/inside and the text in it, and what stands there instead; or nothing
     patch: tuple[str, str, str] | None = None
     #: changes of the plan
     plan: tuple[tuple[str, list[str]], ...] = ()
@@ -143,7 +143,7 @@ def test_a_kernel_does_not_start_within_walls_that_do_not_stand(
     """Such a mistake is found by the first start, not by an attacker."""
     need("guard")
     weaken(RULES[name], tmp_path, monkeypatch, looking=True)
-    with pytest.raises(CarrelError, match="does not stand"), world("guard", kernel_start="spawn"):
+    with pytest.raises(KernelryError, match="does not stand"), world("guard", kernel_start="spawn"):
         pass
 
 

@@ -57,7 +57,7 @@ def free_uid() -> int:
 @pytest.fixture
 def readable() -> Iterator[Path]:
     """All that the tests need, where everybody may read it."""
-    folder = Path(tempfile.mkdtemp(prefix="carrel-user-"))
+    folder = Path(tempfile.mkdtemp(prefix="kernelry-user-"))
     folder.chmod(0o755)
     base, venv = Path(sys.base_prefix), Path(sys.prefix)
     [packages] = {Path(path) for path in sys.path if path.endswith("site-packages")} & {
@@ -79,7 +79,7 @@ def readable() -> Iterator[Path]:
 def test_the_attacks_end_for_an_ordinary_user_as_they_do_for_root(readable: Path) -> None:
     repository = readable / "repository"
     uid = free_uid()
-    home = Path(tempfile.mkdtemp(prefix="carrel-home-"))
+    home = Path(tempfile.mkdtemp(prefix="kernelry-home-"))
     os.chown(home, uid, uid)
     env = {
         "PATH": os.defpath,
@@ -91,7 +91,7 @@ def test_the_attacks_end_for_an_ordinary_user_as_they_do_for_root(readable: Path
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     env |= {
-        name: os.environ[name] for name in ("CI", "CARRELTEST_REQUIRE_ALL") if name in os.environ
+        name: os.environ[name] for name in ("CI", "KERNELRYTEST_REQUIRE_ALL") if name in os.environ
     }
     python = readable / "venv" / "bin" / "python"
     try:
@@ -109,6 +109,6 @@ def test_the_attacks_end_for_an_ordinary_user_as_they_do_for_root(readable: Path
         )
     finally:
         shutil.rmtree(home)
-        shutil.rmtree(f"/tmp/carrel-{uid}", ignore_errors=True)
+        shutil.rmtree(f"/tmp/kernelry-{uid}", ignore_errors=True)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     assert " passed" in done.stdout

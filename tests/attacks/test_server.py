@@ -35,7 +35,7 @@ for name in ("environ", "mem", "maps", "fd/0", "root/etc/shadow", "cwd/state"):
         pass
 got
 """
-    with RawServer(place, env={"CARREL_ISOLATION": level, "ATTACK": canary}) as server:
+    with RawServer(place, env={"KERNELRY_ISOLATION": level, "ATTACK": canary}) as server:
         pid = server.process.pid
         said = server.tool("run_python_code", code=code.replace("{SERVER}", str(pid)))
         if level == "process":
@@ -62,7 +62,7 @@ os.system(f"echo '{{line}}'")
 subprocess.run(["sh", "-c", f"echo '{{line}}' > /dev/tty"], stderr=subprocess.DEVNULL)
 print("\\x1b]52;c;YXR0YWNr\\x07\\x1b[2J\\x1b]0;title\\x07end")
 """
-    with RawServer(place, env={"CARREL_ISOLATION": level}) as server:
+    with RawServer(place, env={"KERNELRY_ISOLATION": level}) as server:
         result = server.call("run_python_code", code=code)
         assert not result.get("isError"), result
         text = "".join(block.get("text", "") for block in result["content"])
@@ -79,7 +79,7 @@ def test_secrets_are_in_no_log_and_nobody_else_may_read_the_state(place: Place) 
         with RawServer(place, env={"MY_SECRET": canary}) as server:
             server.tool("run_python_code", code=f"key = '{canary}'; print(key); key")
             server.tool("run_python_code", code=f"raise ValueError('{canary}')")
-            for folder in (place.state, place.runtime / "carrel"):
+            for folder in (place.state, place.runtime / "kernelry"):
                 assert stat.S_IMODE(folder.stat().st_mode) == 0o700
             process = psutil.Process(server.process.pid)
             kernel_core = server.tool(

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from carrel.inside import launcher
-from carrel.inside.processes import OWN_FILE
+from kernelry.inside import launcher
+from kernelry.inside.processes import OWN_FILE
 from tests.attacks.conftest import need
 from tests.attacks.world import Level, World, world
 

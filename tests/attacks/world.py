@@ -23,9 +23,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from carrel import ArtifactSpec, Config, Execution, Sessions, SessionSpec
-from carrel.script_runs import run_script
-from carrel.session import Session
+from kernelry import ArtifactSpec, Config, Execution, Sessions, SessionSpec
+from kernelry.script_runs import run_script
+from kernelry.session import Session
 
 T = TypeVar("T")
 
@@ -53,7 +53,7 @@ class Listeners:
     def __init__(self, folder: Path) -> None:
         self.addresses: dict[str, Any] = {}
         self._stack = ExitStack()
-        name = f"carrel-attack-{secrets.token_hex(4)}"
+        name = f"kernelry-attack-{secrets.token_hex(4)}"
         unix = {"unix_stream": str(folder / "docker.sock"), "unix_datagram": str(folder / "log")}
         made = {
             "tcp": self._listen(socket.AF_INET, socket.SOCK_STREAM, ("127.0.0.1", 0)),
@@ -141,7 +141,7 @@ class World:
         self.service = Sessions(Config(**settings | changes))
         self._terminal, self._slave = pty.openpty()
         self._victims: list[subprocess.Popen[bytes]] = []
-        self._shared = SHARED / f"carrel-attack-{secrets.token_hex(4)}"
+        self._shared = SHARED / f"kernelry-attack-{secrets.token_hex(4)}"
         self._secret = root / "home" / ".ssh" / "id"
         self._count = 0
         self._is_open = False
@@ -276,7 +276,7 @@ class World:
             "canary": CANARY[::-1],
             "holder": self._holder.pid,
             "server": os.getpid(),
-            "database": str(self.service.state_dir / "carrel.sqlite"),
+            "database": str(self.service.state_dir / "kernelry.sqlite"),
             "checkpoint": str(self.service.state_dir / "checkpoints" / self._saved),
             "signing_key": str(self.service.state_dir / "checkpoints" / "key"),
             "artifact": str(next((self.service.state_dir / "blobs").rglob(f"{self._artifact}*"))),
@@ -360,7 +360,7 @@ def tree(folder: Path) -> dict[str, Any]:
 @contextmanager
 def world(level: Level, **changes: Any) -> Iterator[World]:
     """Make a world, in a folder that is gone afterwards."""
-    root = Path(tempfile.mkdtemp(prefix="carrel-attacks-"))
+    root = Path(tempfile.mkdtemp(prefix="kernelry-attacks-"))
     made = World(level, root, **changes)
     try:
         try:

@@ -15,11 +15,11 @@ import click
 import pytest
 from packaging.requirements import Requirement
 
-import carrel_mcp.clients  # noqa: F401  # has an error class of its own
-from carrel import errors
-from carrel_mcp.cli import main
-from carrel_mcp.context import declared_tools
-from carrel_mcp.settings import PREFIX, TOOLSETS, Settings
+import kernelry_mcp.clients  # noqa: F401  # has an error class of its own
+from kernelry import errors
+from kernelry_mcp.cli import main
+from kernelry_mcp.context import declared_tools
+from kernelry_mcp.settings import PREFIX, TOOLSETS, Settings
 
 REPOSITORY = Path(__file__).parents[2]
 DOCS = REPOSITORY / "docs"
@@ -71,12 +71,12 @@ def run_examples(page: Path, directory: Path) -> None:
     assert blocks, f"{page.name} has no examples"
     home = directory / "home"
     home.mkdir()
-    env = {name: value for name, value in os.environ.items() if not name.startswith("CARREL_")}
+    env = {name: value for name, value in os.environ.items() if not name.startswith("KERNELRY_")}
     env |= {
         "HOME": str(home),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{env.get('PATH', os.defpath)}",
-        "CARREL_WORKSPACE": str(directory / "workspace"),
-        "CARREL_STATE_DIR": str(directory / "state"),
+        "KERNELRY_WORKSPACE": str(directory / "workspace"),
+        "KERNELRY_STATE_DIR": str(directory / "state"),
     }
     said = directory / "said.txt"
     with said.open("w", encoding="utf-8") as file:
@@ -102,7 +102,7 @@ def reference() -> str:
     return (DOCS / "reference.md").read_text(encoding="utf-8")
 
 
-def error_classes(kind: type[errors.CarrelError]) -> Iterator[type[errors.CarrelError]]:
+def error_classes(kind: type[errors.KernelryError]) -> Iterator[type[errors.KernelryError]]:
     yield kind
     for below in kind.__subclasses__():
         yield from error_classes(below)
@@ -159,7 +159,7 @@ def test_the_reference_names_every_setting() -> None:
 def test_the_reference_names_every_command_and_its_own_flags() -> None:
     page = reference()
     for name, command in main.commands.items():
-        assert f"### carrel {name}\n" in page
+        assert f"### kernelry {name}\n" in page
         for option in command.params:
             assert isinstance(option, click.Option)
             assert f"`{option.opts[0]}`" in page, f"{name}: {option.opts}"
@@ -167,7 +167,7 @@ def test_the_reference_names_every_command_and_its_own_flags() -> None:
 
 def test_tv_14_every_error_has_a_code_of_its_own_that_the_reference_names() -> None:
     page = reference()
-    ours = [k for k in error_classes(errors.CarrelError) if k.__module__.startswith("carrel")]
+    ours = [k for k in error_classes(errors.KernelryError) if k.__module__.startswith("kernelry")]
     assert len({kind.code for kind in ours}) == len(ours)
     for kind in ours:
         assert f"| `{kind.code}` | `{kind.__name__}` |" in page, kind

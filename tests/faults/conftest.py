@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 import psutil
 import pytest
 
-from carrel import Session, Sessions, SessionSpec
+from kernelry import Session, Sessions, SessionSpec
 from tests.acceptance.conftest import agent, deadline, place, served  # noqa: F401  # fixtures
 
 SETTLE = 10.0  # seconds in which what a test used must have gone

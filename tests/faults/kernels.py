@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from carrel import Execution, ExecutionStatus, Session, Sessions
-from carrel.outputs import Display, stream_text
-from carrel.run import Run
+from kernelry import Execution, ExecutionStatus, Session, Sessions
+from kernelry.outputs import Display, stream_text
+from kernelry.run import Run
 
 HANG = 60.0  # seconds after which a test is stuck
 

@@ -14,9 +14,9 @@ from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
 
-from carrel.models import Execution, ExecutionStatus, SessionRecord, now
-from carrel.outputs import Stream
-from carrel.store import Store
+from kernelry.models import Execution, ExecutionStatus, SessionRecord, now
+from kernelry.outputs import Stream
+from kernelry.store import Store
 
 SETTLE = 3.0  # seconds the disk is given to work again
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from carrel import Config, ExecutionStatus, Session, Sessions, SessionSpec
-from carrel.outputs import Display, Spill, stream_text
+from kernelry import Config, ExecutionStatus, Session, Sessions, SessionSpec
+from kernelry.outputs import Display, Spill, stream_text
 from tests.acceptance.harness import Place, RawServer, unavailable
 
 from .kernels import HANG, pid_of, printed, restarted, run, until, value
@@ -32,12 +32,12 @@ async def session(sessions: Sessions) -> Session:
         (r'import os; open(os.fsdecode(b"not there \xff"))', "failed"),
         (r'print("\ud800\udcff"); "\udcff"', "completed"),
         (r'display({"application/json": {"\udcff": "\ud800"}}, raw=True)', "completed"),
-        (r'import carrel_session; carrel_session.checkpoint(progress="\ud800")', "completed"),
+        (r'import kernelry_session; kernelry_session.checkpoint(progress="\ud800")', "completed"),
         (
-            r'import carrel_session; carrel_session.publish("mine", ["\ud800"])',
+            r'import kernelry_session; kernelry_session.publish("mine", ["\ud800"])',
             "completed",
         ),
-        (r'import carrel_session; carrel_session.context["\udcff"] = "\ud800"', "completed"),
+        (r'import kernelry_session; kernelry_session.context["\udcff"] = "\ud800"', "completed"),
     ],
 )
 async def test_halves_of_characters_reach_nobody_as_such_and_lose_nothing(

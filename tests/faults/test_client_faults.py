@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from tests.acceptance.harness import (
-    CARREL,
+    KERNELRY,
     LEGACY,
     MODERN,
     HttpServer,
@@ -51,7 +51,7 @@ class Pipes:
     """A server over stdio whose pipes are in the test's hands; nobody reads unless told to."""
 
     def __init__(
-        self, place: Place, *flags: str, command: tuple[str, ...] = (str(CARREL),)
+        self, place: Place, *flags: str, command: tuple[str, ...] = (str(KERNELRY),)
     ) -> None:
         self.place = place
         self.command = [*command, *place.arguments(*flags)]
@@ -447,7 +447,7 @@ def test_a_client_that_goes_without_reading_ends_the_server(place: Place) -> Non
 @fault("C11")
 def test_a_host_that_is_killed_takes_its_server_along(place: Place) -> None:
     """Even if somebody else holds the server's pipes open, as we do here."""
-    with Pipes(place, command=(sys.executable, "-c", HOST, str(CARREL))) as host:
+    with Pipes(place, command=(sys.executable, "-c", HOST, str(KERNELRY))) as host:
         host.shake_hands()
         assert host.value(2, "1+1") == "2"
         host.call(3, "run_python_code", code=LONG)
@@ -743,7 +743,7 @@ async def test_session_ids_mean_the_same_for_all_of_one_token(served: HttpServer
 
 BREAK_THE_END = """
 import asyncio, pathlib, sys, time
-from carrel import Sessions
+from kernelry import Sessions
 async def hang(self):
     pathlib.Path("ending").touch()
     await asyncio.sleep(1000)
@@ -752,7 +752,7 @@ def block(*args, **filters):
     while True:
         time.sleep(1000)
 Sessions.{name} = {how}
-from carrel_mcp.cli import main
+from kernelry_mcp.cli import main
 main(sys.argv[1:])
 """
 
@@ -769,7 +769,7 @@ def catches(process: subprocess.Popen[Any]) -> bool:
 STAGES: dict[str, Callable[[Place, subprocess.Popen[Any]], bool]] = {
     "handlers": lambda place, process: catches(process),
     "state": lambda place, process: (place.state / "lock").exists(),
-    "store": lambda place, process: (place.state / "carrel.sqlite").exists(),
+    "store": lambda place, process: (place.state / "kernelry.sqlite").exists(),
     "child": lambda place, process: bool(psutil.Process(process.pid).children()),
 }
 
@@ -785,7 +785,7 @@ def test_a_signal_during_the_start_ends_the_server_well(
     with (
         place.log.open("a") as log,
         subprocess.Popen(
-            [str(CARREL), *place.arguments(*flags)],
+            [str(KERNELRY), *place.arguments(*flags)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -871,7 +871,7 @@ def broken_http_server(place: Place, command: list[str]) -> Iterator[HttpServer]
         )
     try:
         # It says its token first.
-        assert until(lambda: "carrel serves" in place.log.read_text().rpartition("\n")[0], GUARD)
+        assert until(lambda: "kernelry serves" in place.log.read_text().rpartition("\n")[0], GUARD)
         said = place.log.read_text()
         url, token = re.search(r"serves (\S+)", said), re.search(r"token: (\S+)", said)
         assert url
@@ -896,13 +896,13 @@ def check_second_signal(place: Place, process: subprocess.Popen[Any], ending: Pa
 
 BLOCK = """
 import sys, time
-from carrel import Sessions
+from kernelry import Sessions
 listed = Sessions.list
 def block(*args, **filters):
     time.sleep(5)
     return listed(*args, **filters)
 Sessions.list = block
-from carrel_mcp.cli import main
+from kernelry_mcp.cli import main
 main(sys.argv[1:])
 """
 

@@ -65,7 +65,7 @@ def test_health_says_that_the_disk_is_full_and_that_it_is_no_more(
         for execution_id in ids:
             kept = server.tool("get_execution", execution_id=execution_id)
             assert (kept["status"], kept["stdout"]) == ("completed", "x" * 2000 + "\n")
-    assert integrity(state / "carrel.sqlite") == "ok"
+    assert integrity(state / "kernelry.sqlite") == "ok"
 
 
 @fault("D5")

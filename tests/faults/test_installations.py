@@ -8,9 +8,9 @@ from typing import Any
 import psutil
 import pytest
 
-from carrel import Session, Sessions, SessionSpec
-from carrel.crashpoints import INSTALL_POINTS, VARIABLE
-from carrel.errors import KernelStartError
+from kernelry import Session, Sessions, SessionSpec
+from kernelry.crashpoints import INSTALL_POINTS, VARIABLE
+from kernelry.errors import KernelStartError
 from tests.acceptance.harness import Place, RawServer, stdio_agent, until
 from tests.package_index import Index, sdist, serving, wheel
 
@@ -149,7 +149,7 @@ def test_a_server_killed_while_packages_are_fetched_leaves_no_trace(
         prefix = Path(shown.strip("'"))
         before = files_of(prefix)
         # A fork server that is still starting would outlive the test.
-        assert until(lambda: bool([*place.runtime.glob("carrel/*/*.sock")]), HANG)
+        assert until(lambda: bool([*place.runtime.glob("kernelry/*/*.sock")]), HANG)
         server.start_tool("install_dependencies", packages=["tiny"])
         assert index.was_asked.wait(HANG)
         server.process.kill()

@@ -11,10 +11,10 @@ from contextlib import suppress
 import psutil
 import pytest
 
-from carrel import ExecutionStatus, KernelState, Session, Sessions, SessionSpec
-from carrel.errors import CarrelError, KernelDeadError, KernelSilentError
-from carrel.outputs import Display, Stream, stream_text
-from carrel.reports import Activity, HealthStatus
+from kernelry import ExecutionStatus, KernelState, Session, Sessions, SessionSpec
+from kernelry.errors import KernelDeadError, KernelryError, KernelSilentError
+from kernelry.outputs import Display, Stream, stream_text
+from kernelry.reports import Activity, HealthStatus
 
 from .conftest import Bystander
 from .kernels import HANG, pid_of, restarted, run, started, until, value
@@ -188,7 +188,7 @@ async def test_a_kernel_killed_while_something_is_done_to_it_is_ready_or_dead(
 
         killing = asyncio.create_task(kill(dice.random() * duration))
         began = time.perf_counter()
-        with suppress(CarrelError):  # it may say that it did not work
+        with suppress(KernelryError):  # it may say that it did not work
             async with asyncio.timeout(HANG):
                 await verb(sessions, session)
         duration = time.perf_counter() - began

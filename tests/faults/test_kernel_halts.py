@@ -2,8 +2,8 @@
 
 import pytest
 
-from carrel import ExecutionStatus, Session, Sessions, SessionSpec
-from carrel.reports import Activity, HealthStatus, InterruptStep
+from kernelry import ExecutionStatus, Session, Sessions, SessionSpec
+from kernelry.reports import Activity, HealthStatus, InterruptStep
 
 from .kernels import halted, pid_of, restarted, run, started, value
 from .matrix import fault

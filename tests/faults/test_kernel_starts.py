@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from carrel import Config, KernelState, Sessions, SessionSpec
-from carrel.engines.local import LocalEngine
-from carrel.errors import KernelStartError
+from kernelry import Config, KernelState, Sessions, SessionSpec
+from kernelry.engines.local import LocalEngine
+from kernelry.errors import KernelStartError
 
 from .conftest import Bystander
 from .kernels import HANG, pid_of, restarted, until, value

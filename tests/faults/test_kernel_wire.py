@@ -16,9 +16,9 @@ import pytest
 import zmq
 from jupyter_client.session import Session as Signer
 
-from carrel import ExecutionStatus, Session, Sessions, SessionSpec
-from carrel.outputs import stream_text
-from carrel.reports import InterruptStep
+from kernelry import ExecutionStatus, Session, Sessions, SessionSpec
+from kernelry.outputs import stream_text
+from kernelry.reports import InterruptStep
 from tests.acceptance.harness import Place, RawServer, remove_all
 from tests.acceptance.harness import until as happens
 
@@ -117,7 +117,7 @@ def garbage(key: bytes) -> Iterator[list[bytes]]:
     yield [*wrong[:1], b"0" * 64, *wrong[2:]]
     yield wrong[:4]
     yield forger.serialize(forger.msg("no_such_request", {}))
-    yield forger.serialize(forger.msg("carrel_request", {"op": "no such"}))
+    yield forger.serialize(forger.msg("kernelry_request", {"op": "no such"}))
     yield forger.serialize(forger.msg("execute_request", {"no": "code"}))
 
 
@@ -188,7 +188,7 @@ notes = [
     {"kind": "published", "topic": "server.started", "data": 1},
     {"kind": "requested", "action": "\ud800", "by": None}, {"kind": "released"}, 1, None,
 ]
-messages = [("carrel_note", note) for note in notes]
+messages = [("kernelry_note", note) for note in notes]
 for kind in ("stream", "error", "display_data", "status", "update_display_data", "clear_output"):
     messages += [(kind, content) for content in ([1], None, "text", {}, {"text": [1]}, deep)]
 messages.append(("stream", {"name": "stdout", "text": "\ud800"}))
@@ -260,8 +260,8 @@ def test_the_next_server_ends_what_it_can_not_reach_and_does_not_hang(place: Pla
     with RawServer(place, ("--orphan-timeout", "1")) as server:
         server.tool("create_session", session_id="old")
         server.tool("run_python_code", code="import time; time.sleep(100)", wait=0)
-        assert happens(lambda: bool(list(place.runtime.glob("carrel/*/*.sock"))), HANG)
-        [runtime] = place.runtime.glob("carrel/*")
+        assert happens(lambda: bool(list(place.runtime.glob("kernelry/*/*.sock"))), HANG)
+        [runtime] = place.runtime.glob("kernelry/*")
         remove_all(runtime)
         server.tool("create_session", session_id="new")
         pids = [

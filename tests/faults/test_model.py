@@ -24,16 +24,16 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from carrel import Config, ExecutionStatus, KernelState, Sessions, SessionSpec
-from carrel.errors import KernelDeadError, SessionExistsError, SessionNotFoundError
-from carrel.models import Execution
-from carrel.outputs import stream_text
-from carrel.reports import InterruptStep
+from kernelry import Config, ExecutionStatus, KernelState, Sessions, SessionSpec
+from kernelry.errors import KernelDeadError, SessionExistsError, SessionNotFoundError
+from kernelry.models import Execution
+from kernelry.outputs import stream_text
+from kernelry.reports import InterruptStep
 
 from .kernels import HANG, pid_of, run, started, until
 from .matrix import fault
 
-SOAK = os.environ.get("CARRELTEST_SOAK") == "1"
+SOAK = os.environ.get("KERNELRYTEST_SOAK") == "1"
 NAMES = st.sampled_from(["a", "b", "c"])
 VARIABLES = st.sampled_from(["x", "y"])
 NUMBERS = st.integers(-5, 5)
@@ -60,7 +60,7 @@ class SessionsMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.root = Path(tempfile.mkdtemp(prefix="carrel-model-"))
+        self.root = Path(tempfile.mkdtemp(prefix="kernelry-model-"))
         self.runner = asyncio.Runner()
         self.models: dict[str, Model] = {}
         self.gone: set[str] = set()

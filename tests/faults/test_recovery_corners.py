@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from carrel.crashpoints import VARIABLE
-from tests.acceptance.harness import CARREL, Place, RawServer, remove_all, until
+from kernelry.crashpoints import VARIABLE
+from tests.acceptance.harness import KERNELRY, Place, RawServer, remove_all, until
 
 from .matrix import fault
 from .test_server_deaths import (
@@ -56,12 +56,12 @@ def journal_of(place: Place) -> Path:
 
 def sockets(place: Place) -> set[str]:
     """Return the names of the fork servers that listen."""
-    return {path.name for path in place.runtime.glob("carrel/*/*.sock")}
+    return {path.name for path in place.runtime.glob("kernelry/*/*.sock")}
 
 
 def change(place: Place, statement: str, *values: object) -> None:
     """Change the records that a dead server left."""
-    connection = sqlite3.connect(place.state / "carrel.sqlite")
+    connection = sqlite3.connect(place.state / "kernelry.sqlite")
     with connection:
         connection.execute(statement, values)
     connection.close()
@@ -91,8 +91,8 @@ def test_what_ended_in_time_did_not_time_out(server: RawServer, place: Place) ->
         b'{"seq":Infinity,"channel":"begin","msg_id":"x"}\n',
         b'{"seq":9,"channel":"iopub","header":{"msg_type":"stream"},"parent_header":{"msg_id":"ID"},'
         b'"metadata":{},"content":{}}\n',
-        b'{"seq":9,"channel":"shell","msg_id":"ID","content":{"status":"ok","carrel":7}}\n',
-        b'{"seq":9,"channel":"shell","msg_id":"ID","content":{"status":"ok","carrel":{"overflow":{"x":1}}}}\n',
+        b'{"seq":9,"channel":"shell","msg_id":"ID","content":{"status":"ok","kernelry":7}}\n',
+        b'{"seq":9,"channel":"shell","msg_id":"ID","content":{"status":"ok","kernelry":{"overflow":{"x":1}}}}\n',
         b"\xff" * 100,
         b"[" * 100_000,
     ],
@@ -251,7 +251,7 @@ def test_a_kernel_without_sockets_is_no_kernel(server: RawServer, place: Place) 
     assert until(lambda: has_printed(server, running, "a\n"), HANG)
     pid = kernel_pid(server, "other")
     kill(server)
-    for path in place.runtime.glob("carrel/*/*/*-[1-5]"):
+    for path in place.runtime.glob("kernelry/*/*/*-[1-5]"):
         path.unlink()
     with serve(place) as after:
         done = outcome(after, running)
@@ -342,7 +342,7 @@ def test_the_runtime_directory_of_live_sessions_is_deleted(place: Place, start: 
     with serve(place, "--kernel-start", start) as server:
         server.tool("create_session", session_id="other")
         server.tool("run_python_code", code="x = 1", session_id="other")
-        remove_all(next(place.runtime.glob("carrel/*")))
+        remove_all(next(place.runtime.glob("kernelry/*")))
         assert server.tool("run_python_code", code="x", session_id="other")["results"] == ["1"]
         server.tool("create_session", session_id="new")
         assert server.tool("run_python_code", code="2", session_id="new")["results"] == ["2"]
@@ -368,7 +368,7 @@ def test_a_server_may_be_killed_while_it_recovers(
     os.kill(pid, signal.SIGKILL)
     assert until(lambda: gone(pid), HANG)
     second = subprocess.run(
-        [str(CARREL), *place.arguments(*FLAGS)],
+        [str(KERNELRY), *place.arguments(*FLAGS)],
         env=place.environment() | {VARIABLE: point},
         stdin=subprocess.DEVNULL,
         capture_output=True,

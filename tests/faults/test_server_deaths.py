@@ -13,8 +13,8 @@ from typing import Any
 import psutil
 import pytest
 
-from carrel.crashpoints import CRASH_POINTS, VARIABLE
-from tests.acceptance.harness import CARREL, Place, RawServer, http_agent, http_server, until
+from kernelry.crashpoints import CRASH_POINTS, VARIABLE
+from tests.acceptance.harness import KERNELRY, Place, RawServer, http_agent, http_server, until
 
 from .matrix import fault
 
@@ -74,7 +74,7 @@ def gone(pid: int) -> bool:
 
 def has_guardian(place: Place) -> bool:
     """Say whether the fork server is up."""
-    return bool(list(place.runtime.glob("carrel/*/*.sock")))
+    return bool(list(place.runtime.glob("kernelry/*/*.sock")))
 
 
 @pytest.fixture(params=["young", "settled"])
@@ -346,7 +346,7 @@ def crash_round(place: Place, point: str) -> None:
         # The default session's, and those of warm kernels.
         assert until(lambda: len(list((place.state / "sessions").iterdir())) <= 3, HANG), left
     assert not place.survivors(GONE), point
-    database = sqlite3.connect(place.state / "carrel.sqlite")
+    database = sqlite3.connect(place.state / "kernelry.sqlite")
     assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     opened = "SELECT count(*) FROM executions WHERE ended_at IS NULL"
     assert database.execute(opened).fetchone() == (0,)
@@ -409,7 +409,7 @@ def test_the_doctor_tells_what_was_found_after_a_death(server: RawServer, place:
         assert outcome(after, running)["status"] == "completed"
         folders = ["--state-dir", str(place.state), "--workspace", str(place.workspace)]
         said = subprocess.run(
-            [str(CARREL), "doctor", *folders],
+            [str(KERNELRY), "doctor", *folders],
             capture_output=True,
             text=True,
             env=place.environment(),

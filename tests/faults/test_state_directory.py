@@ -11,8 +11,8 @@ from typing import IO
 
 import pytest
 
-from carrel.errors import StateDirHeldError
-from carrel.paths import StateDirectory, claim_state_directory
+from kernelry.errors import StateDirHeldError
+from kernelry.paths import StateDirectory, claim_state_directory
 
 from .matrix import fault
 
@@ -20,8 +20,8 @@ ROUNDS = 8
 CLAIM = """
 import sys
 from pathlib import Path
-from carrel.errors import StateDirHeldError
-from carrel.paths import claim_state_directory
+from kernelry.errors import StateDirHeldError
+from kernelry.paths import claim_state_directory
 print("ready", flush=True)
 sys.stdin.readline()
 try:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from carrel.errors import StoreError
-from carrel.outputs import Stream
-from carrel.store import Store
+from kernelry.errors import StoreError
+from kernelry.outputs import Stream
+from kernelry.store import Store
 
 from .matrix import fault
 from .records import add, add_session, opened, queued
@@ -23,7 +23,7 @@ FLIPS = 200
 @pytest.fixture
 async def real(tmp_path: Path) -> Path:
     """A database as a server leaves it."""
-    path = tmp_path / "real" / "carrel.sqlite"
+    path = tmp_path / "real" / "kernelry.sqlite"
     path.parent.mkdir()
     async with opened(path) as store:
         for name in ("s", "t"):
@@ -89,7 +89,7 @@ async def test_a_damaged_database_is_moved_aside_and_a_new_one_begun(
         async with opened(real) as store:
             aside = store.moved_aside
             assert aside is not None
-            assert aside.name.startswith("carrel.sqlite.corrupt-2")
+            assert aside.name.startswith("kernelry.sqlite.corrupt-2")
             assert aside.read_bytes() == bad
             assert await store.sessions() == []
             await add_session(store)
@@ -120,7 +120,7 @@ async def test_the_log_of_a_damaged_database_is_moved_with_it(real: Path) -> Non
 
 @fault("D7")
 async def test_an_empty_file_is_a_new_database(tmp_path: Path) -> None:
-    path = tmp_path / "carrel.sqlite"
+    path = tmp_path / "kernelry.sqlite"
     path.touch()
     async with opened(path) as store:
         assert store.moved_aside is None
@@ -129,8 +129,8 @@ async def test_an_empty_file_is_a_new_database(tmp_path: Path) -> None:
 
 @fault("D7")
 async def test_a_database_of_the_first_schema_is_brought_up_to_date(tmp_path: Path) -> None:
-    path = tmp_path / "carrel.sqlite"
-    first = resources.files("carrel.store").joinpath("migrations", "0001_initial.sql").read_text()
+    path = tmp_path / "kernelry.sqlite"
+    first = resources.files("kernelry.store").joinpath("migrations", "0001_initial.sql").read_text()
     rows = """
     INSERT INTO sessions VALUES ('old', 'd', '["a"]', '{}', 'active', 1.5, 2.5, 3, 1);
     INSERT INTO executions (id, session_id, "index", generation, code, status, created_at, ended_at)
@@ -150,13 +150,13 @@ async def test_a_database_of_the_first_schema_is_brought_up_to_date(tmp_path: Pa
 
 
 @fault("D7")
-async def test_a_database_of_a_newer_carrel_is_refused_and_left_as_it_is(real: Path) -> None:
+async def test_a_database_of_a_newer_kernelry_is_refused_and_left_as_it_is(real: Path) -> None:
     with closing(sqlite3.connect(real)) as db:
         db.execute("PRAGMA user_version = 99")
     before = real.read_bytes()
-    with pytest.raises(StoreError, match=rf"{real} was written by a newer carrel.*--state-dir"):
+    with pytest.raises(StoreError, match=rf"{real} was written by a newer kernelry.*--state-dir"):
         await Store(real).open()
-    assert [path.name for path in real.parent.iterdir()] == ["carrel.sqlite"]
+    assert [path.name for path in real.parent.iterdir()] == ["kernelry.sqlite"]
     assert real.read_bytes() == before
 
 
@@ -178,7 +178,7 @@ async def test_no_flipped_bit_crashes_the_store(real: Path, tmp_path: Path) -> N
         # Half of them where SQLite keeps what it needs first.
         end = len(whole) if number % 2 else 4 * 4096
         place, bit = rng.randrange(end), rng.randrange(8)
-        path = tmp_path / f"{number}" / "carrel.sqlite"
+        path = tmp_path / f"{number}" / "kernelry.sqlite"
         path.parent.mkdir()
         flipped = bytearray(whole)
         flipped[place] ^= 1 << bit
@@ -186,7 +186,7 @@ async def test_no_flipped_bit_crashes_the_store(real: Path, tmp_path: Path) -> N
         try:
             outcomes[await use(path)] += 1
         except StoreError as refusal:
-            # Of a changed schema number nobody can tell that it is none of a newer carrel.
+            # Of a changed schema number nobody can tell that it is none of a newer kernelry.
             assert 60 <= place < 64, (number, place, bit, refusal)
             outcomes["refused"] += 1
         except Exception as error:

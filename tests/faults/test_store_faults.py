@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from carrel import ArtifactSpec, Config, Sessions, SessionSpec
-from carrel.errors import StoreError
-from carrel.models import ExecutionStatus, now
-from carrel.outputs import Stream
-from carrel.paths import StateDirectory, claim_state_directory
-from carrel.store import Store, backlog
+from kernelry import ArtifactSpec, Config, Sessions, SessionSpec
+from kernelry.errors import StoreError
+from kernelry.models import ExecutionStatus, now
+from kernelry.outputs import Stream
+from kernelry.paths import StateDirectory, claim_state_directory
+from kernelry.store import Store, backlog
 from tests.acceptance.harness import unavailable
 from tests.integration.test_artifacts import Shelf, noise
 
@@ -112,7 +112,7 @@ async def test_cells_go_on_while_the_disk_is_full_and_are_all_kept_when_it_is_no
                 filler.unlink()
                 await until(lambda: not store.degraded, "the store recovers")
                 assert store.unsaved == 0
-        assert integrity(state / "carrel.sqlite") == "ok"
+        assert integrity(state / "kernelry.sqlite") == "ok"
         async with Sessions(config) as service:
             assert [await printed(service, each) for each in ids] == texts(ids)
     finally:
@@ -133,7 +133,7 @@ def texts(ids: list[str]) -> list[str]:
 async def test_what_a_full_disk_refused_is_read_from_memory_and_then_written_in_order(
     disk: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = disk / "carrel.sqlite"
+    path = disk / "kernelry.sqlite"
     async with opened(path) as store:
         await add_session(store)
         filler = fill(disk)
@@ -170,7 +170,7 @@ async def test_what_a_full_disk_refused_is_read_from_memory_and_then_written_in_
 @fault("D4")
 async def test_a_disk_that_its_own_log_fills_is_written_on(disk: Path) -> None:
     """A log of less than 1000 pages is not written back by itself."""
-    path = disk / "carrel.sqlite"
+    path = disk / "kernelry.sqlite"
     async with opened(path) as store:
         await add_session(store)
         execution = await add(store, 1, "0" * 300_000)
@@ -189,7 +189,7 @@ async def test_new_work_is_refused_when_too_much_waits_but_no_outcome_is(
 ) -> None:
     monkeypatch.setattr(backlog, "FULL_BYTES", 200_000)
     monkeypatch.setattr(backlog, "HARD_BYTES", 500_000)
-    async with opened(disk / "carrel.sqlite") as store:
+    async with opened(disk / "kernelry.sqlite") as store:
         await add_session(store)
         admitted = [replace(queued(number), started_at=now()) for number in range(1, 30)]
         for each in admitted:
@@ -230,7 +230,7 @@ async def test_an_artifact_that_a_full_disk_refuses_leaves_nothing(disk: Path) -
 
 
 async def test_late_output_does_not_pile_up_while_the_disk_is_full(disk: Path) -> None:
-    async with opened(disk / "carrel.sqlite") as store:
+    async with opened(disk / "kernelry.sqlite") as store:
         await add_session(store)
         filler = fill(disk)
         execution = await add(store, 1, "z" * 900_000)
@@ -248,7 +248,7 @@ async def test_late_output_does_not_pile_up_while_the_disk_is_full(disk: Path) -
 async def test_what_is_lost_at_the_end_is_named(
     disk: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = disk / "carrel.sqlite"
+    path = disk / "kernelry.sqlite"
     async with opened(path) as store:
         await add_session(store)
         fill(disk)
@@ -268,7 +268,7 @@ async def test_what_is_lost_at_the_end_is_named(
 
 @fault("D5")
 async def test_a_read_only_directory_is_refused_at_the_start(disk: Path) -> None:
-    path = disk / "carrel.sqlite"
+    path = disk / "kernelry.sqlite"
     async with opened(path) as store:
         await add_session(store)
     mount(disk, "remount", "ro")
@@ -287,7 +287,7 @@ async def test_a_read_only_directory_is_refused_at_the_start(disk: Path) -> None
 @fault("D4", "D5")
 @pytest.mark.parametrize("free", [0, 36 * 1024])  # the latter is enough to open the file
 async def test_a_full_disk_is_refused_at_the_start(disk: Path, free: int) -> None:
-    path = disk / "carrel.sqlite"
+    path = disk / "kernelry.sqlite"
     async with opened(path) as store:
         await add_session(store)
     filler = fill(disk)
@@ -320,7 +320,7 @@ def test_a_state_directory_that_is_not_ours_is_refused(tmp_path: Path, broken: s
 
 @fault("D5")
 async def test_a_directory_in_place_of_the_database_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "carrel.sqlite"
+    path = tmp_path / "kernelry.sqlite"
     path.mkdir()
     with pytest.raises(StoreError, match=f"{path}: Is a directory. Move it away"):
         await Store(path).open()
@@ -356,8 +356,8 @@ async def test_what_is_removed_is_put_back(state: StateDirectory, gone: str) -> 
         copy = state.path.with_name("copy")
         shutil.copytree(state.path, copy)
     for place in (state.path, copy):
-        assert integrity(place / "carrel.sqlite") == "ok"
-        async with opened(place / "carrel.sqlite") as store:
+        assert integrity(place / "kernelry.sqlite") == "ok"
+        async with opened(place / "kernelry.sqlite") as store:
             assert [await store.execution(each.id) for each in made] == made
     with pytest.raises(StoreError, match=f"process {os.getpid()} on"):
         claim_state_directory(state.path, explicit=True)
@@ -373,7 +373,7 @@ async def test_a_database_put_in_place_of_ours_is_kept_aside(state: StateDirecto
         os.replace(state.path / "other", path)
         made = await add(store, 1)
         assert store.unsaved == 0
-    (aside,) = state.path.glob("carrel.sqlite.replaced-*Z")
+    (aside,) = state.path.glob("kernelry.sqlite.replaced-*Z")
     async with opened(path) as store, opened(aside) as other:
         assert await store.execution("s-1") == made
         assert [record.id for record in await other.sessions()] == ["foreign"]
@@ -418,7 +418,7 @@ async def test_a_directory_that_turns_read_only_degrades_the_store_until_it_is_w
 
 @fault("D5")
 async def test_a_lock_of_another_program_is_waited_out_in_the_background(tmp_path: Path) -> None:
-    path = tmp_path / "carrel.sqlite"
+    path = tmp_path / "kernelry.sqlite"
     holder = "import sqlite3,sys;d=sqlite3.connect(sys.argv[1]);d.execute('BEGIN IMMEDIATE');"
     async with opened(path) as store:
         await add_session(store)

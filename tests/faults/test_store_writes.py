@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from carrel.outputs import Stream
+from kernelry.outputs import Stream
 from tests.acceptance.harness import REPOSITORY, unavailable
 
 from .matrix import fault
@@ -38,7 +38,7 @@ def script_under_strace(path: Path, *inject: str) -> subprocess.CompletedProcess
 async def check_what_was_said(path: Path, done: subprocess.CompletedProcess[str]) -> None:
     """What the process said to be saved is there; if it did not start, it says why."""
     if done.returncode:
-        assert "carrel.errors.StoreError: can't open" in done.stderr, done.stderr
+        assert "kernelry.errors.StoreError: can't open" in done.stderr, done.stderr
         return
     saved = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("saved ")]
     async with opened(path) as store:

@@ -9,9 +9,9 @@ from datetime import timedelta
 import psutil
 import pytest
 
-from carrel import Config, Sessions, SessionSpec, models
-from carrel.errors import SessionNotFoundError
-from carrel.reports import HealthStatus
+from kernelry import Config, Sessions, SessionSpec, models
+from kernelry.errors import SessionNotFoundError
+from kernelry.reports import HealthStatus
 from tests.acceptance.harness import Place, RawServer
 
 from .matrix import fault
@@ -46,7 +46,7 @@ def set_clock(monkeypatch: pytest.MonkeyPatch, jump: float) -> None:
     monkeypatch.setattr(time, "time", lambda: real_time() + jump)
     for module in ("run", "session", "store.store"):
         shifted = lambda: real_now() + timedelta(seconds=jump)  # noqa: E731
-        monkeypatch.setattr(f"carrel.{module}.now", shifted)
+        monkeypatch.setattr(f"kernelry.{module}.now", shifted)
 
 
 @fault("D11")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from carrel import (
+from kernelry import (
     ArtifactLimits,
     ArtifactQuery,
     ArtifactSpec,
@@ -20,9 +20,9 @@ from carrel import (
     SessionSpec,
     SessionStatus,
 )
-from carrel.artifacts.keeper import Keeper
-from carrel.artifacts.service import Artifacts
-from carrel.errors import (
+from kernelry.artifacts.keeper import Keeper
+from kernelry.artifacts.service import Artifacts
+from kernelry.errors import (
     ArtifactNotFoundError,
     ConflictError,
     IntegrityError,
@@ -32,9 +32,9 @@ from carrel.errors import (
     SessionNotFoundError,
     WorkspaceFileNotFoundError,
 )
-from carrel.models import Execution, ExecutionStatus, SessionRecord
-from carrel.outputs import Display, Spill, Stream
-from carrel.store import Store
+from kernelry.models import Execution, ExecutionStatus, SessionRecord
+from kernelry.outputs import Display, Spill, Stream
+from kernelry.store import Store
 
 HANG = 60  # seconds after which a test is stuck
 SPEC = ArtifactSpec(name="data.bin")
@@ -58,7 +58,7 @@ class Shelf:
         return self.root / "state" / "blobs"
 
     async def open(self) -> Artifacts:
-        self.store = Store(self.root / "state" / "carrel.sqlite")
+        self.store = Store(self.root / "state" / "kernelry.sqlite")
         (self.root / "state").mkdir(mode=0o700, exist_ok=True)
         await self.store.open()
         self.artifacts = Artifacts(self.store, self.blobs, self.workspace, self.limits)
@@ -478,7 +478,7 @@ async def test_ls_14_deleting_a_session_deletes_its_artifacts_and_no_others(
 KILLED = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from carrel import ArtifactSpec
+from kernelry import ArtifactSpec
 from tests.integration.test_artifacts import Shelf, noise
 
 async def main():
@@ -534,7 +534,7 @@ async def test_ls_7_a_killed_server_leaves_right_counts_and_nothing_else(
 async def test_the_contents_of_a_damaged_database_are_moved_aside_with_it(shelf: Shelf) -> None:
     made = await shelf.artifacts.store("a", SPEC, b"precious")
     await shelf.close()
-    (shelf.root / "state" / "carrel.sqlite").write_bytes(b"no database" * 1000)
+    (shelf.root / "state" / "kernelry.sqlite").write_bytes(b"no database" * 1000)
     artifacts = await shelf.open()
     await artifacts.sweep()
     assert await names(artifacts) == []
@@ -584,7 +584,7 @@ LAST_WORDS = """
 import asyncio, sys
 from dataclasses import replace
 from pathlib import Path
-from carrel import Config, Sessions
+from kernelry import Config, Sessions
 
 async def main():
     root = Path(sys.argv[1])
@@ -601,7 +601,7 @@ async def test_output_of_a_server_that_died_before_it_kept_it_is_kept_by_the_nex
     config: Config, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-c", LAST_WORDS, str(tmp_path)]
-    died = subprocess.run(command, env={**os.environ, "CARREL_CRASH_AT": "run.written"})
+    died = subprocess.run(command, env={**os.environ, "KERNELRY_CRASH_AT": "run.written"})
     assert died.returncode == -signal.SIGKILL
     for _ in range(2):  # and not again by the one after
         async with Sessions(config) as sessions:
@@ -615,7 +615,7 @@ async def test_output_of_a_server_that_died_before_it_kept_it_is_kept_by_the_nex
 
 
 async def uncaptured(config: Config) -> list[str]:
-    store = Store(config.state_dir / "carrel.sqlite")
+    store = Store(config.state_dir / "kernelry.sqlite")
     await store.open()
     try:
         return await store.read(lambda s: [row[0] for row in s.execute("uncaptured")])
@@ -665,8 +665,8 @@ async def test_output_that_a_cell_forged_fails_nothing_and_leads_nowhere(shelf: 
     (spill_dir / "link").symlink_to(shelf.root / "secret")
     forged = [Spill(file) for file in ("link", "../../secret", "none", "", "x\0", "\ud800")]
     paths = ["../secret", "/etc/passwd", "none", "\0", "\ud800", "", "not saved: full"]
-    saved = [Display({}, {"carrel_saved": {"image/png": path}}) for path in paths]
-    odd = Display({}, {"carrel_saved": {"no type": "a", "\ud800": "a", "image/png": 1}})
+    saved = [Display({}, {"kernelry_saved": {"image/png": path}}) for path in paths]
+    odd = Display({}, {"kernelry_saved": {"no type": "a", "\ud800": "a", "image/png": 1}})
     (shelf.workspace / "a").write_text("mine")
     outputs: list[Spill | Display] = [*forged, *saved, odd]
     for output in outputs:
@@ -681,7 +681,7 @@ async def test_captured_output_leaves_room_for_what_is_stored_on_purpose(tmp_pat
     paths = ["a.png", "b.png", "c.png"]
     for path in paths:
         (shelf.workspace / path).write_bytes(b"png")
-    shown = finished(*(Display({}, {"carrel_saved": {"image/png": path}}) for path in paths))
+    shown = finished(*(Display({}, {"kernelry_saved": {"image/png": path}}) for path in paths))
     for _ in range(2):  # the second time as after a kill: nothing is kept twice
         await shelf.keeper.keep(shown, tmp_path)
     assert await names(artifacts) == ["b.png", "a.png"]

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from carrel import Checkpoint, CheckpointReason, Config, Run, Session, Sessions, SessionSpec
-from carrel.errors import (
+from kernelry import Checkpoint, CheckpointReason, Config, Run, Session, Sessions, SessionSpec
+from kernelry.errors import (
     CheckpointDamagedError,
     CheckpointError,
     CheckpointNotFoundError,
     KernelDeadError,
     SessionBusyError,
 )
-from carrel.outputs import stream_text
+from kernelry.outputs import stream_text
 
 HANG = 60  # seconds after which a test is stuck
 SCRATCH = Path(__file__).parents[2] / ".scratch"  # filled by scripts/clients
@@ -193,8 +193,8 @@ async def test_a_deleted_session_whose_history_stays_has_no_checkpoints(sessions
 async def test_a_restart_may_keep_the_variables(sessions: Sessions) -> None:
     session = await sessions.create(SessionSpec(id="a"))
     code = """
-import threading, carrel_session
-from carrel_session import checkpoint, context
+import threading, kernelry_session
+from kernelry_session import checkpoint, context
 x = 1; items = [x]; lock = threading.Lock()
 def f(): return x + 1
 """
@@ -202,7 +202,7 @@ def f(): return x + 1
     done = await sessions.checkpoints.restart(session, "for the test", 5)
     assert session.record.generation == 2
     assert done.restored == (
-        "carrel_session",
+        "kernelry_session",
         "checkpoint",
         "context",
         "f",
@@ -215,7 +215,7 @@ def f(): return x + 1
     ]
     assert "lock" in done.checkpoint.skipped[0].reason
     await run(sessions, session, "x = 5")
-    code = "print(f(), items, 'lock' in globals(), context is carrel_session.context)"
+    code = "print(f(), items, 'lock' in globals(), context is kernelry_session.context)"
     assert await run(sessions, session, "checkpoint();" + code) == "6 [1] False True"
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from carrel import Config, Execution, Isolation, Session, Sessions, SessionSpec
-from carrel.outputs import stream_text
+from kernelry import Config, Execution, Isolation, Session, Sessions, SessionSpec
+from kernelry.outputs import stream_text
 from tests.package_index import Index, sdist, serving, wheel
 
 HANG = 120.0  # seconds
@@ -21,7 +21,7 @@ WAYS = {
     "two": "!pip install -q two",
     "three": "!uv pip install -q three",
     "four": "!{sys.executable} -m pip install -q four",
-    "five": "!{sys.executable} {sys.prefix}/lib/carrel/pip install -q five",  # without pip
+    "five": "!{sys.executable} {sys.prefix}/lib/kernelry/pip install -q five",  # without pip
     "six_": "subprocess.run([sys.executable, '-m', 'pip', 'install', '-q', 'six_'], check=True)",
 }
 EXTRAS = [f"extra{number}" for number in range(5)]

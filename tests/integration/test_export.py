@@ -10,10 +10,10 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from carrel import ExecutionStatus, Session, Sessions, SessionSpec
-from carrel.errors import FileExistsConflictError, SessionNotFoundError
-from carrel.notebooks import Exported, Form, Which, as_python, export
-from carrel.replay import ReplayReport
+from kernelry import ExecutionStatus, Session, Sessions, SessionSpec
+from kernelry.errors import FileExistsConflictError, SessionNotFoundError
+from kernelry.notebooks import Exported, Form, Which, as_python, export
+from kernelry.replay import ReplayReport
 from tests.faults.kernels import HANG, run
 
 PICTURE = """

@@ -12,28 +12,28 @@ from pathlib import Path
 
 import pytest
 
-from carrel import Session, Sessions, SessionSpec, files, listing, scripts, transcript
-from carrel.beneath import reading, resolve, writing
-from carrel.engines.journal import newest_begun, read_journal
-from carrel.errors import (
-    CarrelError,
+from kernelry import Session, Sessions, SessionSpec, files, listing, scripts, transcript
+from kernelry.beneath import reading, resolve, writing
+from kernelry.engines.journal import newest_begun, read_journal
+from kernelry.errors import (
     FileExistsConflictError,
     FileTooLargeError,
     InvalidArgumentError,
+    KernelryError,
     NotAFileError,
     ScriptNotFoundError,
     WorkspaceFileNotFoundError,
 )
-from carrel.files import Mode
-from carrel.images import save_images
-from carrel.inspection import read_from, size_of
-from carrel.listing import list_folder
-from carrel.models import Execution
-from carrel.outputs import Display, Spill
-from carrel.paths import Workspace
-from carrel.recovery import remove_spills
-from carrel.run import Run
-from carrel.transcript import Transcript
+from kernelry.files import Mode
+from kernelry.images import save_images
+from kernelry.inspection import read_from, size_of
+from kernelry.listing import list_folder
+from kernelry.models import Execution
+from kernelry.outputs import Display, Spill
+from kernelry.paths import Workspace
+from kernelry.recovery import remove_spills
+from kernelry.run import Run
+from kernelry.transcript import Transcript
 from tests.faults.matrix import fault
 
 HANG = 60  # seconds after which a test is stuck; nothing here takes that long
@@ -292,7 +292,7 @@ def test_a_file_is_written_whole_or_not_at_all(root: Path, monkeypatch: pytest.M
     monkeypatch.setattr(os, "replace", full)
     monkeypatch.setattr(os, "link", full)
     for path, mode in (("new/er/a.txt", Mode.OVERWRITE), ("new/er/c.txt", Mode.CREATE)):
-        with pytest.raises(CarrelError, match="No space left"):
+        with pytest.raises(KernelryError, match="No space left"):
             files.write(root, path, b"6", mode)
     assert sorted(os.listdir(root / "new" / "er")) == ["a.txt", "b.txt"]
     assert read(root, "new/er/a.txt") == "34"
@@ -369,18 +369,18 @@ def test_a_swap_of_names_in_the_right_moment_leads_nowhere(root: Path, secret: P
             for path in ("folder/key", "file"):
                 try:
                     got.append(read(root, path))
-                except CarrelError:
+                except KernelryError:
                     got.append("refused")
             mode = [Mode.CREATE, Mode.OVERWRITE, Mode.APPEND][i % 3]
             written = [(f"folder/{i}", mode), ("folder/new/er", mode), ("file", Mode.APPEND)]
             for path, how in written:
                 try:
                     files.write(root, path, b"harmless", how)
-                except CarrelError:
+                except KernelryError:
                     got.append("refused")
             try:
                 files.delete(root, f"folder/{i}")
-            except CarrelError:
+            except KernelryError:
                 got.append("refused")
     assert "refused" in got
     assert {text.replace("harmless", "") for text in got} == {"", "refused"}

@@ -12,9 +12,9 @@ from typing import Any
 import psutil
 import pytest
 
-from carrel import Config, ExecutionStatus, Session, Sessions, SessionSpec
-from carrel.images import SAVED
-from carrel.outputs import Display, stream_text
+from kernelry import Config, ExecutionStatus, Session, Sessions, SessionSpec
+from kernelry.images import SAVED
+from kernelry.outputs import Display, stream_text
 
 HANG = 60  # seconds after which a test is stuck
 
@@ -222,7 +222,7 @@ async def test_the_fork_server_ends_its_kernels_when_the_service_was_killed(
     program = tmp_path / "program.py"
     program.write_text(
         "import asyncio, os, sys\nfrom pathlib import Path\n"
-        "from carrel import Config, Sessions, SessionSpec\n"
+        "from kernelry import Config, Sessions, SessionSpec\n"
         "async def main():\n"
         "    config = Config(state_dir=Path(sys.argv[1]), state_dir_named=True, warm=0,\n"
         "        workspace=Path(sys.argv[2]), kernel_start='fork', preloads=(),\n"

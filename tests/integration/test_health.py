@@ -5,9 +5,9 @@ import signal
 
 import pytest
 
-from carrel import Health, Session, Sessions, SessionSpec
-from carrel.health import Probe, ProcessTree, judge
-from carrel.reports import Activity, HealthStatus
+from kernelry import Health, Session, Sessions, SessionSpec
+from kernelry.health import Probe, ProcessTree, judge
+from kernelry.reports import Activity, HealthStatus
 from tests.faults.kernels import halted
 
 HANG = 60  # seconds after which a test is stuck

@@ -4,9 +4,9 @@ from datetime import timedelta
 
 import pytest
 
-from carrel import Config, ExecutionStatus, Sessions, SessionSpec
-from carrel.errors import InvalidArgumentError
-from carrel.history import Search
+from kernelry import Config, ExecutionStatus, Sessions, SessionSpec
+from kernelry.errors import InvalidArgumentError
+from kernelry.history import Search
 from tests.faults.kernels import run, until
 
 

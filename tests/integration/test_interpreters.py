@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from carrel import Config, Session, Sessions, SessionSpec
-from carrel.errors import InvalidArgumentError, SessionExistsError
-from carrel.outputs import stream_text
+from kernelry import Config, Session, Sessions, SessionSpec
+from kernelry.errors import InvalidArgumentError, SessionExistsError
+from kernelry.outputs import stream_text
 from tests.package_index import serving, wheel
 
 HANG = 120.0  # seconds
@@ -25,7 +25,7 @@ def other() -> Path:
         found = SCRATCH / name / "bin" / "python"
         if found.exists():
             return found
-    if os.environ.get("CARRELTEST_REQUIRE_ALL"):
+    if os.environ.get("KERNELRYTEST_REQUIRE_ALL"):
         pytest.fail("no other interpreter here: run scripts/clients")
     pytest.skip("no other interpreter here: scripts/clients could not make it")
 

@@ -18,7 +18,7 @@ def gateway(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The benchmark's way to start and to use a gateway."""
     if not GATEWAY.exists():
         why = "Kernel Gateway is missing: run scripts/clients"
-        if os.environ.get("CARRELTEST_REQUIRE_ALL"):
+        if os.environ.get("KERNELRYTEST_REQUIRE_ALL"):
             pytest.fail(why)
         pytest.skip(why)
     monkeypatch.syspath_prepend(str(REPOSITORY / "scripts" / "benchmarks"))
@@ -27,7 +27,7 @@ def gateway(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 async def test_kernel_gateway_forks_its_kernels(gateway: Any, tmp_path: Path) -> None:
     async with gateway.kernel_gateway(tmp_path) as (address, token):
-        kernels = [await gateway.first_result(address, token, "carrel") for _ in range(3)]
+        kernels = [await gateway.first_result(address, token, "kernelry") for _ in range(3)]
         ours = psutil.Process().children(recursive=True)
         servers = {p.pid: p for p in ours if "forkserver" in p.cmdline()}
         roots = [p for p in servers.values() if p.ppid() not in servers]

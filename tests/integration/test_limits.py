@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from carrel import (
+from kernelry import (
     Config,
     Execution,
     ExecutionStatus,
@@ -18,17 +18,17 @@ from carrel import (
     SessionStatus,
     steering,
 )
-from carrel.errors import ConflictError
-from carrel.models import Isolation
-from carrel.session import Session
-from carrel.supervisor import Action, decide
-from carrel.usage import Usage, quantity
+from kernelry.errors import ConflictError
+from kernelry.models import Isolation
+from kernelry.session import Session
+from kernelry.supervisor import Action, decide
+from kernelry.usage import Usage, quantity
 from tests.faults.matrix import fault
 
 GIGABYTE = 10**9
 HANG = 60  # seconds after which a test is stuck
 LIMITS = ("memory.max", "memory.limit_in_bytes")
-SHARED_FILE = f"/dev/shm/carrel-test-limits-{os.getpid()}"
+SHARED_FILE = f"/dev/shm/kernelry-test-limits-{os.getpid()}"
 #: what a cell does under a limit of 1 GB -> whether the kernel lives on
 MEMORY = {
     "one large object": ("x = bytearray(4 << 30)", True),
@@ -194,7 +194,7 @@ async def test_a_session_that_is_busy_or_paused_is_never_suspended_for_being_unu
     sessions: Sessions,
 ) -> None:
     session = await sessions.create(SessionSpec(id="busy", limits={"idle_seconds": 0.01}))
-    code = "import carrel_session, time\ntime.sleep(3)\ncarrel_session.checkpoint()\nkept = 1"
+    code = "import kernelry_session, time\ntime.sleep(3)\nkernelry_session.checkpoint()\nkept = 1"
     running = await sessions.run(session, code)
     assert await running.begun.wait()
     await steering.steer(session, "pause", by="a test", wait=HANG)

@@ -2,8 +2,8 @@
 
 import sys
 
-from carrel import Sessions, SessionSpec
-from carrel.programs import run_program
+from kernelry import Sessions, SessionSpec
+from kernelry.programs import run_program
 
 HANG = 300  # seconds for what asks the package index
 
@@ -41,7 +41,7 @@ async def test_another_version_of_a_loaded_module_asks_for_a_restart(sessions: S
 
 async def test_an_unknown_package_is_a_return_code_and_changes_nothing(sessions: Sessions) -> None:
     session = await sessions.create(SessionSpec(id="a"))
-    report = await session.install(["no-such-package-carrel-test"], timeout=HANG)
+    report = await session.install(["no-such-package-kernelry-test"], timeout=HANG)
     assert report.installation.returncode != 0
     assert report.installation.stderr
     assert not [item for item in await session.packages() if item.own]

@@ -8,9 +8,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from carrel import Config
-from carrel.isolation import Levels
-from carrel.programs import run_program, waiting_program
+from kernelry import Config
+from kernelry.isolation import Levels
+from kernelry.programs import run_program, waiting_program
 from tests.attacks.conftest import need
 from tests.attacks.world import Level
 

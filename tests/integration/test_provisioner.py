@@ -20,14 +20,14 @@ HANG = 60.0  # seconds after which a test is stuck
 
 def write_kernelspec(folder: Path) -> None:
     """Write the kernelspec that docs/provisioner.md shows."""
-    (folder / "carrel").mkdir(parents=True)
+    (folder / "kernelry").mkdir(parents=True)
     spec = {
         "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
         "display_name": "Python (forked)",
         "language": "python",
-        "metadata": {"kernel_provisioner": {"provisioner_name": "carrel-fork"}},
+        "metadata": {"kernel_provisioner": {"provisioner_name": "kernelry-fork"}},
     }
-    (folder / "carrel" / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
+    (folder / "kernelry" / "kernel.json").write_text(json.dumps(spec), encoding="utf-8")
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ async def manager(tmp_path: Path) -> AsyncIterator[AsyncKernelManager]:
     write_kernelspec(tmp_path)
     specs = KernelSpecManager(kernel_dirs=[str(tmp_path)], ensure_native_kernel=False)
     kernel = AsyncKernelManager(
-        kernel_name="carrel",
+        kernel_name="kernelry",
         kernel_spec_manager=specs,
         transport="ipc",
         connection_file=str(tmp_path / "connection.json"),
@@ -43,7 +43,7 @@ async def manager(tmp_path: Path) -> AsyncIterator[AsyncKernelManager]:
     await kernel.start_kernel(stderr=None)
     yield kernel
     await kernel.shutdown_kernel(now=True)
-    from carrel.engines import provisioner
+    from kernelry.engines import provisioner
 
     for server in list(provisioner._servers.values()):
         await server.aclose()

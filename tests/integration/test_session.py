@@ -5,10 +5,10 @@ import signal
 
 import pytest
 
-from carrel import ExecutionStatus, KernelState, Session, Sessions, SessionSpec
-from carrel.errors import KernelDeadError
-from carrel.outputs import Display, Spill, stream_text
-from carrel.reports import InterruptStep
+from kernelry import ExecutionStatus, KernelState, Session, Sessions, SessionSpec
+from kernelry.errors import KernelDeadError
+from kernelry.outputs import Display, Spill, stream_text
+from kernelry.reports import InterruptStep
 from tests.faults.kernels import run, started
 from tests.faults.matrix import fault
 

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from carrel import (
+from kernelry import (
     Config,
     KernelState,
     Order,
@@ -22,7 +22,7 @@ from carrel import (
     SessionSpec,
     SessionStatus,
 )
-from carrel.errors import (
+from kernelry.errors import (
     ConflictError,
     ExecutionNotFoundError,
     InvalidArgumentError,
@@ -207,10 +207,10 @@ async def test_a_task_of_one_session_that_fails_harms_no_other(
         raise RuntimeError("nobody has thought of that")
 
     monkeypatch.setattr(first.services.store, "note", fail)
-    run = await sessions.run(first, "import carrel_session; carrel_session.publish('mine')")
+    run = await sessions.run(first, "import kernelry_session; kernelry_session.publish('mine')")
     assert await run.wait(HANG)
     monkeypatch.undo()
-    assert "failed in carrel" in caplog.text
+    assert "failed in kernelry" in caplog.text
     caplog.clear()
     for session in (first, second):
         run = await sessions.run(session, "1+1")
@@ -266,7 +266,7 @@ def _process(pid: int) -> psutil.Process | None:
 async def test_a_start_that_is_cancelled_leaves_nothing(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with tempfile.TemporaryDirectory(prefix="carrel-") as runtime:
+    with tempfile.TemporaryDirectory(prefix="kernelry-") as runtime:
         monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
         for step in range(25):
             directory = config.state_dir.with_name(f"s{step}")
@@ -277,7 +277,7 @@ async def test_a_start_that_is_cancelled_leaves_nothing(
                 await sessions.__aexit__(None, None, None)
             starting.cancel()
             await asyncio.wait([starting])
-            assert not list(Path(runtime).glob("carrel/*")), step
+            assert not list(Path(runtime).glob("kernelry/*")), step
             left = psutil.Process().children()
             await asyncio.to_thread(psutil.wait_procs, left, timeout=HANG)
             assert not psutil.Process().children(), step

@@ -6,20 +6,28 @@ from dataclasses import replace
 
 import pytest
 
-from carrel import Config, ExecutionStatus, Session, Sessions, SessionSpec, SessionStatus, steering
-from carrel.errors import ConflictError
-from carrel.outputs import stream_text
-from carrel.reports import Activity
-from carrel.run import Run
+from kernelry import (
+    Config,
+    ExecutionStatus,
+    Session,
+    Sessions,
+    SessionSpec,
+    SessionStatus,
+    steering,
+)
+from kernelry.errors import ConflictError
+from kernelry.outputs import stream_text
+from kernelry.reports import Activity
+from kernelry.run import Run
 from tests.faults.kernels import HANG, printed, run, started, until, value
 
 TRAINING = """
-import time, carrel_session
+import time, kernelry_session
 n = 0
 print("begun", flush=True)
 while True:
     n += 1
-    carrel_session.checkpoint(progress=(n, "many"))
+    kernelry_session.checkpoint(progress=(n, "many"))
     time.sleep(0.001)
 """
 
@@ -78,7 +86,7 @@ async def test_tv_4_a_stop_ends_the_execution_at_a_safe_point_and_nothing_else(
 async def test_except_exception_does_not_swallow_a_stop(
     sessions: Sessions, session: Session
 ) -> None:
-    code = TRAINING.replace("    carrel", "    try: carrel").replace(
+    code = TRAINING.replace("    kernelry", "    try: kernelry").replace(
         "    time.sleep", "    except Exception: pass\n    time.sleep"
     )
     running = await started(sessions, session, code)
@@ -91,10 +99,10 @@ async def test_tv_7_requests_take_effect_at_safe_points_only(
 ) -> None:
     (sessions.workspace.root / "go").unlink(missing_ok=True)
     code = """
-import os, time, carrel_session
+import os, time, kernelry_session
 print("begun", flush=True)
 while not os.path.exists("go"): time.sleep(0.01)
-carrel_session.checkpoint()
+kernelry_session.checkpoint()
 print("passed")
 """
     running = await started(sessions, session, code)
@@ -159,7 +167,7 @@ async def test_a_request_that_came_too_late_is_told_and_leaves_the_next_executio
     execution = running.snapshot()
     assert execution.status is ExecutionStatus.COMPLETED
     assert "Ada asked to stop it, but it ended before a safe point" in execution.note
-    code = "import carrel_session\ncarrel_session.checkpoint()\nprint('went on')"
+    code = "import kernelry_session\nkernelry_session.checkpoint()\nprint('went on')"
     assert await printed(sessions, session, code) == "went on\n"
 
 
@@ -209,12 +217,12 @@ async def test_a_pause_outlives_the_server(config: Config) -> None:
 
 async def test_progress_shows_while_it_runs_and_stays(sessions: Sessions, session: Session) -> None:
     code = """
-import carrel_session, os, time
-carrel_session.checkpoint(progress=0.25)
+import kernelry_session, os, time
+kernelry_session.checkpoint(progress=0.25)
 print("a quarter", flush=True)
-carrel_session.checkpoint(progress=0.5)  # too soon after the first to be told at once
+kernelry_session.checkpoint(progress=0.5)  # too soon after the first to be told at once
 while not os.path.exists("on"): time.sleep(0.01)
-carrel_session.checkpoint(progress="nearly")
+kernelry_session.checkpoint(progress="nearly")
 """
     running = await started(sessions, session, code)
     await until(lambda: running.snapshot().progress == "50.0%", "the second is told, too")
@@ -228,7 +236,7 @@ async def test_progress_of_a_kind_of_its_own_is_described_where_the_code_gives_i
     sessions: Sessions, session: Session
 ) -> None:
     code = """
-import threading, time, carrel_session
+import threading, time, kernelry_session
 own = []
 class Step:
     def __init__(self, number): self.number = number
@@ -236,8 +244,8 @@ class Step:
         own.append(threading.current_thread() is threading.main_thread())
         return f"step {self.number}"
 print(1, flush=True)
-carrel_session.checkpoint(progress=Step(1))
-carrel_session.checkpoint(progress=(Step(2), 3))  # too soon after the first to be told at once
+kernelry_session.checkpoint(progress=Step(1))
+kernelry_session.checkpoint(progress=(Step(2), 3))  # too soon after the first to be told at once
 time.sleep(60)
 """
     running = await started(sessions, session, code)
@@ -251,8 +259,8 @@ async def test_a_safe_point_costs_less_than_a_microsecond_or_so(
 ) -> None:
     """A bound with room for a loaded machine; docs/performance.md has the number."""
     code = """
-import timeit, carrel_session
-print(min(timeit.repeat(carrel_session.checkpoint, number=100_000, repeat=7)) / 100_000)
+import timeit, kernelry_session
+print(min(timeit.repeat(kernelry_session.checkpoint, number=100_000, repeat=7)) / 100_000)
 """
     assert float(await printed(sessions, session, code)) < 20e-6
 
@@ -331,12 +339,14 @@ async def test_rt_11_the_context_is_read_and_written_in_code_and_outlives_kernel
 ) -> None:
     async with Sessions(config) as first:
         session = await first.create(SessionSpec(id="s", context={"rate": 0.1}))
-        code = "from carrel_session import context, session_id\nprint(session_id, context['rate'])"
+        code = (
+            "from kernelry_session import context, session_id\nprint(session_id, context['rate'])"
+        )
         assert await printed(first, session, code) == "s 0.1\n"
         await run(first, session, "context['best'] = {'epoch': 3}; del context['rate']")
         await until(lambda: session.record.context == {"best": {"epoch": 3}}, "it is told")
         await session.restart()
-        code = "from carrel_session import context\nprint(dict(context))"
+        code = "from kernelry_session import context\nprint(dict(context))"
         assert await printed(first, session, code) == "{'best': {'epoch': 3}}\n"
     async with Sessions(config) as second:
         session = second.get("s")
@@ -350,7 +360,7 @@ async def test_ls_17_what_one_session_publishes_others_read_by_a_cursor(
     sessions: Sessions, session: Session
 ) -> None:
     since = await sessions.events.newest()
-    code = "import carrel_session\nfor i in range(3): carrel_session.publish('epoch', {'n': i})"
+    code = "import kernelry_session\nfor i in range(3): kernelry_session.publish('epoch', {'n': i})"
     await run(sessions, session, code)
     found = await sessions.events.read(since=since, topics=["epo*"], wait=HANG)
     while len(found) < 3:
@@ -359,7 +369,7 @@ async def test_ls_17_what_one_session_publishes_others_read_by_a_cursor(
     assert {event.session_id for event in found} == {"training"}
     assert [e.seq for e in found] == sorted({e.seq for e in found})
     assert await sessions.events.read(since=found[-1].seq, topics=["epoch"]) == []
-    done = await run(sessions, session, "carrel_session.publish('session.created')")
+    done = await run(sessions, session, "kernelry_session.publish('session.created')")
     assert done.error is not None
     assert "the server's own" in done.error.message
 
@@ -389,7 +399,9 @@ async def test_who_waits_for_an_event_is_woken_by_it(sessions: Sessions, session
     )
     began = time.monotonic()
     await sessions.events.publish("news", "from nobody")
-    await run(sessions, session, "import carrel_session\ncarrel_session.publish('news', 'ours')")
+    await run(
+        sessions, session, "import kernelry_session\nkernelry_session.publish('news', 'ours')"
+    )
     (event,) = await waiting
     assert event.data == "ours"
     assert time.monotonic() - began < HANG

@@ -11,16 +11,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carrel import Config, ExecutionStatus, Session, Sessions, SessionSpec, SessionStatus, steering
-from carrel.errors import (
+from kernelry import (
+    Config,
+    ExecutionStatus,
+    Session,
+    Sessions,
+    SessionSpec,
+    SessionStatus,
+    steering,
+)
+from kernelry.errors import (
     CheckpointDamagedError,
     ConflictError,
     LimitExceededError,
     SessionBusyError,
     TransitionError,
 )
-from carrel.models import KernelState, SessionRecord
-from carrel.transitions import ALLOWED, changed
+from kernelry.models import KernelState, SessionRecord
+from kernelry.transitions import ALLOWED, changed
 from tests.faults.kernels import HANG, pid_of, printed, run, started, until, value
 
 EVERYTHING = """
@@ -128,8 +136,8 @@ async def test_a_session_that_runs_code_is_not_suspended(
 async def test_what_is_paused_is_stopped_where_it_is_and_suspended(
     sessions: Sessions, session: Session
 ) -> None:
-    code = "import carrel_session\nn = 0\nprint(1, flush=True)\n"
-    code += "while True:\n    n += 1\n    carrel_session.checkpoint()"
+    code = "import kernelry_session\nn = 0\nprint(1, flush=True)\n"
+    code += "while True:\n    n += 1\n    kernelry_session.checkpoint()"
     running = await started(sessions, session, code)
     await steering.steer(session, "pause", by="a test", wait=HANG)
     await sessions.suspension.suspend(session, by="a test")

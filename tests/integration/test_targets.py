@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from carrel import Config, Execution, ExecutionStatus, Sessions, SessionSpec
-from carrel.outputs import Display, Spill, stream_text
+from kernelry import Config, Execution, ExecutionStatus, Sessions, SessionSpec
+from kernelry.outputs import Display, Spill, stream_text
 
 HANG = 60  # seconds after which a test is stuck
 SCRATCH = Path(__file__).parents[2] / ".scratch"  # filled by scripts/clients
@@ -21,7 +21,7 @@ def python(request: pytest.FixtureRequest) -> Path:
     if found.exists():
         return found
     listed = (SCRATCH / f"{request.param}.missing").exists()
-    if os.environ.get("CARRELTEST_REQUIRE_ALL") and not listed:
+    if os.environ.get("KERNELRYTEST_REQUIRE_ALL") and not listed:
         pytest.fail(f"{found} is missing: run scripts/clients")
     pytest.skip(f"no {request.param} here: scripts/clients could not make it")
 

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from carrel import Config, Sessions, SessionSpec
-from carrel.errors import InvalidArgumentError
-from carrel.templates import Template
+from kernelry import Config, Sessions, SessionSpec
+from kernelry.errors import InvalidArgumentError
+from kernelry.templates import Template
 from tests.faults.kernels import printed, run, value
 
 TEMPLATES = {
@@ -18,7 +18,7 @@ TEMPLATES = {
         startup="import math\ncounter = 1",
     ),
     "broken": Template(startup="1 / 0"),
-    "greedy": Template(packages=("no-such-package-of-carrel",)),
+    "greedy": Template(packages=("no-such-package-of-kernelry",)),
 }
 
 

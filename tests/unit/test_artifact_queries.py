@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carrel import Artifact, ArtifactQuery
-from carrel.artifacts import records
-from carrel.store.statements import Statements, migrations
+from kernelry import Artifact, ArtifactQuery
+from kernelry.artifacts import records
+from kernelry.store.statements import Statements, migrations
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 NAMES = ["a.csv", "b.csv", "A.csv", "a.png", "a", "[x].csv", "ab*.txt"]

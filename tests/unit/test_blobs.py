@@ -2,7 +2,7 @@
 
 import pytest
 
-from carrel.store.blobs import Checked, DamagedError
+from kernelry.store.blobs import Checked, DamagedError
 
 
 def test_a_content_that_does_not_end_is_given_up_as_soon_as_it_is_too_long() -> None:

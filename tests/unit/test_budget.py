@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-INSIDE = Path(__file__).parents[2] / "kernels" / "carrel" / "inside"
+INSIDE = Path(__file__).parents[2] / "kernels" / "kernelry" / "inside"
 
 
 def load(name: str) -> ModuleType:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from carrel.config import kernel_environment
+from kernelry.config import kernel_environment
 
 
 def test_only_known_variables_reach_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -15,7 +15,7 @@ def test_only_known_variables_reach_a_kernel(monkeypatch: pytest.MonkeyPatch) ->
         "HTTP_PROXY": "http://user:secret@proxy:3128",
         "AWS_SECRET_ACCESS_KEY": "secret",
         "ANTHROPIC_API_KEY": "secret",
-        "CARREL_TOKEN_FILE": "secret",
+        "KERNELRY_TOKEN_FILE": "secret",
         "SSH_AUTH_SOCK": "secret",
         "MY_OWN": "secret",
         "CHOSEN": "chosen",

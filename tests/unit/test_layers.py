@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
-LIBRARY = REPOSITORY / "kernels" / "carrel"
+LIBRARY = REPOSITORY / "kernels" / "kernelry"
 INSIDE = LIBRARY / "inside"
 
 #: modules of the library, lowest first; one may import those of its own row and below
@@ -58,7 +58,7 @@ def room(path: Path) -> str:
 def test_the_library_knows_nothing_of_mcp() -> None:
     for path in LIBRARY.rglob("*.py"):
         roots = {name.split(".")[0] for name in imported(path)}
-        assert not roots & {"carrel_mcp", "mcp", "mcp_types", "fastmcp"}, path
+        assert not roots & {"kernelry_mcp", "mcp", "mcp_types", "fastmcp"}, path
 
 
 def test_rooms_of_the_library_import_only_downwards() -> None:
@@ -67,7 +67,7 @@ def test_rooms_of_the_library_import_only_downwards() -> None:
             continue
         for name in imported(path):
             parts = name.split(".")
-            if parts[0] != "carrel" or len(parts) < 2:
+            if parts[0] != "kernelry" or len(parts) < 2:
                 continue
             known = {module for row in ROWS for module in row}
             if parts[1] in known:

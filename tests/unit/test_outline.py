@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carrel_mcp.wire import TOKENS, outline, refusal
+from kernelry_mcp.wire import TOKENS, outline, refusal
 
 VALUES: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),

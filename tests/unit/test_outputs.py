@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carrel.outputs import (
+from kernelry.outputs import (
     Display,
     Error,
     Output,
@@ -60,7 +60,7 @@ def test_clear_output_waits_for_the_next_output_when_told_to() -> None:
 def test_final_counts_replace_the_spill_that_was_announced() -> None:
     folding = OutputFold()
     folding.add(printed("head"))
-    folding.add(message("carrel_overflow", file="f.txt"))
+    folding.add(message("kernelry_overflow", file="f.txt"))
     folding.add(message("error", ename="E", evalue="v", traceback=["t"]))
     folding.settle({"file": "f.txt", "chars": 7, "dropped": 1, "displays": 0})
     assert folding.outputs[1] == Spill("f.txt", chars=7, dropped=1)

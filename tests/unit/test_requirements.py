@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carrel.errors import InvalidArgumentError
-from carrel.requirements import parse_requirements
-from carrel.uv import pip_arguments
+from kernelry.errors import InvalidArgumentError
+from kernelry.requirements import parse_requirements
+from kernelry.uv import pip_arguments
 from tests.faults.matrix import fault
 
 

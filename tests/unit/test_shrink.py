@@ -6,7 +6,7 @@ import random
 import pytest
 from PIL import Image
 
-from carrel_mcp.render import IMAGE_BYTES, IMAGE_PIXELS, shrink
+from kernelry_mcp.render import IMAGE_BYTES, IMAGE_PIXELS, shrink
 
 
 def picture(width: int, height: int, mode: str = "RGB") -> bytes:

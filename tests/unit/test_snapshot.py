@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from carrel.engines.launch import cloudpickle as own_cloudpickle
-from carrel.engines.walls import INSIDE
+from kernelry.engines.launch import cloudpickle as own_cloudpickle
+from kernelry.engines.walls import INSIDE
 
 PACKAGE = "inside_of_a_snapshot_test"
 

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from carrel.errors import InvalidArgumentError
-from carrel_mcp.app import build_app
-from carrel_mcp.context import published_tools
-from carrel_mcp.settings import TOOLSETS, Settings
+from kernelry.errors import InvalidArgumentError
+from kernelry_mcp.app import build_app
+from kernelry_mcp.context import published_tools
+from kernelry_mcp.settings import TOOLSETS, Settings
 
 CHARS_PER_TOKEN = 4  # of JSON; the tokenizers that we know take 4.0 to 4.5
 

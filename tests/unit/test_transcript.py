@@ -5,8 +5,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from carrel.outputs import Error, Output, Spill, Stream
-from carrel.transcript import Transcript
+from kernelry.outputs import Error, Output, Spill, Stream
+from kernelry.transcript import Transcript
 
 
 def spilled(folder: Path, text: str, chars: int = -1) -> Spill:

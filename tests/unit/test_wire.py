@@ -3,7 +3,7 @@
 import pytest
 from jupyter_client.session import Session as JupyterSession
 
-from carrel.engines.wire import BadMessageError, Wire
+from kernelry.engines.wire import BadMessageError, Wire
 
 KEY = b"secret"
 

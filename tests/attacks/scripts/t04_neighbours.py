@@ -239,7 +239,7 @@ def makes_a_queue() -> object:
 
 @step
 def opens_a_message_queue() -> object:
-    name = b"carrel-attack"
+    name = b"kernelry-attack"
     return call(240, name, os.O_RDWR | os.O_CREAT, 0o600, None) > 0 and call(241, name) == 0
 
 

@@ -1,6 +1,0 @@
-"""Artifacts: named, typed data of sessions, each content kept once.
-
-`service` stores, finds, reads and deletes them, `reading` makes pages of their contents,
-`records` is what of them is in the database; the contents are in carrel.store.blobs. `keeper`
-makes artifacts of the output of executions, `captures` says of which.
-"""

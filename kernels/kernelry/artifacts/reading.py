@@ -1,0 +1,54 @@
+"""What is told of an artifact's content: its kind, and pages of it."""
+
+import mimetypes
+from dataclasses import replace
+
+from kernelry import files
+from kernelry.artifacts.models import Artifact
+from kernelry.store.blobs import chunks_of
+from kernelry.transcript import Page, Source, cut
+
+
+def content_of(
+    source: Source, artifact: Artifact, offset: int, limit: int, data_bytes: int
+) -> files.Content:
+    """Return a page of a content; see `Artifacts.read`."""
+    start = source.read(files.PROBE_BYTES)
+    whole, kind = Rewound(start, source), artifact.mime_type
+    content = files.Content(artifact.name, kind, artifact.size)
+    if files.is_image(kind) and artifact.size <= files.IMAGE_BYTES:
+        return replace(content, data=b"".join(chunks_of(whole)))
+    if files.is_text(start):
+        text, total = cut(whole, offset, offset + limit, artifact.size + 1)
+        page = Page(text, min(offset, total), min(offset + len(text), total), total)
+        return replace(content, page=page)
+    return replace(content, data=_slice(whole, offset, data_bytes))
+
+
+def guess(name: str, start: bytes) -> str:
+    """Return the MIME type of data, by its name and its beginning."""
+    usual = "text/plain" if files.is_text(start) else "application/octet-stream"
+    return mimetypes.guess_type(name)[0] or usual
+
+
+class Rewound:
+    """A source of which the beginning was read already."""
+
+    def __init__(self, start: bytes, source: Source) -> None:
+        self._start = start
+        self._source = source
+
+    def read(self, size: int, /) -> bytes:
+        """Return the next bytes; none at the end."""
+        if self._start:
+            data, self._start = self._start[:size], self._start[size:]
+            return data
+        return self._source.read(size)
+
+
+def _slice(source: Source, offset: int, most: int) -> bytes:
+    position, pieces = 0, []
+    for chunk in chunks_of(source):
+        pieces.append(chunk[max(offset - position, 0) : max(offset + most - position, 0)])
+        position += len(chunk)
+    return b"".join(pieces)

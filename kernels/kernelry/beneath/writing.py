@@ -1,0 +1,116 @@
+"""Make, replace and remove files below a folder, whole or not at all; see the package."""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+from kernelry.beneath.reading import NotRegularError, check_regular
+from kernelry.beneath.resolve import folder, open_below, split
+
+NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+APPEND = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
+FILE_MODE = 0o644
+NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+
+def create(root: Path, path: str, data: bytes) -> None:
+    """Make a new file, whole or not at all; folders above it are made.
+
+    Raises:
+        FileExistsError: There is something.
+        OSError: It can't be written, or a link is on the way.
+    """
+    above, name = split(path)
+    with folder(root, above, make=True) as fd, _temporary(fd, data) as made:
+        try:
+            os.link(made, name, src_dir_fd=fd, dst_dir_fd=fd, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in NO_HARD_LINKS:
+                raise
+            # A file system without them: who makes the same name in this moment is replaced.
+            if _exists(fd, name):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path) from error
+            os.replace(made, name, src_dir_fd=fd, dst_dir_fd=fd)
+
+
+def replace(root: Path, path: str, data: bytes) -> None:
+    """Make a file or replace one, whole or not at all; folders above it are made.
+
+    Raises:
+        NotRegularError: There is something else than a file.
+        OSError: It can't be written, or a link is on the way (ELOOP).
+    """
+    above, name = split(path)
+    with folder(root, above, make=True) as fd:
+        mode: int | None = None
+        with suppress(FileNotFoundError):
+            there = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            if stat.S_ISLNK(there.st_mode):
+                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+            if not stat.S_ISREG(there.st_mode):
+                raise NotRegularError(errno.EINVAL, "not a regular file")
+            mode = stat.S_IMODE(there.st_mode) & 0o777
+        with _temporary(fd, data, mode) as made:  # a link that is put there now is replaced
+            os.replace(made, name, src_dir_fd=fd, dst_dir_fd=fd)
+
+
+def append(root: Path, path: str, data: bytes) -> None:
+    """Write at the end of a file that exists.
+
+    Raises:
+        NotRegularError: It is none.
+        OSError: There is none, it can't be written, or a link is on the way.
+    """
+    fd = open_below(root, path, APPEND)
+    with os.fdopen(fd, "wb") as file:
+        check_regular(fd)
+        file.write(data)
+
+
+def remove(root: Path, path: str) -> os.stat_result:
+    """Remove a file, a link (not what it leads to) or an empty folder; return what it was."""
+    above, name = split(path)
+    with folder(root, above) as fd:
+        was = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        if stat.S_ISDIR(was.st_mode):
+            os.rmdir(name, dir_fd=fd)
+        else:
+            os.unlink(name, dir_fd=fd)
+        return was
+
+
+def clear(root: Path, *names: str) -> None:
+    """Remove what has one of these names in a folder and is neither a file nor a folder."""
+    for name in names:
+        with suppress(OSError), folder(root, "") as fd:
+            kind = stat.S_IFMT(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode)
+            if kind not in (stat.S_IFREG, stat.S_IFDIR):
+                os.unlink(name, dir_fd=fd)
+
+
+@contextmanager
+def _temporary(fd: int, data: bytes, mode: int | None = None) -> Iterator[str]:
+    """Write a file of a name that nobody has; it is removed unless it was renamed."""
+    name = f".{uuid4().hex}.tmp"
+    opened = os.open(name, NEW, FILE_MODE, dir_fd=fd)
+    try:
+        with os.fdopen(opened, "wb") as file:
+            if mode is not None:
+                os.fchmod(opened, mode)
+            file.write(data)
+        yield name
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=fd)
+
+
+def _exists(fd: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True

@@ -1,0 +1,194 @@
+"""One running kernel: its process, its channels, and what can be asked of them."""
+
+import asyncio
+import shutil
+import signal
+from contextlib import suppress
+from typing import Any
+
+from kernelry.engines.cgroups import MemoryGroup, known_group, limit_memory
+from kernelry.engines.channels import Channels, Connection
+from kernelry.engines.forkserver import ForkServer
+from kernelry.engines.journal import Entry, parse
+from kernelry.engines.process import Exit, KernelProcess, boot_id, end_strays
+from kernelry.engines.walls import Walls
+from kernelry.engines.wire import Message
+from kernelry.errors import KernelSilentError, KernelStartError
+from kernelry.models import KernelRecord
+
+RESEND_AFTER = 0.1  # seconds without IOPub after which readiness is asked for again
+SHUTDOWN_GRACE = 0.5  # seconds an asked kernel has to run its exit handlers
+DRAIN_QUIET = 0.05  # seconds without a message after which a dead kernel has said it all
+REPLAY_DEADLINE = 10.0  # seconds a kernel that answers has for a page of its journal
+
+
+class LocalKernel:
+    """One running kernel: its process and its channels."""
+
+    def __init__(
+        self, process: KernelProcess, channels: Channels, connection: Connection, walls: Walls
+    ) -> None:
+        self.process = process
+        #: what it stands behind
+        self.walls = walls
+        self.channels = channels
+        #: the fork server that ends it when no server comes for it; None: nobody does yet
+        self.guardian: ForkServer | None = None
+        #: the control group for its memory; None: there is none
+        self.group: MemoryGroup | None = None
+        self._connection = connection
+        self._tidying: asyncio.Future[int] | None = None
+        process.on_exit(self._on_exit)
+
+    @property
+    def record(self) -> KernelRecord:
+        """What the next server needs to take it over."""
+        return KernelRecord(
+            pid=self.process.pid,
+            started=self.process.started,
+            boot=boot_id(),
+            path=str(self._connection.path),
+            key=self._connection.key,
+            client_id=self._connection.client_id,
+            start=self.process.start,
+            isolation=self.walls.isolation,
+            network=self.walls.network,
+        )
+
+    @property
+    def is_out_of_memory(self) -> bool:
+        """Say whether Linux killed something of it because its memory was used up."""
+        return self.group is not None and self.group.has_killed
+
+    def limit_memory(self) -> None:
+        """Put it into a control group of its own, where there can be one."""
+        pids = (self.process.pid, *self.process.halves, self.process.leader)
+        name, limit = self._connection.path.name, self.walls.limits.memory
+        self.group = limit_memory(name, pids, limit)
+
+    def find_group(self) -> None:
+        """Find the control group that a server before has made for it."""
+        self.group = known_group(self._connection.path.name)
+
+    async def reconnect(self) -> None:
+        """Wait until an adopted kernel answers and its IOPub reaches us, however long it takes.
+
+        Raises:
+            KernelStartError: It ended.
+        """
+        await handshake(self, None)
+
+    async def replay(self, since: int) -> list[Entry]:
+        """Return what the kernel published after number `since` of its journal.
+
+        Raises:
+            KernelSilentError: It did not answer in time.
+        """
+        entries: list[Entry] = []
+        more = True
+        while more:
+            after = entries[-1].seq if entries else since
+            answer = await self.request("replay", deadline=REPLAY_DEADLINE, since=after)
+            page = parse(answer["lines"])
+            entries += page
+            more = bool(answer["more"] and page)
+        return entries
+
+    async def request(self, op: str, *, deadline: float, **args: Any) -> Any:
+        """Ask the helper inside the kernel; it answers while a cell runs.
+
+        Raises:
+            KernelSilentError: No answer in time, or the helper failed.
+        """
+        content = {"op": op, "args": args}
+        reply = await self.channels.ask("control", "kernelry_request", content, deadline=deadline)
+        if reply.get("status") != "ok":
+            raise KernelSilentError(f"the kernel could not tell: {reply.get('error')}")
+        return reply["answer"]
+
+    def interrupt(self) -> None:
+        """Send SIGINT to the kernel and its children; wake it first if it is halted."""
+        self.process.send_signal(signal.SIGCONT)
+        self.process.send_signal(signal.SIGINT)
+
+    async def shutdown(self, *, grace: float = SHUTDOWN_GRACE) -> None:
+        """End the kernel: ask, give it `grace` seconds, kill what is left of its tree."""
+        # Looked up while the kernel lives: afterwards they are somebody else's children.
+        family = self.process.descendants()
+        if self.process.exit is None and grace > 0:
+            with suppress(KernelSilentError):
+                await self.channels.ask(
+                    "control", "shutdown_request", {"restart": False}, deadline=grace
+                )
+                await self.process.wait(grace)
+        await self.process.kill(family)
+        if self._tidying is not None:
+            await self._tidying
+        self.release()
+
+    async def drain(self) -> None:
+        """Take what a dead kernel sent before it went."""
+        await asyncio.sleep(DRAIN_QUIET)
+        self.channels.drain()
+
+    def release(self) -> None:
+        """Close the channels and remove the kernel's files."""
+        self.channels.close()
+        remove_files(self._connection)
+        if self.group is not None:
+            self.group.remove()
+
+    def _on_exit(self, ended: Exit) -> None:
+        self.channels.give_up(f"the kernel has ended ({ended})")
+        if not self.process.has_heir:
+            name = self._connection.path.name
+            loop = asyncio.get_running_loop()
+            self._tidying = loop.run_in_executor(None, end_strays, [name])
+
+    def leave(self) -> None:
+        """Close the channels and leave the kernel as it is, for the next server."""
+        self.channels.close()
+        self.process.leave()
+
+
+async def handshake(kernel: LocalKernel, deadline: float | None) -> None:
+    """Wait until a kernel answers and its IOPub reaches us; None: however long it takes.
+
+    Raises:
+        KernelStartError: It did not in time, or ended.
+    """
+    heard = asyncio.Event()
+    answered = asyncio.Event()
+
+    def watch(channel: str, message: Message) -> None:
+        (heard if channel == "iopub" else answered).set()
+
+    def died(_: object) -> None:
+        heard.set()
+        answered.set()
+
+    kernel.process.on_exit(died)
+    asked: list[str] = []
+    try:
+        async with asyncio.timeout(deadline):
+            while not (heard.is_set() and answered.is_set()):
+                asked.append(kernel.channels.request("control", "kernel_info_request", {}, watch))
+                with suppress(TimeoutError):
+                    # A subscription may arrive after the first status went out.
+                    async with asyncio.timeout(RESEND_AFTER * len(asked)):
+                        await answered.wait()
+                        await heard.wait()
+    except TimeoutError:
+        msg = f"the kernel's process runs, but it did not answer within {deadline:g} s"
+        raise KernelStartError(msg) from None
+    finally:
+        for msg_id in asked:
+            kernel.channels.forget(msg_id)
+    if kernel.process.exit is not None:
+        raise KernelStartError(f"the kernel ended while it started ({kernel.process.exit})")
+
+
+def remove_files(connection: Connection) -> None:
+    """Remove a kernel's sockets and files from the runtime directory."""
+    if connection.path.parent.name == connection.path.name:  # its own, as this version makes it
+        shutil.rmtree(connection.path.parent, ignore_errors=True)

@@ -1,0 +1,255 @@
+"""What a kernel is started with, and what all ways to start one share."""
+
+import asyncio
+import functools
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from kernelry.beneath import reading
+from kernelry.engines.channels import Connection
+from kernelry.engines.process import KERNEL_MARK, KernelProcess
+from kernelry.engines.walls import INSIDE, Walls
+from kernelry.errors import KernelStartError
+from kernelry.shielding import to_the_end
+
+NEEDED_BYTES = 1 << 20  # a log, a journal, IPython's profile
+LOG_BYTES = 64 << 10  # read from its end for that
+LOG_LINES = 20  # lines of the kernel's log that a failed start quotes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OutputLimits:
+    """How much of an execution's output leaves the kernel; see kernelry/inside/budget.py."""
+
+    #: characters sent as they come
+    head_chars: int = 100_000
+    #: last characters kept of each stream beyond that
+    tail_chars: int = 4_000
+    #: bytes of an execution's spill file
+    spill_bytes: int = 64 << 20
+    #: displays sent as they come; further ones become text in the spill file
+    displays: int = 200
+    #: bytes of images and other rich forms
+    rich_bytes: int = 32 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Environment:
+    """A session's virtual environment, as its kernel must know it."""
+
+    #: the environment's directory; the kernel makes it if there is none
+    prefix: Path
+    #: the program that shall be called uv in it; None: none
+    uv: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Launch:
+    """All that a kernel needs to know to start."""
+
+    #: interpreter that has ipykernel
+    python: Path
+    #: shared folder; the kernel's cwd
+    workspace: Path
+    #: private directory of the session: log, spill files, IPython's profile
+    directory: Path
+    #: environment variables, all of them
+    env: dict[str, str]
+    #: virtual environment to start in; None: that of the interpreter itself
+    environment: Environment | None = None
+    #: whether to answer Jupyter's heartbeat
+    heartbeat: bool = False
+    #: output budgets
+    output: OutputLimits = field(default_factory=OutputLimits)
+    #: whether it keeps what it publishes for a server that comes later
+    journaled: bool = True
+    #: FIFO that its guardians hold: the kernel ends when nobody does; None: it does not care
+    lifeline: Path | None = None
+    #: what stands between it and the rest
+    walls: Walls = field(default_factory=Walls)
+    #: what has to be readable for its interpreter to run
+    reads: tuple[Path, ...] = ()
+
+    @property
+    def journal(self) -> Path:
+        """Where the kernel keeps what it published; see kernelry/inside/journal.py."""
+        return self.directory / "journal.jsonl"
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """What the kernel's variables point to in its directory; see kernelry/config.py."""
+        return (self.directory / "home", self.directory / "tmp")
+
+    def config(self, connection_file: Path, ready_fd: int) -> dict[str, Any]:
+        """Return what the launcher reads."""
+        environment = self.environment
+        plan = self.walls.plan(
+            reads=[*self.reads, INSIDE.parent, cloudpickle()],
+            writes=[self.workspace, self.directory, connection_file.parent],
+        )
+        return {
+            "connection_file": str(connection_file),
+            "ready_fd": ready_fd,
+            "command": self.command(connection_file.with_suffix(".launch"), plan),
+            "walls": plan,
+            "lifeline": str(self.lifeline or ""),
+            "cwd": str(self.workspace),
+            "workspace": str(self.workspace),
+            "heartbeat": self.heartbeat,
+            "cloudpickle": str(cloudpickle()),
+            "env": self.environment_of(connection_file),
+            "log_file": str(self.directory / "kernel.log"),
+            "stack_file": str(self.directory / "stacks.txt"),
+            "touched_file": str(self.directory / "touched"),
+            "journal_file": str(self.journal) if self.journaled else "",
+            "environment": {"prefix": str(environment.prefix), "uv": str(environment.uv or "")}
+            if environment
+            else None,
+            "output": {
+                "spill_dir": str(self.directory / "spill"),
+                "head_chars": self.output.head_chars,
+                "tail_chars": self.output.tail_chars,
+                "spill_bytes": self.output.spill_bytes,
+                "displays": self.output.displays,
+                "rich_bytes": self.output.rich_bytes,
+            },
+        }
+
+    async def discard(self) -> None:
+        """Remove the private directory; its kernel has ended, and no session has it."""
+        await to_the_end(asyncio.to_thread(shutil.rmtree, self.directory, ignore_errors=True))
+
+    def command(self, launch_file: Path, plan: dict[str, Any]) -> list[str]:
+        """Return how the launcher is started as a fresh process."""
+        # -s: the user's own packages would be those in the session's HOME, which are the cells',
+        # and they would run before the walls stand.
+        argv = [str(self.python), "-P", "-s", str(INSIDE), "kernel", str(launch_file)]
+        # It opens its lifeline before it enters its walls.
+        held = ("--ro-bind-try", str(self.lifeline), str(self.lifeline)) if self.lifeline else ()
+        return self.walls.command(argv, plan, self.workspace, *held)
+
+    def environment_of(self, connection_file: Path) -> dict[str, str]:
+        """Return the kernel's variables, with the mark by which all it starts can be found."""
+        return self.env | {KERNEL_MARK: connection_file.stem}
+
+    def write_files(self, connection: Connection, ready_fd: int) -> Path:
+        """Write the connection file and the launch file; return the latter's path."""
+        connection_file = Path(f"{connection.path}.json")
+        write_private(connection_file, connection.file_content())
+        return self.write_file(connection_file, ready_fd)
+
+    def write_file(self, connection_file: Path, ready_fd: int) -> Path:
+        """Write the launch file for a connection file that is there; return its path."""
+        try:
+            for folder in (self.directory, *self.folders):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            msg = (
+                f"can't make {self.directory}: {error.strerror}.{full_disk(self.directory.parent)}"
+            )
+            raise KernelStartError(msg) from error
+        launch_file = connection_file.with_suffix(".launch")
+        write_private(launch_file, self.config(connection_file, ready_fd))
+        return launch_file
+
+
+@functools.cache
+def cloudpickle() -> Path:
+    """Return the folder of our own cloudpickle: a kernel's interpreter may have none."""
+    spec = find_spec("cloudpickle")
+    assert spec is not None and spec.origin is not None
+    return Path(spec.origin).parent
+
+
+def full_disk(directory: Path) -> str:
+    """Say so if the disk of a directory has no room for what a kernel writes; else nothing."""
+    with suppress(OSError):
+        if shutil.disk_usage(directory).free < NEEDED_BYTES:
+            return f" The disk of {directory} is full: free space there and try again."
+    return ""
+
+
+def log_tail(*paths: Path) -> str:
+    """Return the last lines of the first log that has any, for an error message."""
+    tail: list[str] = []
+    for path in paths:
+        data = reading.tail(path.parent, path.name, LOG_BYTES)
+        tail = tail or data.decode("utf-8", "replace").strip().splitlines()[-LOG_LINES:]
+    return "\nIts last words:\n" + "\n".join(tail) if tail else " It said nothing."
+
+
+@contextmanager
+def ready_pipe() -> Iterator[tuple[int, int]]:
+    """Make the pipe on which a kernel says that it is ready; the write end is closed at the end.
+
+    The read end is the caller's, unless this is left by an exception.
+    """
+    readable, writable = os.pipe()
+    try:
+        yield readable, writable
+    except BaseException:
+        os.close(readable)
+        raise
+    finally:
+        os.close(writable)
+
+
+async def await_ready(
+    launch: Launch, process: KernelProcess, ready_fd: int, *, deadline: float
+) -> None:
+    """Wait until a starting kernel says on its pipe that its sockets are bound.
+
+    The descriptor is closed in any case.
+
+    Raises:
+        KernelStartError: It ended or took too long, and is gone; its log is quoted.
+    """
+    try:
+        ready = await read_byte(ready_fd, deadline)
+    except BaseException:
+        await process.kill()
+        raise
+    if ready == b"1":
+        return
+    ended = await process.kill()
+    why = f"took longer than {deadline:g} s" if ready is None else f"ended ({ended})"
+    tail = full_disk(launch.directory) or log_tail(
+        launch.directory / "kernel.log", launch.directory / "stacks.txt"
+    )
+    msg = f"the kernel of {launch.python} {why} while it started.{tail}"
+    raise KernelStartError(msg)
+
+
+async def read_byte(fd: int, deadline: float) -> bytes | None:
+    """Return a byte from a pipe, or nothing at its end; None: too late. Closes it."""
+    loop = asyncio.get_running_loop()
+    readable: asyncio.Future[None] = loop.create_future()
+
+    def on_readable() -> None:
+        if not readable.done():
+            readable.set_result(None)
+
+    loop.add_reader(fd, on_readable)
+    try:
+        async with asyncio.timeout(deadline):
+            await readable
+        return os.read(fd, 1)
+    except TimeoutError:
+        return None
+    finally:
+        loop.remove_reader(fd)
+        os.close(fd)
+
+
+def write_private(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON that only we can read."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(fd, "w", encoding="utf-8") as file:
+        json.dump(content, file)

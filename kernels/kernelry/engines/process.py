@@ -1,0 +1,281 @@
+"""A kernel's process as its owner sees it: alive or how it ended, and how to end it."""
+
+import asyncio
+import functools
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from kernelry.paths import process_start
+
+#: variable that names the kernel, in everything that it starts
+KERNEL_MARK = "_KERNELRY_KERNEL"
+FAMILY_DEADLINE = 0.5  # seconds for killed descendants to be gone; zombies may stay longer
+SIGNALLED = 128  # exit code of bubblewrap, less the signal that ended what was in the box
+CODE_DEADLINE = 1.0  # seconds the fork server has to tell how its child ended
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How a process ended."""
+
+    #: exit code; negative: minus the signal that killed it; None: nobody can tell any more
+    code: int | None
+
+    def __str__(self) -> str:
+        if self.code is None:
+            return "how is not known, its parent is gone too"
+        if self.code < 0:
+            with suppress(ValueError):
+                return f"killed by {signal.Signals(-self.code).name}"
+            return f"killed by signal {-self.code}"
+        return f"exit code {self.code}"
+
+
+@functools.cache
+def boot_id() -> str:
+    """Return what is different after each boot; empty if the system does not tell."""
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return ""
+
+
+def end_strays(kernels: Collection[str]) -> int:
+    """Kill what kernels that are gone have left, wherever it is; return how many that were.
+
+    A process is found by the variable that its kernel gave to all it started. The fork server
+    needs no such help (it inherits what is left), but not every kernel is its child.
+
+    Args:
+        kernels: Names of kernels that have ended.
+    """
+    marks = [f"{KERNEL_MARK}={name}\0".encode() for name in kernels]
+    found = 0
+    for folder in Path("/proc").glob("[0-9]*") if marks else ():
+        try:
+            if any(mark in (folder / "environ").read_bytes() + b"\0" for mark in marks):
+                os.kill(int(folder.name), signal.SIGKILL)
+                found += 1
+        except OSError:  # somebody else's, or gone
+            continue
+    return found
+
+
+def children(pid: int) -> list[int]:
+    """Return the pids of the children of a process's main thread."""
+    with suppress(OSError):
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
+def kill_family(pid: int) -> list[psutil.Process]:
+    """Kill a process and all that descends from it, without waiting; return them."""
+    members: list[psutil.Process] = []
+    with suppress(psutil.Error):
+        root = psutil.Process(pid)
+        members = [*root.children(recursive=True), root]
+    for member in members:
+        with suppress(psutil.Error):
+            member.kill()
+    return members
+
+
+class KernelProcess:
+    """One kernel's process, in a process group of its own.
+
+    Its end is noticed by the pidfd becoming readable (4 ms; reference/kernels.md), or,
+    where the system has none, by a thread that waits.
+    """
+
+    #: how it was started: "fork", "spawn" or "box"
+    start = "spawn"
+    #: whether the fork server inherits, and ends, what it leaves behind
+    has_heir = False
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        #: when it was started; with the pid it is its identity until the next boot
+        self.started = process_start(pid)
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[Exit] = self._loop.create_future()
+        self._listeners: list[Callable[[Exit], None]] = []
+        self._pidfd = -1
+        self._gone = False
+        self._leader = 0
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was started, by the clock of the boot; 0 if that can't be told."""
+        if not self.started:
+            return 0.0
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - self.started / os.sysconf("SC_CLK_TCK")
+
+    @property
+    def exit(self) -> Exit | None:
+        """How it ended; None while it lives."""
+        return self._ended.result() if self._ended.done() else None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has ended, though it may not be known yet how."""
+        if self._gone or self._ended.done():
+            return True
+        if self._pidfd < 0:  # a thread waits for it
+            return False
+        poll = select.poll()
+        poll.register(self._pidfd, select.POLLIN)
+        return bool(poll.poll(0))
+
+    @property
+    def leader(self) -> int:
+        """The pid of the kernel proper; in a box that is not the process that was started."""
+        if self.start != "box":
+            return self.pid
+        if not self._leader:
+            for first in self.halves:
+                self._leader = next(iter(children(first)), 0)
+        return self._leader or self.pid
+
+    @property
+    def halves(self) -> list[int]:
+        """What else belongs to a box: bubblewrap waits outside, its other half is pid 1 in it."""
+        return children(self.pid) if self.start == "box" else []
+
+    def on_exit(self, listener: Callable[[Exit], None]) -> None:
+        """Call `listener` when it has ended; soon, if it has."""
+        if self._ended.done():
+            self._loop.call_soon(listener, self._ended.result())
+        else:
+            self._listeners.append(listener)
+
+    async def wait(self, deadline: float) -> Exit | None:
+        """Wait up to `deadline` seconds for the end."""
+        done, _ = await asyncio.wait([self._ended], timeout=deadline)
+        return self._ended.result() if done else None
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal to the whole process group, if the kernel lives."""
+        if self._ended.done():
+            return
+        with suppress(ProcessLookupError):
+            if self.start == "box":
+                # In there bubblewrap's own half takes note of nothing but SIGKILL.
+                os.killpg(os.getpgid(self.leader), number)
+            if self.start != "box" or number is signal.SIGKILL:
+                os.killpg(self.pid, number)
+
+    def send_signal_to_kernel(self, number: signal.Signals) -> None:
+        """Send a signal to the kernel alone, if it lives."""
+        if not self._ended.done():
+            with suppress(ProcessLookupError):
+                os.kill(self.leader, number)
+
+    async def kill(self, family: Sequence[psutil.Process] = ()) -> Exit:
+        """Kill it and all its descendants, and wait until it is gone.
+
+        Args:
+            family: Descendants that were found before, should it be dead by now.
+        """
+        descendants = [*family, *self.descendants()]
+        if self._ended.done():  # its group may have outlived it
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+        self.send_signal(signal.SIGKILL)
+        for child in descendants:
+            with suppress(psutil.Error):
+                child.kill()
+        ended = await self._ended
+        if descendants:  # a signal that was sent has not killed yet
+            await asyncio.to_thread(psutil.wait_procs, descendants, timeout=FAMILY_DEADLINE)
+        return ended
+
+    def leave(self) -> None:
+        """Stop watching it; it goes on without us."""
+        self._unwatch()
+
+    def descendants(self) -> list[psutil.Process]:
+        """Return the processes that it started, and those that they did."""
+        try:
+            return list(psutil.Process(self.pid).children(recursive=True))
+        except psutil.Error:
+            return []
+
+    def _watch(self, pidfd: int, ended: Callable[[], None]) -> None:
+        """Call `ended` once, when the process of `pidfd` has; the descriptor is ours then."""
+
+        def on_readable() -> None:
+            self._gone = True
+            self._unwatch()
+            ended()
+
+        self._pidfd = pidfd
+        self._loop.add_reader(pidfd, on_readable)
+
+    def _unwatch(self) -> None:
+        if self._pidfd >= 0:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+    def _set_exit(self, code: int | None) -> None:
+        self._unwatch()
+        if self.start == "box" and code is not None and code > SIGNALLED:
+            code = SIGNALLED - code
+        if not self._ended.done():
+            self._ended.set_result(Exit(code))
+            for listener in self._listeners:
+                listener(Exit(code))
+            self._listeners.clear()
+
+
+class SpawnedProcess(KernelProcess):
+    """A child of ours."""
+
+    def __init__(self, popen: subprocess.Popen[bytes]) -> None:
+        super().__init__(popen.pid)
+        self._popen = popen
+        if hasattr(os, "pidfd_open"):
+            self._watch(os.pidfd_open(popen.pid), self._reap)
+        else:
+            self._loop.run_in_executor(None, popen.wait).add_done_callback(lambda _: self._reap())
+
+    def leave(self) -> None:
+        """See KernelProcess."""
+        super().leave()
+        self._popen.returncode = 0  # or its finalizer would warn that it still runs
+
+    def _reap(self) -> None:
+        self._set_exit(self._popen.wait())
+
+
+class ForkedProcess(KernelProcess):
+    """A child of the fork server, which reaps it and tells how it ended."""
+
+    start = "fork"
+    has_heir = True
+
+    def __init__(self, pid: int, pidfd: int) -> None:
+        super().__init__(pid)
+        self._code: int | None = None
+        self._told = False
+        self._watch(pidfd, self._on_gone)
+
+    def tell_code(self, code: int | None) -> None:
+        """Take the exit code from the fork server; None: it can't be known any more."""
+        self._code, self._told = code, True
+        if self._gone or code is not None:
+            self._set_exit(code)
+
+    def _on_gone(self) -> None:
+        if self._told:
+            self._set_exit(self._code)
+        else:
+            self._loop.call_later(CODE_DEADLINE, self._set_exit, None)

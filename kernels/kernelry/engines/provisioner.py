@@ -1,0 +1,163 @@
+"""A Jupyter kernel provisioner, which forks kernels from a warm process.
+
+So jupyter_client, Jupyter Server and Kernel Gateway can have that too. It is chosen in a
+kernelspec (docs/provisioner.md), under the entry point ``kernelry-fork``::
+
+    "metadata": {"kernel_provisioner": {"provisioner_name": "kernelry-fork"}}
+
+One fork server per event loop and interpreter, started with the first kernel. Kernels are
+stock ones to whoever uses them: heartbeat, ports, unlimited output. What can't be forked
+(another system, an environment that a fork can't change) is launched as Jupyter would.
+"""
+
+# jupyter_client's annotations are partial.
+# pyright: reportPrivateImportUsage=false, reportIncompatibleMethodOverride=false
+# pyright: reportOptionalMemberAccess=false
+
+import asyncio
+import os
+import secrets
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from jupyter_client.provisioning import LocalProvisioner
+
+from kernelry.engines.forkserver import ForkServer, Profile
+from kernelry.engines.guardians import start_fork_server
+from kernelry.engines.launch import Launch, OutputLimits
+from kernelry.engines.process import KernelProcess
+from kernelry.paths import private_directory, runtime_base
+
+FORK_DEADLINE = 60.0  # seconds a kernel has to start
+ORPHAN_TIMEOUT = 10.0  # seconds after which kernels of a Jupyter that is gone end
+POLL_INTERVAL = 0.02  # seconds between looks of the blocking `wait`
+UNLIMITED = OutputLimits(head_chars=sys.maxsize, displays=sys.maxsize, rich_bytes=sys.maxsize)
+#: what is read when a process starts, and so can't be changed by a fork
+FIXED = ("PYTHON", "LD_", "MALLOC_", "CUDA_")
+FIXED_SUFFIX = "_NUM_THREADS"
+#: what a kernel never gets: it would cost 26 MB of memory, or poll a parent that isn't
+DROPPED = ("PYTHONDONTWRITEBYTECODE", "JPY_PARENT_PID")
+
+_servers: dict[tuple[int, str], ForkServer] = {}
+_locks: dict[int, asyncio.Lock] = {}
+
+
+class ForkedPopen:
+    """A forked kernel with the face of a `subprocess.Popen`, as LocalProvisioner wants it."""
+
+    stdin = stdout = stderr = None
+
+    def __init__(self, process: KernelProcess) -> None:
+        self._process = process
+        self.pid = process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """How it ended; None while it lives."""
+        ended = self._process.exit
+        return None if ended is None else (-1 if ended.code is None else ended.code)
+
+    def poll(self) -> int | None:
+        """Return how it ended; None while it lives."""
+        return self.returncode
+
+    def wait(self) -> int:
+        """Block until it has ended."""
+        while self.returncode is None and _lives(self.pid):
+            time.sleep(POLL_INTERVAL)
+        return self.returncode or 0
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the kernel."""
+        self._process.send_signal_to_kernel(signal.Signals(number))
+
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Send SIGKILL to the kernel and its children."""
+        self._process.send_signal(signal.SIGKILL)
+
+
+class ForkProvisioner(LocalProvisioner):  # type: ignore[misc]  # jupyter_client has no types
+    """Launches kernels by forking; everything else is as LocalProvisioner does it."""
+
+    directory: Path | None = None
+
+    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> dict[str, Any]:
+        """Fork the kernel that `cmd` would start, or start it if it can't be forked."""
+        env = dict(kwargs.get("env") or os.environ)
+        python = cmd[0]
+        if sys.platform != "linux" or changes_what_is_fixed(env):
+            return dict(await super().launch_kernel(cmd, **kwargs))
+        server = await fork_server(python)
+        if server is None:
+            return dict(await super().launch_kernel(cmd, **kwargs))
+        scratch = runtime_base() / f"p-{secrets.token_hex(6)}"
+        cwd = Path(kwargs.get("cwd") or Path.cwd())
+        launch = Launch(
+            python=Path(python),
+            workspace=cwd,
+            directory=scratch,
+            env={k: v for k, v in env.items() if k not in DROPPED},
+            heartbeat=True,
+            output=UNLIMITED,
+            journaled=False,
+        )
+        connection_file = Path(self.parent.connection_file)
+        launch_file = launch.write_file(connection_file, -1)
+        self.directory = private_directory(scratch)
+        process = await server.fork_file(launch, launch_file, deadline=FORK_DEADLINE)
+        launch_file.unlink(missing_ok=True)
+        self.process = ForkedPopen(process)
+        self.pid = self.pgid = process.pid
+        return dict(self.connection_info)
+
+    async def cleanup(self, restart: bool = False) -> None:
+        """Remove what the kernel had of its own."""
+        await super().cleanup(restart=restart)
+        if self.directory is not None:
+            await asyncio.to_thread(shutil.rmtree, self.directory, ignore_errors=True)
+            self.directory = None
+
+
+def changes_what_is_fixed(env: dict[str, str]) -> bool:
+    """Say whether `env` differs from ours in what takes effect only at a start."""
+    names = {*env, *os.environ}
+    fixed = (n for n in names if n.startswith(FIXED) or n.endswith(FIXED_SUFFIX))
+    return any(env.get(n) != os.environ.get(n) for n in fixed if n not in DROPPED)
+
+
+async def fork_server(python: str) -> ForkServer | None:
+    """Return this loop's fork server for an interpreter; None if there can't be one."""
+    loop = id(asyncio.get_running_loop())
+    async with _locks.setdefault(loop, asyncio.Lock()):
+        server = _servers.get((loop, python))
+        if server is not None and not server.is_closed:
+            return server
+        directory = private_directory(runtime_base() / f"f-{os.getpid()}")
+        env = {k: v for k, v in os.environ.items() if k not in DROPPED}
+        profile = Profile(
+            python=Path(python),
+            env=env,
+            directory=directory,
+            log_file=directory / "forkserver.log",
+            orphan_timeout=ORPHAN_TIMEOUT,
+        )
+        server, _ = await start_fork_server(profile, "shell")
+        if server is not None:
+            _servers[loop, python] = server
+        return server
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

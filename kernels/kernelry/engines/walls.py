@@ -1,0 +1,194 @@
+"""What a kernel may reach: the policy of the isolation levels, and how a box is put together.
+
+The kernel itself builds what is planned here, before any code of the user's runs, and looks
+whether it stands (kernelry/inside/guard.py). At level ``guard`` that is Landlock and seccomp; at
+level ``box`` it is the same within namespaces of its own, which bubblewrap makes around it.
+What is readable is a list of what programs need, not all but a list of secrets.
+"""
+
+import functools
+import json
+import os
+import sys
+import sysconfig
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kernelry.models import Isolation, Limits
+
+INSIDE = Path(__file__).parents[1] / "inside" / "__main__.py"
+LINKS = 40  # that Linux follows from one path
+BOX_TMP_BYTES = 1 << 30  # size of a box's own /tmp
+
+#: programs and libraries
+SYSTEM = ("/usr", "/opt", "/nix/store", "/gnu/store")
+#: links into /usr on most systems
+ROOT_LINKS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")
+#: what libraries read of /etc; the rest of it is nobody's business (as root, /etc/shadow too)
+ETC = (
+    "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "ld.so.preload", "localtime", "timezone",
+    "passwd", "group", "nsswitch.conf", "hosts", "hostname", "resolv.conf", "host.conf",
+    "gai.conf", "protocols", "services", "ssl/certs", "ssl/openssl.cnf", "ssl/cert.pem",
+    "pki/tls/certs", "pki/ca-trust/extracted", "ca-certificates", "mime.types", "magic", "fonts",
+    "alternatives", "matplotlibrc", "locale.alias", "default/locale", "os-release", "terminfo",
+    "inputrc", "bash.bashrc", "profile", "profile.d", "OpenCL", "vulkan", "gitconfig",
+    "pip.conf", "uv", "python3", "python3.11", "python3.12", "python3.13", "python3.14",
+    "machine-id", "sysconfig/clock", "crypto-policies",
+    "debian_version", "lsb-release", "redhat-release",  # pip fails where it can't read them
+)  # fmt: skip
+#: what libraries ask the system: processors, memory, devices
+SYSTEM_STATE = ("/sys/devices", "/sys/bus", "/sys/class", "/sys/fs/cgroup", "/sys/kernel/mm")
+OTHER_READS = ("/var/cache/fontconfig", "/var/lib/dpkg/status")
+DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+#: those of a box are its own; elsewhere they are all of the user's, what is typed into them too
+TERMINALS = ("/dev/ptmx", "/dev/pts")
+#: for computing; there is no isolation between sessions on one of them
+GPUS = ("nvidia*", "dri", "kfd")
+SHARED_MEMORY = "/dev/shm"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Walls:
+    """What stands between a session and the rest."""
+
+    #: how it is kept apart
+    isolation: Isolation = Isolation.PROCESS
+    #: whether it may use the network
+    network: bool = True
+    #: what it may read besides the system and its own
+    allow_read: tuple[Path, ...] = ()
+    #: what it may change besides the workspace and its own
+    allow_write: tuple[Path, ...] = ()
+    #: how much of the machine it may use
+    limits: Limits = field(default_factory=Limits)
+    #: the program that makes boxes
+    bwrap: Path | None = None
+
+    def plan(self, *, reads: Iterable[Path], writes: Iterable[Path]) -> dict[str, Any]:
+        """Return what the process that enters the walls is told.
+
+        Args:
+            reads: What it needs to read beyond the system: its interpreter, our own code.
+            writes: What is its own.
+        """
+        has_walls = self.isolation is not Isolation.PROCESS
+        return {
+            "level": self.isolation.value,
+            "network": self.network,
+            "limits": self.limits.of_a_process,
+            "read": [*system_reads(), *real([*reads, *self.allow_read])] if has_walls else [],
+            "write": real([*writes, *self.allow_write]) if has_walls else [],
+            "device": [*DEVICES, *self._terminals, *gpus()],
+            "shared": [SHARED_MEMORY],
+        }
+
+    @property
+    def _terminals(self) -> tuple[str, ...]:
+        return TERMINALS if self.isolation is Isolation.BOX else ()
+
+    def command(
+        self,
+        argv: Sequence[str],
+        plan: dict[str, Any],
+        cwd: Path,
+        *options: str,
+    ) -> list[str]:
+        """Return how to start a program at this level: in a box, or as it is.
+
+        Args:
+            argv: The program and its arguments.
+            plan: What it will be told.
+            cwd: Where it shall run.
+            options: More of bubblewrap's options, for a box.
+        """
+        if self.isolation is not Isolation.BOX:
+            return list(argv)
+        return [*self._box(plan), *options, "--chdir", str(cwd), "--", *argv]
+
+    def confine(
+        self, argv: Sequence[str], *, cwd: Path, reads: Iterable[Path], writes: Iterable[Path]
+    ) -> list[str]:
+        """Return how to start a program that does not build walls by itself.
+
+        A box goes when the process that was started does: no signal to that one's group gets in.
+
+        Args:
+            argv: The program, by its path, and its arguments.
+            cwd: Where it shall run.
+            reads: What it needs to read beyond the system.
+            writes: What it may change.
+        """
+        plan = self.plan(reads=[*reads, *own_paths()], writes=writes)
+        enter = [sys.executable, "-I", "-S", str(INSIDE), "confined", json.dumps(plan)]
+        return self.command([*enter, *argv], plan, cwd, "--die-with-parent")
+
+    def _box(self, plan: dict[str, Any]) -> list[str]:
+        """Return the command line of bubblewrap up to the program."""
+        argv = [str(self.bwrap or "bwrap"), "--new-session", "--cap-drop", "ALL"]
+        argv += ["--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts"]
+        argv += ["--unshare-cgroup-try", "--hostname", "kernelry"]
+        argv += [] if self.network else ["--unshare-net"]
+        argv += ["--proc", "/proc", "--dev", "/dev"]
+        argv += ["--size", str(BOX_TMP_BYTES), "--tmpfs", "/tmp"]
+        shared = self.limits.memory // 2 or BOX_TMP_BYTES  # as Linux has it by default
+        argv += ["--size", str(shared), "--tmpfs", SHARED_MEMORY]
+        linked = [path for path in ROOT_LINKS if Path(path).is_symlink()]
+        for path in linked:
+            argv += ["--symlink", str(Path(path).readlink()), path]
+        mounted = ["/proc", *linked, *plan["write"]]
+        for path in sorted(plan["read"], key=len):
+            if not is_below(path, mounted):
+                mounted.append(path)
+                argv += ["--ro-bind-try", path, path]
+        for path in gpus():
+            argv += ["--dev-bind-try", path, path]
+        for path in plan["write"]:
+            argv += ["--bind-try", path, path]
+        return argv
+
+
+@functools.cache
+def system_reads() -> tuple[str, ...]:
+    """Return what every program may read of the system."""
+    etc = (f"/etc/{name}" for name in ETC)
+    return tuple(real((*SYSTEM, *ROOT_LINKS, *etc, *SYSTEM_STATE, *OTHER_READS, "/proc")))
+
+
+def gpus() -> list[str]:
+    """Return the devices for computing that are here."""
+    return [str(path) for pattern in GPUS for path in Path("/dev").glob(pattern)]
+
+
+def real(paths: Iterable[Path | str]) -> list[str]:
+    """Return where paths lead, and themselves if that is elsewhere; each once, if it is there."""
+    found: dict[str, None] = {}
+    for path in map(Path, paths):
+        if path.exists() or path.is_symlink():
+            found[str(path.absolute())] = None
+            found[str(path.resolve())] = None
+    return list(found)
+
+
+def is_below(path: str, roots: Iterable[str]) -> bool:
+    """Say whether a path is one of `roots` or in it."""
+    return any(path == root or path.startswith(root.rstrip("/") + "/") for root in roots)
+
+
+def own_paths() -> tuple[Path, ...]:
+    """Return what has to be readable for our own interpreter and code to run."""
+    paths = [sys.prefix, sys.base_prefix, sys.exec_prefix, *links(Path(sys.executable))]
+    paths += [sysconfig.get_paths()[name] for name in ("purelib", "platlib", "stdlib")]
+    # The first is where the program that was started is: a script's folder is none of ours.
+    own = sys.path if sys.flags.safe_path else sys.path[1:]
+    paths += [path for path in own if path and Path(path).is_dir()]
+    return tuple({Path(path): None for path in [*paths, str(INSIDE.parent)]})
+
+
+def links(path: Path) -> list[str]:
+    """Return the links that lead from a path to its file, and the file."""
+    found = [path]
+    while len(found) < LINKS and found[-1].is_symlink():
+        found.append(found[-1].parent / found[-1].readlink())
+    return [str(Path(os.path.normpath(path))) for path in found]

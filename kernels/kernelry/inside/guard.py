@@ -1,0 +1,248 @@
+"""Walls around this process and all that it starts, from the standard library alone.
+
+Landlock says which files it may reach, keeps its signals and abstract sockets to itself and
+closes TCP; seccomp closes what Landlock has no rules for; capabilities are given up. None of
+it can be taken back, and none needs a privilege. It must be in force before the process has
+a second thread: Landlock binds the thread that asks for it, and code could move to another.
+
+What the walls are is decided by the server (kernelry/engines/walls.py); this only builds them
+and looks whether they stand. Not covered: mode, owner and times of files of the same user.
+"""
+
+import contextlib
+import ctypes
+import errno
+import os
+import socket
+import stat
+import struct
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from . import seccomp
+
+CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446  # the same on all machines
+CREATE_RULESET_VERSION = 1
+RULE_PATH_BENEATH = 1
+NEEDED_ABI = 6  # Linux 6.12: signals and abstract sockets are scoped
+
+PR_SET_DUMPABLE, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 4, 24, 38, 47
+PR_CAP_AMBIENT_CLEAR_ALL = 4
+LINUX_CAPABILITY_VERSION_3 = 0x20080522
+CAPABILITIES = 64
+
+EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+REMOVE_DIR, REMOVE_FILE, MAKE_CHAR, MAKE_DIR, MAKE_REG = (1 << n for n in range(4, 9))
+MAKE_SOCK, MAKE_FIFO, MAKE_BLOCK, MAKE_SYM, REFER = (1 << n for n in range(9, 14))
+TRUNCATE, IOCTL_DEV = 1 << 14, 1 << 15
+HANDLED_FILES = (1 << 16) - 1
+HANDLED_TCP = 3  # bind and connect
+SCOPED = 3  # abstract Unix sockets and signals
+OF_A_FILE = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEV
+
+READ = EXECUTE | READ_FILE | READ_DIR
+WRITE = (HANDLED_FILES & ~(MAKE_CHAR | MAKE_BLOCK | IOCTL_DEV)) | READ
+#: devices and terminals are read, written and controlled, but none can be made
+DEVICE = READ_FILE | WRITE_FILE | READ_DIR | TRUNCATE | IOCTL_DEV
+#: everybody's shared memory: what is there can be used by whoever knows its name
+SHARED = READ_FILE | WRITE_FILE | TRUNCATE | MAKE_REG | REMOVE_FILE | REFER
+RIGHTS = {"read": READ, "write": WRITE, "device": DEVICE, "shared": SHARED}
+
+DENIED = (errno.EACCES, errno.EPERM)
+CAUSES = 10  # exceptions behind an exception that are looked at
+
+
+class WallError(Exception):
+    """A wall that was asked for could not be built, or does not stand."""
+
+
+class Walls:
+    """The walls of this process.
+
+    Args:
+        plan: level, network, and under each name of `RIGHTS` a list of paths.
+    """
+
+    def __init__(self, plan: dict[str, Any]) -> None:
+        self._plan = plan
+        #: whether there are any
+        self.stand = plan["level"] != "process"
+
+    def enter(self) -> None:
+        """Build all but what the kernel's own sockets need.
+
+        Raises:
+            WallError: One can't be built here.
+        """
+        if not self.stand:
+            return
+        with reporting("capabilities"):
+            drop_capabilities()
+        # In a box the files are the box's; Landlock closes the rest where it can.
+        if self._plan["level"] == "guard" or abi() >= NEEDED_ABI:
+            with reporting("Landlock"):
+                restrict_files(self._plan)
+        with reporting("seccomp"):
+            rules = seccomp.early_rules(
+                network=self._plan["network"], sees_all=self._plan["level"] == "guard"
+            )
+            seccomp.install(rules, all_threads=False)
+
+    def close_sockets(self) -> None:
+        """Refuse new Unix sockets: with one, a process could talk to any service of the user.
+
+        Raises:
+            WallError: It can't be done here.
+        """
+        if self.stand:
+            with reporting("seccomp"):
+                seccomp.install(seccomp.late_rules(), all_threads=True)
+
+    def check(self) -> None:
+        """Look whether the walls stand; takes no trust in what the calls above returned.
+
+        Raises:
+            WallError: One does not.
+        """
+        if not self.stand:
+            return
+        families = [seccomp.AF_UNIX, seccomp.AF_VSOCK]
+        families += [] if self._plan["network"] else [seccomp.AF_INET, seccomp.AF_INET6]
+        for family in families:
+            check_refused(f"sockets of family {family}", partial(socket.socket, family))
+        if self._plan["level"] == "guard":  # the root of a box is the box's
+            check_refused("files", lambda: os.listdir("/"))
+        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+            status = dict(line.split(":\t", 1) for line in file if ":\t" in line)
+        for name, wanted in (("CapEff", 0), ("CapPrm", 0), ("NoNewPrivs", 1)):
+            if int(status[name].strip(), 16) != wanted:
+                raise WallError(f"{name} is {status[name].strip()}")
+
+    def explain(self, error: BaseException | None) -> str:
+        """Say which wall an exception of the user's code met, and what opens it; else nothing."""
+        for _ in range(CAUSES if self.stand else 0):
+            if error is None:
+                break
+            if hint := self._explain(error):
+                return hint
+            error = error.__cause__ or error.__context__
+        return ""
+
+    def _explain(self, error: BaseException) -> str:
+        offline = not self._plan["network"]
+        if isinstance(error, socket.gaierror) and offline:
+            return NETWORK_HINT
+        if not isinstance(error, OSError) or error.errno not in DENIED:
+            return ""
+        if error.filename is None:
+            return NETWORK_HINT if offline and type(error) is PermissionError else ""
+        with contextlib.suppress(TypeError, ValueError):
+            path = os.path.realpath(os.fsdecode(error.filename))
+            if self._is_below(path, "write"):
+                return ""
+            option = "--allow-write" if self._is_below(path, "read") else "--allow-read"
+            verb = "write" if option == "--allow-write" else "read"
+            more = "" if option == "--allow-write" else " (or --allow-write, to change it too)"
+            return (
+                f"{path} is outside of what this session may {verb}. "
+                f"The server's option {option} {path}{more} opens it; files for sessions "
+                "belong into the workspace."
+            )
+        return ""
+
+    def _is_below(self, path: str, right: str) -> bool:
+        return any(path == root or path.startswith(root + "/") for root in self._plan[right])
+
+
+NETWORK_HINT = (
+    "The network is off in this session. It is on where the server runs with --network and "
+    "create_session does not say network=false."
+)
+
+
+def check_refused(wall: str, attempt: Callable[[], object]) -> None:
+    """Try something that a wall refuses.
+
+    Raises:
+        WallError: It does not.
+    """
+    try:
+        attempt()
+    except PermissionError:
+        return
+    raise WallError(f"the wall around {wall} does not stand")
+
+
+@contextlib.contextmanager
+def reporting(wall: str) -> Iterator[None]:
+    """Turn the system's refusal to build a wall into an error that names the wall."""
+    try:
+        yield
+    except OSError as error:
+        raise WallError(f"{wall}: {error.strerror or error}") from error
+
+
+def abi() -> int:
+    """Return the version of Landlock that this system has; 0: it has none."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    return max(int(libc.syscall(CREATE_RULESET, None, 0, CREATE_RULESET_VERSION)), 0)
+
+
+def restrict_files(plan: dict[str, Any]) -> None:
+    """Let this thread reach only the files of the plan, and signal only its own kind."""
+    version = abi()
+    if version < NEEDED_ABI:
+        known = f"version {version}" if version else "none"
+        raise OSError(errno.ENOSYS, f"it needs version {NEEDED_ABI} (Linux 6.12), here is {known}")
+    libc = ctypes.CDLL(None, use_errno=True)
+    tcp = 0 if plan["network"] else HANDLED_TCP
+    attributes = ctypes.create_string_buffer(struct.pack("QQQ", HANDLED_FILES, tcp, SCOPED), 24)
+    ruleset = checked(libc.syscall(CREATE_RULESET, attributes, ctypes.c_size_t(24), 0))
+    try:
+        for name, rights in RIGHTS.items():
+            for path in plan[name]:
+                allow(libc, ruleset, path, rights)
+        checked(libc.syscall(RESTRICT_SELF, ruleset, 0))
+    finally:
+        os.close(ruleset)
+
+
+def allow(libc: Any, ruleset: int, path: str, rights: int) -> None:
+    """Add a path, and all below it; one that is not there is left out."""
+    try:
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        if not stat.S_ISDIR(os.fstat(fd).st_mode):
+            rights &= OF_A_FILE
+        rule = ctypes.create_string_buffer(struct.pack("=Qi", rights, fd), 12)
+        checked(libc.syscall(ADD_RULE, ruleset, RULE_PATH_BENEATH, rule, 0))
+    finally:
+        os.close(fd)
+
+
+def drop_capabilities() -> None:
+    """Give up all that root may do, for good, and what set-user-id programs would give."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    checked(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+    libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    for capability in range(CAPABILITIES):
+        libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)  # refused unless we have CAP_SETPCAP
+    header = ctypes.create_string_buffer(struct.pack("Ii", LINUX_CAPABILITY_VERSION_3, 0))
+    checked(libc.capset(header, ctypes.create_string_buffer(24)))
+    # Having given something up makes the kernel close /proc/PID to its own user.
+    libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
+
+
+def checked(result: int) -> int:
+    """Return what a system call returned.
+
+    Raises:
+        OSError: It failed.
+    """
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result

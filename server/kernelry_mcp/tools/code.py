@@ -1,0 +1,221 @@
+"""Code: run it, read what it did, interrupt it, start over."""
+
+from typing import Annotated
+
+import anyio
+from mcp.types import CallToolResult, InputRequiredResult
+from pydantic import Field
+
+from kernelry import Execution, Run, Session, SessionStatus
+from kernelry.checkpoint_models import Restoration
+from kernelry.errors import InvalidArgumentError, KernelryError
+from kernelry.reports import InterruptReport, InterruptStep
+from kernelry.suspension import WITHOUT
+from kernelry_mcp.callers import caller_of, name_of
+from kernelry_mcp.context import App, Ctx, Declaration, app_of, tool
+from kernelry_mcp.render import page, render
+from kernelry_mcp.results import ExecutionPage, Interrupted, Restarted, RunResult
+from kernelry_mcp.saved import described, left_out
+from kernelry_mcp.tools.parameters import PAGE_CHARS, SessionId, Timeout, Wait
+from kernelry_mcp.waiting import asked_before, wait_and_ask, wait_for
+
+
+@tool(Declaration(title="Run Python code", toolset="core", destructive=True, open_world=True))
+async def run_python_code(
+    ctx: Ctx,
+    code: Annotated[str, Field(description="Python; IPython magics, !commands and await work")],
+    session_id: SessionId = None,
+    timeout: Timeout = None,
+    wait: Wait = None,
+) -> Annotated[CallToolResult, RunResult] | InputRequiredResult:
+    """Run Python code in a session; variables and imports stay for the next call.
+
+    Returns what it printed, the value of the last expression, images, and the error if it
+    raised (status 'failed'). Long code answers 'running' with an execution_id after `wait`
+    seconds and goes on: read it with get_execution. Calls to one session queue up, sessions
+    run in parallel. Save files under outputs/.
+    """
+    app = app_of(ctx)
+    seconds = app.settings.wait if wait is None else wait
+    execution: Execution | None = None
+    run: Run | None = None
+    asked = await asked_before(ctx)
+    if asked is not None:
+        execution = asked.execution
+        session = app.sessions.get(execution.session_id)
+        if live := app.sessions.live_run(execution.id):
+            run = live[1]
+    else:
+        session = app.sessions.find(caller_of(ctx), session_id)
+        await app.sessions.suspension.wake(session, by=name_of(ctx))
+        with anyio.CancelScope(shield=True):  # who gives up meanwhile still has it interrupted
+            run = await app.sessions.run(session, code, timeout=timeout)
+    if run is not None:
+        refused = asked.refused if asked else ""
+        if required := await wait_and_ask(ctx, session, run, seconds, refused=refused):
+            return required
+        execution = run.snapshot()
+    assert execution is not None
+    rendered = await render(
+        execution,
+        session.spill_dir,
+        app.sessions.workspace.root,
+        app.settings.text_budget,
+    )
+    return rendered.result.answer(rendered.text, *rendered.blocks)
+
+
+@tool(Declaration(title="Read an execution", toolset="core", read_only=True, idempotent=True))
+async def get_execution(
+    ctx: Ctx,
+    execution_id: Annotated[str, Field(description="From run_python_code")],
+    wait: Annotated[
+        float,
+        Field(ge=0, le=3600, allow_inf_nan=False, description="Seconds to wait for its end"),
+    ] = 0,
+    offset: Annotated[
+        int | None,
+        Field(ge=0, description="Read its whole text from this character on, page by page"),
+    ] = None,
+    limit: Annotated[int, Field(ge=1, le=PAGE_CHARS, description="Characters of a page")] = 8000,
+) -> Annotated[CallToolResult, ExecutionPage]:
+    """Look at an execution: its status and output so far, or a page of its whole text.
+
+    Use it after 'running', or when an answer said that characters were left out.
+    """
+    app = app_of(ctx)
+    if wait and (live := app.sessions.live_run(execution_id)):
+        await wait_for(ctx, live[0], live[1], wait)
+    execution = await app.sessions.execution(execution_id)
+    spill_dir = app.sessions.spill_dir(execution)
+    budget = app.settings.text_budget
+    if offset is not None:
+        answer, text = await page(execution, spill_dir, budget, offset, limit)
+        return answer.answer(text)
+    rendered = await render(execution, spill_dir, app.sessions.workspace.root, budget)
+    result = ExecutionPage(**rendered.result.model_dump(), text="", offset=0, next_offset=-1)
+    return result.answer(rendered.text, *rendered.blocks)
+
+
+@tool(Declaration(title="Interrupt an execution", toolset="core", destructive=True))
+async def interrupt_execution(
+    ctx: Ctx,
+    session_id: SessionId = None,
+    execution_id: Annotated[
+        str, Field(description="Only this execution; default: the one that runs")
+    ] = "",
+    force: Annotated[
+        bool, Field(description="If nothing else works: kill the kernel and start a new one")
+    ] = False,
+) -> Annotated[CallToolResult, Interrupted]:
+    """Stop what runs in a session, as Ctrl-C does; variables stay.
+
+    Tries twice and says which step worked. Code stuck in native calls may not react: the
+    answer then shows where it is, and force=true kills the kernel (variables are lost).
+    """
+    sessions = app_of(ctx).sessions
+    if execution_id:
+        execution = await sessions.execution(execution_id)
+        if session_id is not None and session_id != execution.session_id:
+            msg = f"execution {execution_id} belongs to session '{execution.session_id}'"
+            raise InvalidArgumentError(msg)
+        session = sessions.get(execution.session_id)
+        report = await sessions.interrupt(execution_id, force=force)
+    else:
+        session = sessions.find(caller_of(ctx), session_id)
+        report = await session.interrupt(force=force)
+    ended = report.step not in (InterruptStep.NOTHING_RUNNING, InterruptStep.NO_EFFECT)
+    result = Interrupted(
+        session_id=session.id,
+        execution_id=report.execution_id,
+        interrupted=ended,
+        step=report.step.value,
+        responsive=report.responsive,
+        stack=report.stack,
+    )
+    return result.answer(describe(session, report))
+
+
+def describe(session: Session, report: InterruptReport) -> str:
+    """Say what an interrupt did."""
+    match report.step:
+        case InterruptStep.NOTHING_RUNNING:
+            return f"Nothing runs in session '{session.id}'."
+        case InterruptStep.DEQUEUED:
+            return f"Execution {report.execution_id} was still queued; it will not run."
+        case InterruptStep.RESTARTED:
+            return (
+                "Two interrupts had no effect, so the kernel was killed and a new one started "
+                f"(generation {session.record.generation}). All variables are gone.\n{report.stack}"
+            )
+        case InterruptStep.NO_EFFECT:
+            return (
+                f"Two interrupts had no effect on execution {report.execution_id}: it is in native "
+                "code or ignores them. It ends when that code lets it; force=true kills the "
+                f"kernel. It is here:\n{report.stack}"
+            )
+        case _:
+            state = "answers" if report.responsive else "does not answer yet"
+            return f"Execution {report.execution_id} was interrupted; the kernel {state}."
+
+
+@tool(Declaration(title="Restart a kernel", toolset="core", destructive=True))
+async def restart_kernel(
+    ctx: Ctx,
+    session_id: SessionId = None,
+    preserve_state: Annotated[
+        bool, Field(description="Keep the variables that can be saved")
+    ] = False,
+) -> Annotated[CallToolResult, Restarted]:
+    """Give a session a new kernel, from whatever state: busy, stuck or dead.
+
+    All its variables are gone; its packages, files and history stay. With preserve_state the
+    variables stay too; that needs an idle kernel, and if they can't be saved nothing is done.
+    """
+    app = app_of(ctx)
+    session = app.sessions.find(caller_of(ctx), session_id)
+    why = "the kernel was restarted by restart_kernel"
+    if session.record.status is SessionStatus.SUSPENDED:
+        wanted = "" if preserve_state else WITHOUT
+        resumed = await app.sessions.suspension.resume(
+            session, by=name_of(ctx), checkpoint_id=wanted
+        )
+        return restarted(session, resumed.restoration)
+    if preserve_state:
+        return await restart_with_state(app, session, why)
+    await session.restart(why)
+    return restarted(session, None)
+
+
+async def restart_with_state(app: App, session: Session, why: str) -> CallToolResult:
+    """Restart a session's kernel and keep its variables.
+
+    Raises:
+        KernelryError: They can't be saved, and the kernel is as it was; or not be restored.
+    """
+    generation = session.record.generation
+    try:
+        done = await app.sessions.checkpoints.restart(session, why, app.settings.wait)
+    except KernelryError as error:
+        if session.record.generation == generation:
+            more = f"{error} The kernel was not restarted; without preserve_state it would be."
+            raise type(error)(more) from error
+        raise
+    return restarted(session, done)
+
+
+def restarted(session: Session, done: Restoration | None) -> CallToolResult:
+    """Say that a session has a new kernel, and what is in it."""
+    lost = (*done.checkpoint.skipped, *done.failed) if done else ()
+    result = Restarted(
+        session_id=session.id,
+        restarted=True,
+        generation=session.record.generation,
+        variables_kept=done is not None,
+        checkpoint_id=done.checkpoint.id if done else "",
+        lost=left_out(lost),
+    )
+    what = described(done) if done else "All its variables are gone."
+    return result.answer(
+        f"Session '{session.id}' has a new kernel (generation {result.generation}). {what}"
+    )

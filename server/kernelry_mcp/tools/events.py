@@ -1,0 +1,82 @@
+"""Toolset `events`: the log of what happened, and messages between sessions and clients."""
+
+from typing import Annotated, Any
+
+from mcp.types import CallToolResult
+from pydantic import Field
+
+from kernelry_mcp.callers import caller_of
+from kernelry_mcp.context import Ctx, Declaration, app_of, tool
+from kernelry_mcp.results import EventInfo, EventList, Published
+from kernelry_mcp.tools.parameters import SessionId
+
+SHOWN = 20  # events in the text for the model
+SHOWN_CHARS = 200  # of the data of one
+
+
+@tool(Declaration(title="Publish an event", toolset="events"))
+async def publish_event(
+    ctx: Ctx,
+    topic: Annotated[str, Field(description="What it is about, like 'training.done'")],
+    data: Annotated[Any, Field(description="Anything, up to 64 KiB as JSON")] = None,
+    session_id: SessionId = None,
+) -> Annotated[CallToolResult, Published]:
+    """Write an event into the server's log, for other sessions and clients to read.
+
+    Code in a session does the same with kernelry_session.publish(topic, data).
+    """
+    sessions = app_of(ctx).sessions
+    session = sessions.find(caller_of(ctx), session_id)
+    seq = await sessions.events.publish(topic, data, session_id=session.id)
+    return Published(seq=seq, topic=topic).answer(f"Event {seq} on '{topic}' is in the log.")
+
+
+@tool(Declaration(title="Read events", toolset="events", read_only=True, idempotent=True))
+async def get_events(
+    ctx: Ctx,
+    since: Annotated[
+        int, Field(ge=-1, description="Only those after this number; -1: only new ones")
+    ] = 0,
+    topics: Annotated[
+        list[str] | None, Field(description="Globs, like 'execution.*'; default: all")
+    ] = None,
+    session_ids: Annotated[list[str] | None, Field(description="Only of these")] = None,
+    limit: Annotated[int, Field(ge=1, le=1000, description="At most so many")] = 100,
+    wait: Annotated[
+        float,
+        Field(ge=0, le=3600, allow_inf_nan=False, description="Seconds to wait for a first one"),
+    ] = 0,
+) -> Annotated[CallToolResult, EventList]:
+    """Read the log of what happened: sessions, executions, what was published.
+
+    Pass next_since of the answer as `since` of the next call: so nothing is missed or read
+    twice.
+    """
+    events = app_of(ctx).sessions.events
+    if since < 0:
+        since = await events.newest()
+    found = await events.read(
+        since=since, topics=topics or (), sessions=session_ids or (), limit=limit, wait=wait
+    )
+    result = EventList(
+        events=[
+            EventInfo(
+                seq=event.seq,
+                at=event.at.isoformat(timespec="milliseconds"),
+                topic=event.topic,
+                session_id=event.session_id,
+                execution_id=event.execution_id,
+                data=event.data,
+            )
+            for event in found
+        ],
+        next_since=found[-1].seq if found else since,
+    )
+    lines = [f"{len(found)} events; next: since={result.next_since}"]
+    for event in found[:SHOWN]:
+        where = f" in {event.session_id}" if event.session_id else ""
+        data = f": {str(event.data)[:SHOWN_CHARS]}" if event.data not in (None, {}) else ""
+        lines.append(f"{event.seq} {event.topic}{where}{data}")
+    if len(found) > SHOWN:
+        lines.append(f"... and {len(found) - SHOWN} more, in the structured content")
+    return result.answer("\n".join(lines))

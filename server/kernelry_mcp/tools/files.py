@@ -1,0 +1,219 @@
+"""Toolset `files`: the files of the workspace, without running code."""
+
+import asyncio
+import base64
+import binascii
+from pathlib import Path
+from typing import Annotated, Literal
+
+from mcp.types import CallToolResult, ContentBlock, ImageContent, ResourceLink
+from pydantic import Field
+
+from kernelry import files as library
+from kernelry.errors import FileTooLargeError, InvalidArgumentError
+from kernelry.files import Content, Mode
+from kernelry.listing import list_folder
+from kernelry_mcp.context import Ctx, Declaration, app_of, tool
+from kernelry_mcp.links import uri_of
+from kernelry_mcp.render import IMAGES_TOTAL, RASTER_MIMES, shrink
+from kernelry_mcp.resources import FILE_BYTES
+from kernelry_mcp.results import DeletedFile, FileContent, FileEntry, FileList, WrittenFile
+from kernelry_mcp.tools.parameters import PAGE_CHARS
+
+NO_BASE64 = "the content is no base64; encode it, or leave encoding at 'text'"
+WorkspacePath = Annotated[str, Field(description="Path in the workspace, like outputs/a.csv")]
+
+
+@tool(Declaration(title="List files", toolset="files", read_only=True, idempotent=True))
+async def list_files(
+    ctx: Ctx,
+    path: Annotated[str, Field(description="Folder in the workspace")] = ".",
+    pattern: Annotated[
+        str, Field(max_length=200, description="Glob for names, like *.csv; default: all")
+    ] = "",
+    recursive: Annotated[bool, Field(description="Look into folders, too")] = False,
+    limit: Annotated[int, Field(ge=1, le=1000, description="Entries of a page")] = 200,
+    offset: Annotated[int, Field(ge=0, description="Entries to leave out")] = 0,
+) -> Annotated[CallToolResult, FileList]:
+    r"""List files and folders of the workspace, which all sessions share.
+
+    Sorted by path. Links are listed and not followed. In names that are not UTF-8 the odd bytes
+    are shown as \xNN; only code can open such files.
+    """
+    root = app_of(ctx).sessions.workspace.root
+    found = await asyncio.to_thread(list_folder, root, path, pattern=pattern, recursive=recursive)
+    total = len(found.entries)
+    shown = found.entries[offset : offset + limit]
+    end = offset + len(shown)
+    result = FileList(
+        path=found.path,
+        files=[
+            FileEntry(
+                path=entry.path,
+                type=entry.type,
+                size=entry.size,
+                modified=entry.modified.isoformat(timespec="seconds"),
+            )
+            for entry in shown
+        ],
+        total=total,
+        next_offset=end if end < total else -1,
+        complete=found.complete,
+    )
+    lines = [f"[{len(shown)} of {total} in {found.path}]", *map(line_of, result.files)]
+    if result.next_offset >= 0:
+        lines.append(f"[next: offset={result.next_offset}]")
+    if not result.complete:
+        lines.append("[there is more than was looked at; list a folder in it]")
+    return result.answer("\n".join(lines))
+
+
+@tool(Declaration(title="Read a file", toolset="files", read_only=True, idempotent=True))
+async def read_file(
+    ctx: Ctx,
+    path: WorkspacePath,
+    offset: Annotated[
+        int, Field(ge=0, description="Read a text from this character on, page by page")
+    ] = 0,
+    limit: Annotated[int, Field(ge=1, le=PAGE_CHARS, description="Characters of a page")] = 8000,
+) -> Annotated[CallToolResult, FileContent]:
+    """Read a file of the workspace: text by pages, images as images, the rest as base64.
+
+    What is too large for an answer comes as a link; large data are better read in
+    run_python_code. Links and special files are refused.
+    """
+    app = app_of(ctx)
+    root, budget = app.sessions.workspace.root, app.settings.text_budget
+
+    def read() -> tuple[FileContent, str, list[ContentBlock]]:
+        small = budget // 4 * 3  # bytes whose base64 fits
+        content = library.read(root, path, offset=offset, limit=limit, data_bytes=small)
+        return shown_content(content, offset, small)
+
+    result, text, blocks = await asyncio.to_thread(read)
+    return result.answer(text, *blocks)
+
+
+@tool(Declaration(title="Write a file", toolset="files", destructive=True))
+async def write_file(
+    ctx: Ctx,
+    path: WorkspacePath,
+    content: Annotated[str, Field(description="What to write")],
+    encoding: Annotated[
+        Literal["text", "base64"], Field(description="text is written as UTF-8")
+    ] = "text",
+    overwrite: Annotated[bool, Field(description="Replace a file of that name")] = False,
+    append: Annotated[bool, Field(description="Write at the end of a file of that name")] = False,
+) -> Annotated[CallToolResult, WrittenFile]:
+    """Write a file of the workspace; folders that are missing are made.
+
+    A file is replaced as a whole or not at all. save_script is for code that sessions import.
+    """
+    if overwrite and append:
+        raise InvalidArgumentError("overwrite and append exclude each other; pass one of them")
+    mode = Mode.OVERWRITE if overwrite else Mode.APPEND if append else Mode.CREATE
+    data = bytes_of(content, encoding)
+    root = app_of(ctx).sessions.workspace.root
+    done = await asyncio.to_thread(library.write, root, path, data, mode)
+    result = WrittenFile(path=done.path, size=done.size, created=done.created)
+    verb = "Made" if done.created else "Wrote"
+    return result.answer(f"{verb} {done.path}, {done.size} bytes.")
+
+
+@tool(Declaration(title="Delete a file", toolset="files", destructive=True))
+async def delete_file(ctx: Ctx, path: WorkspacePath) -> Annotated[CallToolResult, DeletedFile]:
+    """Delete a file or an empty folder of the workspace. Of a link only the link goes."""
+    root = app_of(ctx).sessions.workspace.root
+    gone = await asyncio.to_thread(library.delete, root, path)
+    result = DeletedFile(path=gone.path, type=gone.type)
+    return result.answer(f"Deleted the {gone.type} {gone.path}.")
+
+
+def line_of(entry: FileEntry) -> str:
+    """Return an entry as a line for the model."""
+    if entry.type == "folder":
+        return f"{entry.path}/"
+    kind = "" if entry.type == "file" else f" ({entry.type})"
+    return f"{entry.path}  {entry.size} bytes{kind}"
+
+
+def shown_content(
+    content: Content, offset: int, small: int
+) -> tuple[FileContent, str, list[ContentBlock]]:
+    """Return what a file's content is answered with.
+
+    Args:
+        content: What was read.
+        offset: The character that was asked for.
+        small: Bytes up to which data are answered as base64.
+
+    Raises:
+        FileTooLargeError: Neither an answer nor a resource can hold it.
+    """
+    result = FileContent(
+        path=content.path,
+        mime_type=content.mime_type,
+        size=content.size,
+        encoding="link",
+        text="",
+        offset=offset,
+        next_offset=-1,
+        total_chars=0,
+    )
+    name = f"{content.path}, {content.size} bytes"
+    if content.page is not None:
+        page = content.page
+        result.encoding, result.text, result.total_chars = "text", page.text, page.total
+        result.next_offset = page.end if page.end < page.total else -1
+        where = f"[{content.path}: characters {page.offset} to {page.end} of {page.total}"
+        more = f"; next: offset={page.end}]" if result.next_offset >= 0 else "; the end]"
+        return result, f"{where}{more}\n{page.text}", []
+    if content.data is not None and (image := image_of(content.mime_type, content.data)):
+        result.encoding = "image"
+        return result, f"[{name}]", [image]
+    if content.data is not None and len(content.data) <= small:
+        result.encoding, result.text = "base64", base64.b64encode(content.data).decode("ascii")
+        return result, f"[{name}, not text, as base64]\n{result.text}", []
+    if content.size > FILE_BYTES:
+        msg = f"'{content.path}' is not text and has {content.size} bytes, more than fit an answer"
+        raise FileTooLargeError(f"{msg}. Read it in run_python_code.")
+    link = ResourceLink(
+        type="resource_link",
+        uri=uri_of(content.path),
+        name=Path(content.path).name,
+        mime_type=content.mime_type or "application/octet-stream",
+    )
+    return result, f"[{name}, not text: read it in run_python_code, or the resource]", [link]
+
+
+def image_of(mime: str, data: bytes) -> ImageContent | None:
+    """Return an image that fits an answer; None: it is none, or none that can be shown."""
+    if mime not in RASTER_MIMES:
+        return None
+    try:
+        mime, data = shrink(mime, data)
+    except ValueError:
+        return None
+    encoded = base64.b64encode(data).decode("ascii")
+    if len(encoded) > IMAGES_TOTAL:
+        return None
+    return ImageContent(type="image", data=encoded, mime_type=mime)
+
+
+def bytes_of(content: str, encoding: str) -> bytes:
+    """Return the bytes that a content stands for.
+
+    Raises:
+        InvalidArgumentError: It is no base64, or can't be UTF-8.
+    """
+    try:
+        if encoding == "base64":
+            return base64.b64decode(content, validate=True)
+        return content.encode("utf-8")
+    except binascii.Error as error:
+        raise InvalidArgumentError(NO_BASE64) from error
+    except UnicodeEncodeError as error:
+        msg = "the content holds a lone surrogate; it can't be written as UTF-8"
+        raise InvalidArgumentError(msg) from error
+    except ValueError as error:  # not even ASCII
+        raise InvalidArgumentError(NO_BASE64) from error

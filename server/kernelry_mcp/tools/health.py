@@ -1,0 +1,114 @@
+"""What a session holds and how its kernel is; none of these waits for the user's cell."""
+
+from dataclasses import asdict
+from typing import Annotated
+
+from mcp.types import CallToolResult
+from pydantic import Field
+
+from kernelry_mcp.callers import caller_of, name_of
+from kernelry_mcp.context import Ctx, Declaration, app_of, tool
+from kernelry_mcp.results import KernelHealth, Responsiveness, VariableInfo, VariableList
+from kernelry_mcp.tools.parameters import SessionId
+
+MEBIBYTE = 1 << 20
+
+
+@tool(Declaration(title="List variables", toolset="core", read_only=True, idempotent=True))
+async def list_variables(
+    ctx: Ctx,
+    session_id: SessionId = None,
+    limit: Annotated[int, Field(ge=1, le=1000, description="At most so many")] = 200,
+) -> Annotated[CallToolResult, VariableList]:
+    """List a session's variables: type, short value, size or shape. Works while code runs."""
+    sessions = app_of(ctx).sessions
+    session = sessions.find(caller_of(ctx), session_id)
+    await sessions.suspension.wake(session, by=name_of(ctx))
+    found, total = await session.variables(limit)
+    result = VariableList(
+        session_id=session.id,
+        variables={
+            item.name: VariableInfo(
+                type=item.type,
+                repr=item.repr,
+                size=-1 if item.size is None else item.size,
+                shape=list(item.shape),
+            )
+            for item in found
+        },
+        total=total,
+    )
+    lines = [f"{len(found)} of {total} variables of session '{session.id}':"]
+    for item in found:
+        size = f" [{item.size}]" if item.size is not None else ""
+        lines.append(f"{item.name}: {item.type}{size} = {item.repr}")
+    return result.answer("\n".join(lines))
+
+
+@tool(Declaration(title="Kernel health", toolset="core", read_only=True, idempotent=True))
+async def get_kernel_health(
+    ctx: Ctx, session_id: SessionId = None
+) -> Annotated[CallToolResult, KernelHealth]:
+    """Tell how a session's kernel is: healthy, stopped, unresponsive or dead, and why.
+
+    With memory, CPU, threads and uptime of its process tree. A busy kernel is healthy.
+    Answers within a third of a second whatever the kernel does.
+    """
+    sessions = app_of(ctx).sessions
+    found = await sessions.health(sessions.find(caller_of(ctx), session_id))
+    result = KernelHealth(
+        session_id=found.session_id,
+        status=found.status.value,
+        activity=found.activity.value,
+        advice=found.advice,
+        pid=found.pid,
+        generation=found.generation,
+        start=found.start,
+        isolation=found.isolation.value,
+        network=found.network,
+        limits=asdict(found.limits),
+        python=found.python,
+        memory_usage=found.memory_usage,
+        peak_memory=found.peak_memory,
+        cpu_percent=round(found.cpu_percent, 1),
+        num_threads=found.num_threads,
+        num_processes=found.num_processes,
+        uptime=round(found.uptime, 3),
+        idle_seconds=round(found.idle_seconds, 3),
+        execution_count=found.execution_count,
+        execution_id=found.execution_id,
+        running_for=round(found.running_for, 3),
+        cause=found.cause,
+        stack=found.stack,
+        degraded=found.degraded,
+    )
+    text = (
+        f"Session '{result.session_id}': {result.status} ({result.activity}), "
+        f"{result.memory_usage / MEBIBYTE:.0f} MiB (peak {result.peak_memory / MEBIBYTE:.0f}), "
+        f"CPU {result.cpu_percent:.0f} %, {result.num_threads} threads, up {result.uptime:.0f} s. "
+        f"{result.advice}"
+    )
+    cause = result.cause and f"Cause: {result.cause}"
+    degraded = result.degraded and f"The server is degraded: {result.degraded}"
+    extra = [part for part in (cause, degraded, result.stack) if part]
+    return result.answer("\n".join([text, *extra]))
+
+
+@tool(Declaration(title="Is it responsive?", toolset="core", read_only=True, idempotent=True))
+async def check_kernel_responsiveness(
+    ctx: Ctx, session_id: SessionId = None
+) -> Annotated[CallToolResult, Responsiveness]:
+    """Ask a kernel whether it answers, beside the code it runs: busy is not dead."""
+    sessions = app_of(ctx).sessions
+    found = await sessions.health(sessions.find(caller_of(ctx), session_id))
+    result = Responsiveness(
+        session_id=found.session_id,
+        responsive=found.responsive,
+        response_time=round(found.response_time, 6),
+        verdict=found.activity.value,
+        advice=found.advice,
+    )
+    answered = f"answered in {1000 * found.response_time:.0f} ms" if found.responsive else "silent"
+    return result.answer(
+        f"Session '{found.session_id}': {found.activity}, {answered}. {found.advice}"
+    )

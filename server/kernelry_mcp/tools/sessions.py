@@ -1,0 +1,236 @@
+"""Sessions: create, list, switch, delete."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+
+from mcp.types import CallToolResult
+from pydantic import Field, NonNegativeFloat
+
+from kernelry import Isolation, Order, Selection, Session, SessionSpec, SessionStatus
+from kernelry.usage import quantity
+from kernelry_mcp.callers import caller_of
+from kernelry_mcp.context import App, Ctx, Declaration, app_of, tool
+from kernelry_mcp.results import (
+    CreatedSession,
+    DeletedSession,
+    SessionInfo,
+    SessionList,
+    SwitchedSession,
+)
+
+
+def info(
+    app: App, caller: str, session: Session, children: Mapping[str, Sequence[str]] | None = None
+) -> SessionInfo:
+    """Return a session as the tools show it.
+
+    Args:
+        app: What lives as long as the server.
+        caller: Who asks.
+        session: The session.
+        children: `Sessions.children`, if that is known.
+    """
+    children = app.sessions.children() if children is None else children
+    record, walls = session.record, session.walls
+    alive = session.kernel is not None and session.kernel.process.exit is None
+    return SessionInfo(
+        description=record.description,
+        status=record.status.value,
+        kernel=session.kernel_state.value,
+        tags=list(record.tags),
+        metadata=record.metadata,
+        created_at=record.created_at.isoformat(timespec="milliseconds"),
+        last_activity_at=record.last_activity_at.isoformat(timespec="milliseconds"),
+        uptime=round(session.uptime, 3) if alive else 0.0,
+        execution_count=record.execution_count,
+        generation=record.generation,
+        isolation=walls.isolation.value,
+        network=walls.network,
+        python=str(session.environment.parent),
+        parent_session_id=record.parent_session_id,
+        parent_execution_id=record.parent_execution_id,
+        children=list(children.get(session.id, ())),
+        context=record.context,
+        reason=record.reason,
+        template=record.template,
+        current=app.sessions.current_id(caller) == session.id,
+    )
+
+
+@tool(Declaration(title="Create a session", toolset="core"))
+async def create_session(
+    ctx: Ctx,
+    session_id: Annotated[
+        str,
+        Field(description="Letters, digits, '_', '-', '.', at most 64; default: one is made"),
+    ] = "",
+    description: Annotated[str, Field(description="What it is for, one line")] = "",
+    tags: Annotated[list[str] | None, Field(description="Words to find it by")] = None,
+    metadata: Annotated[dict[str, Any] | None, Field(description="Free key-value pairs")] = None,
+    if_exists: Annotated[
+        Literal["error", "reuse"], Field(description="What to do if the id is taken")
+    ] = "error",
+    fresh: Annotated[
+        bool, Field(description="A fresh process instead of a fork: slower, own hash seed")
+    ] = False,
+    isolation: Annotated[
+        Isolation | None, Field(description="A stronger isolation than the server's")
+    ] = None,
+    network: Annotated[bool | None, Field(description="false: no network for it")] = None,
+    limits: Annotated[
+        dict[Literal["memory", "processes", "cpu_seconds", "idle_seconds"], NonNegativeFloat]
+        | None,
+        Field(description="Lower limits than the server's; memory in bytes"),
+    ] = None,
+    python: Annotated[
+        str,
+        Field(
+            max_length=1000,
+            description="Another interpreter: an absolute path, or a name like 'python3.12'; it "
+            "needs ipykernel. Default: the server's",
+        ),
+    ] = "",
+    stdin: Annotated[
+        bool, Field(description="input() and getpass() may ask, and wait for send_input")
+    ] = False,
+    context: Annotated[
+        dict[str, Any] | None,
+        Field(description="Values that code reads and writes as kernelry_session.context"),
+    ] = None,
+    template: Annotated[str, Field(description="A preset of this server")] = "",
+    parent_session_id: Annotated[str, Field(description="The session it is made for")] = "",
+    parent_execution_id: Annotated[str, Field(description="The execution that wants it")] = "",
+) -> Annotated[CallToolResult, CreatedSession]:
+    """Create an isolated Python session: its own kernel process, variables and packages.
+
+    Use one session per line of work, and pass its session_id to the other tools (or
+    switch_session once). Returns when the kernel is ready. Sessions stay until
+    delete_session, also when the server is restarted after a crash. Files are shared: all
+    sessions run in the same workspace folder.
+    """
+    app = app_of(ctx)
+    spec = SessionSpec(
+        id=session_id,
+        description=description,
+        tags=tuple(tags or ()),
+        metadata=metadata or {},
+        isolation=isolation,
+        network=network,
+        limits=dict((limits or {}).items()),
+        python=python,
+        stdin=stdin,
+        context=context or {},
+        template=template,
+        parent_session_id=parent_session_id,
+        parent_execution_id=parent_execution_id,
+    )
+    existed = session_id in {session.id for session in app.sessions.list()}
+    session = await app.sessions.create(spec, reuse=if_exists == "reuse", fresh=fresh)
+    return created(app, caller_of(ctx), session, existed=existed)
+
+
+def created(app: App, caller: str, session: Session, *, existed: bool) -> CallToolResult:
+    """Say that a session is there, and what stands between it and the rest."""
+    limits = session.walls.limits
+    result = CreatedSession(
+        session_id=session.id,
+        status="existing" if existed else "created",
+        session=info(app, caller, session),
+        workspace=str(app.sessions.workspace.root),
+        limits=asdict(limits),
+    )
+    return result.answer(
+        f"Session '{session.id}' {'is there' if existed else 'created'}, its kernel is ready. "
+        f"Workspace: {result.workspace}. Isolation: {result.session.isolation}, network "
+        f"{'on' if result.session.network else 'off'}, "
+        f"memory {quantity(limits.memory) if limits.memory else 'unlimited'}."
+    )
+
+
+@tool(Declaration(title="List sessions", toolset="core", read_only=True, idempotent=True))
+async def list_sessions(
+    ctx: Ctx,
+    status: Annotated[
+        SessionStatus | None, Field(description="Only those with this lifecycle status")
+    ] = None,
+    tags: Annotated[list[str] | None, Field(description="Only those with all these tags")] = None,
+    name: Annotated[str, Field(description="Only ids that match this glob, like 'exp_*'")] = "",
+    parent: Annotated[str, Field(description="Only children of this session")] = "",
+    text: Annotated[str, Field(description="Only with these words in id or description")] = "",
+    sort: Annotated[
+        Literal["created", "used", "id"], Field(description="used: the last used first")
+    ] = "created",
+    limit: Annotated[int, Field(ge=1, le=1000, description="At most so many")] = 100,
+    offset: Annotated[int, Field(ge=0, description="Skip the first so many")] = 0,
+) -> Annotated[CallToolResult, SessionList]:
+    """List sessions that fit all filters; in the order of their creation, 'default' first.
+
+    For each: description, lifecycle status, what its kernel is doing, uptime, executions.
+    """
+    app, caller = app_of(ctx), caller_of(ctx)
+    selection = Selection(
+        status=status,
+        tags=tuple(tags or ()),
+        name=name,
+        parent=parent or None,
+        text=text,
+        order=Order(sort),
+    )
+    matching = app.sessions.list(selection)
+    found = matching[offset : offset + limit]
+    more = len(matching) > offset + limit
+    children = app.sessions.children()
+    result = SessionList(
+        sessions={session.id: info(app, caller, session, children) for session in found},
+        active_session=app.sessions.current_id(caller),
+        total_sessions=app.sessions.count,
+        max_sessions=app.settings.max_sessions,
+        next_offset=offset + limit if more else -1,
+    )
+    lines = [f"{len(found)} of {result.total_sessions} sessions (* is your default):"]
+    for session_id, item in result.sessions.items():
+        mark = "*" if item.current else "-"
+        text = f"{mark} {session_id}: {item.kernel}, {item.execution_count} executions"
+        status_word = "" if item.status == "active" else f", {item.status}"
+        lines.append(text + status_word + (f" ({item.description})" if item.description else ""))
+    if more:
+        lines.append(f"[next: offset={result.next_offset}]")
+    return result.answer("\n".join(lines))
+
+
+@tool(Declaration(title="Switch session", toolset="core", idempotent=True))
+async def switch_session(
+    ctx: Ctx, session_id: Annotated[str, Field(description="The session to use from now on")]
+) -> Annotated[CallToolResult, SwitchedSession]:
+    """Set your default session: the one that tools use when no session_id is given.
+
+    Only your own default changes, not that of other clients. Starts its kernel if needed.
+    """
+    previous = await app_of(ctx).sessions.switch(caller_of(ctx), session_id)
+    result = SwitchedSession(
+        previous_session=previous, current_session=session_id, session_id=session_id
+    )
+    return result.answer(f"Your default session is now '{session_id}' (it was '{previous}').")
+
+
+@tool(Declaration(title="Delete a session", toolset="core", destructive=True))
+async def delete_session(
+    ctx: Ctx,
+    session_id: Annotated[str, Field(description="The session to delete")],
+    keep_history: Annotated[bool, Field(description="What it ran stays searchable")] = False,
+) -> Annotated[CallToolResult, DeletedSession]:
+    """Delete a session: kernel, variables, packages and history. Workspace files stay.
+
+    'default' can't be deleted. What runs in the session is killed.
+    """
+    sessions = app_of(ctx).sessions
+    kept = await sessions.delete(session_id, keep_history=keep_history)
+    active = sessions.current_id(caller_of(ctx))
+    result = DeletedSession(
+        session_id=session_id, status="deleted", kept_as=kept, active_session=active
+    )
+    words = f" Its history is kept as '{kept}'." if kept else ""
+    return result.answer(
+        f"Session '{session_id}' is deleted.{words} Your default session: '{active}'."
+    )
