@@ -9,26 +9,25 @@ The library under the MCP server, and usable without it::
         print(run.snapshot().status, run.snapshot().outputs)
 """
 
-from kernelry.artifacts.models import Artifact, ArtifactQuery
-from kernelry.artifacts.specs import ArtifactSpec
-from kernelry.checkpoint_models import Checkpoint, CheckpointReason
+from kernelry.artifacts import Artifact, ArtifactQuery, ArtifactSpec
 from kernelry.config import Config
-from kernelry.engines.launch import OutputLimits
+from kernelry.engines import OutputLimits
 from kernelry.errors import KernelryError
 from kernelry.models import (
     ArtifactLimits,
+    Checkpoint,
+    CheckpointReason,
     Execution,
     ExecutionStatus,
+    Health,
     Isolation,
     KernelState,
     Limits,
     SessionSpec,
     SessionStatus,
 )
-from kernelry.reports import Health
-from kernelry.run import Run
 from kernelry.selection import Order, Selection
-from kernelry.session import Session
+from kernelry.session import Run, Session
 from kernelry.sessions import Sessions
 
 __version__ = "0.1.0"
@@ -56,4 +55,5 @@ __all__ = [
     "SessionSpec",
     "SessionStatus",
     "Sessions",
+    "__version__",
 ]

@@ -11,7 +11,7 @@ from typing import Literal
 
 import platformdirs
 
-from kernelry.engines.launch import OutputLimits
+from kernelry.engines import OutputLimits
 from kernelry.models import ArtifactLimits, Limits
 from kernelry.templates import Template
 

@@ -6,9 +6,8 @@ A caller that names no session means its own default: the one that it switched t
 from collections.abc import Iterator, Mapping, Sequence
 
 from kernelry.errors import SessionNotFoundError
-from kernelry.run import Run
 from kernelry.selection import Selection
-from kernelry.session import DEFAULT, Session
+from kernelry.session import DEFAULT, Run, Session
 
 EVERY_SESSION = Selection()
 NAMED_IDS = 20  # ids that "unknown session" lists

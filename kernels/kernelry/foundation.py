@@ -6,16 +6,13 @@ Opened as a whole or not at all, and released in the opposite order.
 import asyncio
 import os
 
-from kernelry.artifacts.keeper import Keeper
-from kernelry.artifacts.service import Artifacts
+from kernelry.artifacts import Artifacts, Keeper
 from kernelry.config import Config, interpreter
 from kernelry.crashpoints import crash_point
-from kernelry.engines.walls import Walls
+from kernelry.engines import Walls
 from kernelry.errors import KernelStartError
-from kernelry.installs import Installer
-from kernelry.interpreters import interpreter_reads
-from kernelry.isolation import Levels
-from kernelry.launches import Launches
+from kernelry.launching import Launches, Levels
+from kernelry.packages import Installer, interpreter_reads
 from kernelry.paths import StateDirectory, Workspace, claim_state_directory
 from kernelry.shielding import to_the_end
 from kernelry.store import Store

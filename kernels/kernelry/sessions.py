@@ -16,45 +16,53 @@ from typing import Any, Self
 
 import anyio
 
-from kernelry import health
-from kernelry.artifacts.service import Artifacts
-from kernelry.checkpoint_models import CheckpointReason
+from kernelry.artifacts import Artifacts
 from kernelry.checkpoints import Checkpoints
-from kernelry.cleanup import CleanUpReport, carry_out, choose
 from kernelry.config import Config
 from kernelry.directory import Directory
-from kernelry.engines.guardians import Started
-from kernelry.engines.walls import Walls
+from kernelry.engines import Started, Walls
 from kernelry.errors import (
     ExecutionNotFoundError,
-    InstallError,
     InvalidArgumentError,
     KernelryError,
 )
 from kernelry.events import Events
 from kernelry.foundation import Foundation
-from kernelry.history import History
-from kernelry.kernel_source import KernelSource
-from kernelry.launches import Launches
-from kernelry.lifecycle import STOP_GRACE, Lifecycle
-from kernelry.models import Execution, SessionRecord, SessionSpec, SessionStatus
-from kernelry.recovery import STARTED, Recovery, RecoveryReport, entries
-from kernelry.replay import Replays
-from kernelry.reports import Health, InterruptReport, InterruptStep
-from kernelry.run import Run
-from kernelry.services import Services, isolated
-from kernelry.session import DEFAULT, Session
+from kernelry.history import History, Replays
+from kernelry.launching import KernelSource, Launches
+from kernelry.lives import (
+    STARTED,
+    STOP_GRACE,
+    CleanUpReport,
+    Lifecycle,
+    Recovery,
+    RecoveryReport,
+    Supervisor,
+    Suspension,
+    carry_out,
+    choose,
+    entries,
+    furnish,
+)
+from kernelry.models import (
+    CheckpointReason,
+    Execution,
+    Health,
+    InterruptReport,
+    InterruptStep,
+    SessionRecord,
+    SessionSpec,
+    SessionStatus,
+)
+from kernelry.session import DEFAULT, Run, Services, Session, health, isolated
 from kernelry.specs import check_code, check_parent
 from kernelry.store import Store
-from kernelry.supervisor import Supervisor
-from kernelry.suspension import Suspension
 from kernelry.templates import applied
 
 log = logging.getLogger(__name__)
 
 ARCHIVED = "~"  # in the id under which the history of a deleted session is kept
 SAVE_TIME = 0.8  # seconds that all sessions together have to be saved when the server stops
-FURNISH_TIMEOUT = 600.0  # seconds for the packages of a new session
 
 
 class StartAbandonedError(Exception):
@@ -232,25 +240,12 @@ class Sessions(Directory):
         session = await self._lifecycle.create(spec, reuse=reuse, fresh=fresh)
         if session is not existing and (spec.packages or spec.startup):
             try:
-                await self._furnish(session, spec.packages)
+                await furnish(session, spec.packages)
             except BaseException:
                 with anyio.CancelScope(shield=True):
                     await self.delete(session.id)
                 raise
         return session
-
-    async def _furnish(self, session: Session, packages: Sequence[str]) -> None:
-        """Install what a new session shall have, and run what it shall begin with."""
-        if packages:
-            done = (await session.install(packages, timeout=FURNISH_TIMEOUT)).installation
-            if done.returncode:
-                msg = f"the packages of the session could not be installed: {done.stderr[-1000:]}"
-                raise InstallError(msg)
-        if (run := await session.begin()) is not None:
-            await run.done.wait()
-            if (error := run.execution.error) is not None:
-                msg = f"the start-up code of the session ended with {error.type}: {error.message}"
-                raise InvalidArgumentError(msg)
 
     async def _check_parent(self, spec: SessionSpec) -> None:
         parent, execution_id = spec.parent_session_id, spec.parent_execution_id

@@ -24,8 +24,9 @@ from figures import Comparison, Figure, timed
 from measures import HANG, MS, run, service
 
 from kernelry import Execution, ExecutionStatus, Sessions, SessionSpec, SessionStatus
-from kernelry.models import ExecutionError, SessionRecord
-from kernelry.outputs import Display, Stream, stream_text
+from kernelry.models.executions import ExecutionError
+from kernelry.models.sessions import SessionRecord
+from kernelry.output.fold import Display, Stream, stream_text
 from kernelry.store import Store, rows
 from kernelry.store.statements import Statements
 

@@ -10,13 +10,15 @@ from mcp.server.caching import CacheHint
 
 import kernelry_mcp.tools  # noqa: F401  # declares the tools
 from kernelry import Sessions, __version__
-from kernelry_mcp.completions import Completer
 from kernelry_mcp.context import App, published_tools
-from kernelry_mcp.prompts import add_prompts
-from kernelry_mcp.resources import add_resources
-from kernelry_mcp.session_resources import add_session_resources
+from kernelry_mcp.resources import (
+    Completer,
+    Subscriptions,
+    add_prompts,
+    add_resources,
+    add_session_resources,
+)
 from kernelry_mcp.settings import Settings
-from kernelry_mcp.subscriptions import Subscriptions
 
 LIST_TTL = 60_000  # milliseconds a client may keep our lists; they never change in one server
 

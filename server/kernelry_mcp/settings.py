@@ -31,8 +31,8 @@ from pydantic_settings import (
 from kernelry import ArtifactLimits, Config, Limits, OutputLimits, crashpoints
 from kernelry.config import AUTO_PRELOADS
 from kernelry.errors import KernelryError
+from kernelry.output import SPILL_BYTES
 from kernelry.templates import Template
-from kernelry.transcript import SPILL_BYTES
 
 PREFIX = "KERNELRY_"
 SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?", re.IGNORECASE)

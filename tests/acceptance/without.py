@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-SECCOMP = Path(__file__).parents[2] / "kernels" / "kernelry" / "inside" / "seccomp.py"
+INSIDE = Path(__file__).parents[2] / "kernels" / "kernelry" / "inside"
+SECCOMP = INSIDE / "walls" / "seccomp.py"
 CREATE_RULESET = 444
 USER_NAMESPACE = 0x10000000
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kernelry.isolation import prove
-from kernelry.models import Isolation
+from kernelry.launching.isolation import prove
+from kernelry.models.sessions import Isolation
 from tests.acceptance.conftest import place as place
 from tests.acceptance.harness import unavailable
 from tests.attacks.world import Level, World, world

@@ -47,23 +47,27 @@ RULES = {
     "the scope of signals": Rule(
         "t04_neighbours",
         frozenset({"kills", "kills_a_thread", "kills_by_a_descriptor", "signals_the_neighbour"}),
-        patch=("guard.py", "SCOPED = 3", "SCOPED = 1"),
+        patch=("walls/guard.py", "SCOPED = 3", "SCOPED = 1"),
     ),
     "no Unix sockets": Rule(
         "t03_network",
         frozenset({"connects_to_a_service_of_the_user", "sends_to_a_service_of_the_user"}),
-        patch=("seccomp.py", 'return [Rule("socket", (Test(0, "==", AF_UNIX),))]', "return []"),
+        patch=(
+            "walls/seccomp.py",
+            'return [Rule("socket", (Test(0, "==", AF_UNIX),))]',
+            "return []",
+        ),
     ),
     "no pairs for datagrams": Rule(
         "t03_network",
         frozenset({"sends_from_one_of_a_pair", "sends_from_one_of_a_raw_pair"}),
-        patch=("seccomp.py", 'Test(1, "!=", SOCK_SEQPACKET', 'Test(1, "==", 99'),
+        patch=("walls/seccomp.py", 'Test(1, "!=", SOCK_SEQPACKET', 'Test(1, "==", 99'),
     ),
     "no sockets of the internet": Rule(
         "t03_network",
         frozenset({"sends_by_udp"}),
         patch=(
-            "seccomp.py",
+            "walls/seccomp.py",
             "*((AF_INET, AF_INET6) if network else ())]",
             "AF_INET, AF_INET6]",
         ),
@@ -76,17 +80,17 @@ RULES = {
     "no changes of other processes": Rule(
         "t04_neighbours",
         frozenset({"limits_it"}),
-        patch=("seccomp.py", "for call, pid in OF_OTHERS.items()", "for call, pid in ()"),
+        patch=("walls/seccomp.py", "for call, pid in OF_OTHERS.items()", "for call, pid in ()"),
     ),
     "no new namespaces": Rule(
         "t01_writes",
         frozenset({"clones_into_a_new_namespace"}),
-        patch=("seccomp.py", 'Rule("clone", (Test(0, "&", NEW_NAMESPACE),)),', ""),
+        patch=("walls/seccomp.py", 'Rule("clone", (Test(0, "&", NEW_NAMESPACE),)),', ""),
     ),
     "no watching of folders": Rule(
         "t02_reads",
         frozenset({"watches_its_folder"}),
-        patch=("seccomp.py", "if sees_all else ()", "if not sees_all else ()"),
+        patch=("walls/seccomp.py", "if sees_all else ()", "if not sees_all else ()"),
     ),
 }
 
@@ -105,7 +109,8 @@ def weaken(rule: Rule, folder: Path, monkeypatch: pytest.MonkeyPatch, *, looking
     patches = [rule.patch] if rule.patch else []
     if not looking:
         patches += [
-            (name, "        walls.check()\n", "") for name in ("launcher.py", "confined.py")
+            (name, "        walls.check()\n", "")
+            for name in ("starting/launcher.py", "walls/confined.py")
         ]
     for name, text, instead in patches:
         before = (copy / name).read_text(encoding="utf-8")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kernelry.inside import launcher
 from kernelry.inside.processes import OWN_FILE
+from kernelry.inside.starting import launcher
 from tests.attacks.conftest import need
 from tests.attacks.world import Level, World, world
 

@@ -15,9 +15,9 @@ import click
 import pytest
 from packaging.requirements import Requirement
 
-import kernelry_mcp.clients  # noqa: F401  # has an error class of its own
+import kernelry_mcp.command.clients  # noqa: F401  # has an error class of its own  # noqa: F401  # has an error class of its own
 from kernelry import errors
-from kernelry_mcp.cli import main
+from kernelry_mcp.command.cli import main
 from kernelry_mcp.context import declared_tools
 from kernelry_mcp.settings import PREFIX, TOOLSETS, Settings
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kernelry import Execution, ExecutionStatus, Session, Sessions
-from kernelry.outputs import Display, stream_text
-from kernelry.run import Run
+from kernelry.output.fold import Display, stream_text
+from kernelry.session.run import Run
 
 HANG = 60.0  # seconds after which a test is stuck
 

@@ -14,8 +14,9 @@ from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
 
-from kernelry.models import Execution, ExecutionStatus, SessionRecord, now
-from kernelry.outputs import Stream
+from kernelry.models.executions import Execution, ExecutionStatus
+from kernelry.models.sessions import SessionRecord, now
+from kernelry.output.fold import Stream
 from kernelry.store import Store
 
 SETTLE = 3.0  # seconds the disk is given to work again

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from kernelry import Config, ExecutionStatus, Session, Sessions, SessionSpec
-from kernelry.outputs import Display, Spill, stream_text
+from kernelry.output.fold import Display, Spill, stream_text
 from tests.acceptance.harness import Place, RawServer, unavailable
 
 from .kernels import HANG, pid_of, printed, restarted, run, until, value

@@ -13,8 +13,8 @@ import pytest
 
 from kernelry import ExecutionStatus, KernelState, Session, Sessions, SessionSpec
 from kernelry.errors import KernelDeadError, KernelryError, KernelSilentError
-from kernelry.outputs import Display, Stream, stream_text
-from kernelry.reports import Activity, HealthStatus
+from kernelry.models.reports import Activity, HealthStatus
+from kernelry.output.fold import Display, Stream, stream_text
 
 from .conftest import Bystander
 from .kernels import HANG, pid_of, restarted, run, started, until, value

@@ -3,7 +3,7 @@
 import pytest
 
 from kernelry import ExecutionStatus, Session, Sessions, SessionSpec
-from kernelry.reports import Activity, HealthStatus, InterruptStep
+from kernelry.models.reports import Activity, HealthStatus, InterruptStep
 
 from .kernels import halted, pid_of, restarted, run, started, value
 from .matrix import fault

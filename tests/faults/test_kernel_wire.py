@@ -17,8 +17,8 @@ import zmq
 from jupyter_client.session import Session as Signer
 
 from kernelry import ExecutionStatus, Session, Sessions, SessionSpec
-from kernelry.outputs import stream_text
-from kernelry.reports import InterruptStep
+from kernelry.models.reports import InterruptStep
+from kernelry.output.fold import stream_text
 from tests.acceptance.harness import Place, RawServer, remove_all
 from tests.acceptance.harness import until as happens
 

@@ -26,9 +26,9 @@ from hypothesis.stateful import (
 
 from kernelry import Config, ExecutionStatus, KernelState, Sessions, SessionSpec
 from kernelry.errors import KernelDeadError, SessionExistsError, SessionNotFoundError
-from kernelry.models import Execution
-from kernelry.outputs import stream_text
-from kernelry.reports import InterruptStep
+from kernelry.models.executions import Execution
+from kernelry.models.reports import InterruptStep
+from kernelry.output.fold import stream_text
 
 from .kernels import HANG, pid_of, run, started, until
 from .matrix import fault

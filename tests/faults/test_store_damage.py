@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kernelry.errors import StoreError
-from kernelry.outputs import Stream
+from kernelry.output.fold import Stream
 from kernelry.store import Store
 
 from .matrix import fault

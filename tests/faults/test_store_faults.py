@@ -15,12 +15,13 @@ import pytest
 
 from kernelry import ArtifactSpec, Config, Sessions, SessionSpec
 from kernelry.errors import StoreError
-from kernelry.models import ExecutionStatus, now
-from kernelry.outputs import Stream
+from kernelry.models.executions import ExecutionStatus
+from kernelry.models.sessions import now
+from kernelry.output.fold import Stream
 from kernelry.paths import StateDirectory, claim_state_directory
 from kernelry.store import Store, backlog
 from tests.acceptance.harness import unavailable
-from tests.integration.test_artifacts import Shelf, noise
+from tests.integration.artifacts.test_artifacts import Shelf, noise
 
 from .conftest import Bystander
 from .matrix import fault

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kernelry.outputs import Stream
+from kernelry.output.fold import Stream
 from tests.acceptance.harness import REPOSITORY, unavailable
 
 from .matrix import fault

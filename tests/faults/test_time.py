@@ -11,7 +11,7 @@ import pytest
 
 from kernelry import Config, Sessions, SessionSpec, models
 from kernelry.errors import SessionNotFoundError
-from kernelry.reports import HealthStatus
+from kernelry.models.reports import HealthStatus
 from tests.acceptance.harness import Place, RawServer
 
 from .matrix import fault

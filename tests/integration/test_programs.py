@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from kernelry import Config
-from kernelry.isolation import Levels
+from kernelry.launching.isolation import Levels
 from kernelry.programs import run_program, waiting_program
 from tests.attacks.conftest import need
 from tests.attacks.world import Level

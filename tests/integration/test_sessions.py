@@ -13,15 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from kernelry import (
-    Config,
-    KernelState,
-    Order,
-    Selection,
-    Sessions,
-    SessionSpec,
-    SessionStatus,
-)
+from kernelry import Config, KernelState, Order, Selection, Sessions, SessionSpec, SessionStatus
 from kernelry.errors import (
     ConflictError,
     ExecutionNotFoundError,

@@ -7,11 +7,18 @@ from pathlib import Path, PurePath
 
 from kernelry.artifacts.specs import ArtifactSpec
 from kernelry.beneath import reading
-from kernelry.images import saved_files
 from kernelry.models import Execution
-from kernelry.outputs import Display, Output, Spill, readable, text_of
-from kernelry.store.blobs import chunks_of
-from kernelry.transcript import SPILL_BYTES, beyond
+from kernelry.output import (
+    SPILL_BYTES,
+    Display,
+    Output,
+    Spill,
+    beyond,
+    readable,
+    saved_files,
+    text_of,
+)
+from kernelry.store import chunks_of
 
 TYPE = "system_generated"
 

@@ -3,10 +3,10 @@
 import mimetypes
 from dataclasses import replace
 
-from kernelry import files
 from kernelry.artifacts.models import Artifact
-from kernelry.store.blobs import chunks_of
-from kernelry.transcript import Page, Source, cut
+from kernelry.output import Page, Source, cut
+from kernelry.store import chunks_of
+from kernelry.workspace import files
 
 
 def content_of(

@@ -9,8 +9,7 @@ from datetime import UTC, datetime
 from kernelry.artifacts.models import Artifact, ArtifactQuery
 from kernelry.errors import ConflictError, LimitExceededError, SessionNotFoundError
 from kernelry.models import ArtifactLimits, SessionStatus
-from kernelry.store.rows import Row, seconds
-from kernelry.store.statements import Statements
+from kernelry.store import Row, Statements, seconds
 from kernelry.transitions import ALLOWED
 
 LARGEST = (1 << 63) - 1  # number that SQLite takes

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from kernelry import files
 from kernelry.artifacts import records
 from kernelry.artifacts.models import Artifact, ArtifactQuery
 from kernelry.artifacts.reading import content_of, guess
@@ -25,13 +24,11 @@ from kernelry.errors import (
     LimitExceededError,
     StoreError,
 )
-from kernelry.filepaths import explained, known
 from kernelry.models import ArtifactLimits
+from kernelry.output import Source
 from kernelry.shielding import Unfinished
-from kernelry.store import Store
-from kernelry.store.blobs import Blob, Blobs, DamagedError, chunks_of
-from kernelry.store.statements import Statements
-from kernelry.transcript import Source
+from kernelry.store import Blob, Blobs, DamagedError, Statements, Store, chunks_of
+from kernelry.workspace import explained, files, known
 
 T = TypeVar("T")
 

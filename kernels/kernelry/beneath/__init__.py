@@ -8,3 +8,13 @@ nobody reads more than a limit. What does not work is an OSError.
 
 `resolve` finds the way, `reading` and `writing` say what is done there.
 """
+
+from kernelry.beneath import reading, writing
+from kernelry.beneath.resolve import LIST, folder
+
+__all__ = [
+    "LIST",
+    "folder",
+    "reading",
+    "writing",
+]

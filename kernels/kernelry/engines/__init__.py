@@ -1,1 +1,29 @@
 """Where kernels run, and how we talk to them."""
+
+from kernelry.engines.forkserver import Profile
+from kernelry.engines.guardians import Started
+from kernelry.engines.kernel import LocalKernel
+from kernelry.engines.launch import Environment, Launch, OutputLimits
+from kernelry.engines.local import LocalEngine
+from kernelry.engines.pool import WarmKernel, WarmPool
+from kernelry.engines.process import Exit, KernelProcess, end_strays
+from kernelry.engines.walls import INSIDE, Walls, links, own_paths
+
+__all__ = [
+    "INSIDE",
+    "Environment",
+    "Exit",
+    "KernelProcess",
+    "Launch",
+    "LocalEngine",
+    "LocalKernel",
+    "OutputLimits",
+    "Profile",
+    "Started",
+    "Walls",
+    "WarmKernel",
+    "WarmPool",
+    "end_strays",
+    "links",
+    "own_paths",
+]

@@ -1,6 +1,6 @@
 """Our side of a fork server: have kernels forked, hear how they ended, take over what it has.
 
-What it is and does is in kernelry/inside/forkserver.py. When it is gone its kernels go on
+What it is and does is in kernelry/inside/starting/forkserver.py. When it is gone its kernels go on
 (only their exit codes can't be known any more). guardians.py starts and finds fork servers.
 """
 
@@ -18,11 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kernelry.engines.channels import Connection
 from kernelry.engines.launch import Launch, await_ready, ready_pipe
 from kernelry.engines.process import ForkedProcess, KernelProcess
 from kernelry.engines.walls import INSIDE
 from kernelry.errors import KernelStartError
+from kernelry.messaging import Connection
 from kernelry.models import Isolation
 
 PACKET_BYTES = 1 << 16

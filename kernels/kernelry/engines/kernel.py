@@ -7,13 +7,11 @@ from contextlib import suppress
 from typing import Any
 
 from kernelry.engines.cgroups import MemoryGroup, known_group, limit_memory
-from kernelry.engines.channels import Channels, Connection
 from kernelry.engines.forkserver import ForkServer
-from kernelry.engines.journal import Entry, parse
 from kernelry.engines.process import Exit, KernelProcess, boot_id, end_strays
 from kernelry.engines.walls import Walls
-from kernelry.engines.wire import Message
 from kernelry.errors import KernelSilentError, KernelStartError
+from kernelry.messaging import Channels, Connection, Entry, Message, parse
 from kernelry.models import KernelRecord
 
 RESEND_AFTER = 0.1  # seconds without IOPub after which readiness is asked for again

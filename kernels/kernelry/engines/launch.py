@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from kernelry.beneath import reading
-from kernelry.engines.channels import Connection
 from kernelry.engines.process import KERNEL_MARK, KernelProcess
 from kernelry.engines.walls import INSIDE, Walls
 from kernelry.errors import KernelStartError
+from kernelry.messaging import Connection
 from kernelry.shielding import to_the_end
 
 NEEDED_BYTES = 1 << 20  # a log, a journal, IPython's profile
@@ -26,7 +26,7 @@ LOG_LINES = 20  # lines of the kernel's log that a failed start quotes
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OutputLimits:
-    """How much of an execution's output leaves the kernel; see kernelry/inside/budget.py."""
+    """How much of an execution's output leaves the kernel; see kernelry/inside/kernel/budget.py."""
 
     #: characters sent as they come
     head_chars: int = 100_000
@@ -79,7 +79,7 @@ class Launch:
 
     @property
     def journal(self) -> Path:
-        """Where the kernel keeps what it published; see kernelry/inside/journal.py."""
+        """Where the kernel keeps what it published; see kernelry/inside/kernel/journal.py."""
         return self.directory / "journal.jsonl"
 
     @property

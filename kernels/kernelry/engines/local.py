@@ -20,22 +20,15 @@ import psutil
 import zmq
 
 from kernelry.engines.cgroups import remove_unused
-from kernelry.engines.channels import PORTS, Channels, Connection
 from kernelry.engines.forkserver import ForkServer, Inventory, Profile
 from kernelry.engines.guardians import Started, find_fork_servers, start_fork_server
 from kernelry.engines.kernel import LocalKernel, handshake, remove_files
 from kernelry.engines.launch import Launch
-from kernelry.engines.process import (
-    FAMILY_DEADLINE,
-    Exit,
-    KernelProcess,
-    boot_id,
-    kill_family,
-)
+from kernelry.engines.process import FAMILY_DEADLINE, Exit, KernelProcess, boot_id, kill_family
 from kernelry.engines.spawn import spawn
 from kernelry.engines.walls import Walls
-from kernelry.engines.wire import new_id
 from kernelry.errors import KernelryError, KernelSilentError, KernelStartError
+from kernelry.messaging import PORTS, Channels, Connection, new_id
 from kernelry.models import Isolation, KernelRecord
 from kernelry.paths import private_directory, process_start
 

@@ -4,10 +4,10 @@ import json
 import os
 import subprocess
 
-from kernelry.engines.channels import Connection
 from kernelry.engines.launch import Launch, await_ready, ready_pipe
 from kernelry.engines.process import KernelProcess, SpawnedProcess
 from kernelry.errors import KernelStartError
+from kernelry.messaging import Connection
 from kernelry.models import Isolation
 
 #: a link is no file of the session's, and a FIFO without a reader would block

@@ -1,9 +1,9 @@
 """What a kernel may reach: the policy of the isolation levels, and how a box is put together.
 
 The kernel itself builds what is planned here, before any code of the user's runs, and looks
-whether it stands (kernelry/inside/guard.py). At level ``guard`` that is Landlock and seccomp; at
-level ``box`` it is the same within namespaces of its own, which bubblewrap makes around it.
-What is readable is a list of what programs need, not all but a list of secrets.
+whether it stands (kernelry/inside/walls/guard.py). At level ``guard`` that is Landlock and
+seccomp; at level ``box`` it is the same within namespaces of its own, which bubblewrap makes
+around it. What is readable is a list of what programs need, not all but a list of secrets.
 """
 
 import functools

@@ -11,9 +11,9 @@ import sys
 
 PACKAGE = "kernelry_inside"
 PROGRAMS = {
-    "kernel": "launcher",
-    "forkserver": "forkserver",
-    "confined": "confined",
+    "kernel": "starting.launcher",
+    "forkserver": "starting.forkserver",
+    "confined": "walls.confined",
     "environment": "environment",
 }
 

@@ -18,8 +18,8 @@ import zstandard
 from blake3 import blake3
 
 from kernelry.errors import StoreError
+from kernelry.output import Source
 from kernelry.paths import private_directory
-from kernelry.transcript import Source
 
 COMPRESSED_BYTES = 10_240  # larger contents are compressed
 LEVEL = 3  # of zstd: as fast as the disk, and most of what higher ones save

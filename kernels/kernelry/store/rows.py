@@ -6,17 +6,19 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from kernelry.checkpoint_models import Checkpoint, CheckpointReason, LeftOut
 from kernelry.models import (
+    Checkpoint,
+    CheckpointReason,
     Execution,
     ExecutionError,
     ExecutionStatus,
     Isolation,
     KernelRecord,
+    LeftOut,
     SessionRecord,
     SessionStatus,
 )
-from kernelry.outputs import Output
+from kernelry.output import Output
 
 Row = dict[str, Any]
 

@@ -18,9 +18,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kernelry import outputs as kernelry_outputs
 from kernelry.errors import StoreError
 from kernelry.models import Execution, KernelRecord, SessionRecord, now
+from kernelry.output import fold
 from kernelry.store import rows
 from kernelry.store.backlog import Change, Step
 from kernelry.store.database import UNREADABLE, Database
@@ -368,7 +368,7 @@ class Store:
                 {
                     "id": execution.id,
                     "position": position,
-                    "body": json.dumps(kernelry_outputs.to_json(output)),
+                    "body": json.dumps(fold.to_json(output)),
                 }
                 for position, output in enumerate(execution.outputs)
             ),
@@ -388,7 +388,7 @@ class Store:
         if row is None:
             return None
         found = self._execute("outputs", {"id": execution_id})
-        outputs = tuple(kernelry_outputs.from_json(json.loads(item["body"])) for item in found)
+        outputs = tuple(fold.from_json(json.loads(item["body"])) for item in found)
         return backlog.over_execution(execution_id, rows.execution(row, outputs))
 
     def _execute(self, statement: str, values: rows.Row | None = None) -> sqlite3.Cursor:

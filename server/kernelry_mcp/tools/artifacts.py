@@ -7,20 +7,19 @@ from mcp.types import CallToolResult, ContentBlock, ResourceLink
 from pydantic import Field
 
 from kernelry import Artifact, ArtifactQuery, ArtifactSpec
-from kernelry.artifacts.specs import ID
+from kernelry.artifacts import ID
 from kernelry.errors import InvalidArgumentError
-from kernelry.files import Content
-from kernelry_mcp.callers import caller_of
-from kernelry_mcp.context import Ctx, Declaration, app_of, tool
-from kernelry_mcp.links import artifact_uri
-from kernelry_mcp.resources import FILE_BYTES
-from kernelry_mcp.results import (
+from kernelry.workspace import Content
+from kernelry_mcp.answers import FILE_BYTES, artifact_uri
+from kernelry_mcp.answers.results import (
     ArtifactContent,
     ArtifactInfo,
     ArtifactList,
     DeletedArtifact,
     StoredArtifact,
 )
+from kernelry_mcp.callers import caller_of
+from kernelry_mcp.context import Ctx, Declaration, app_of, tool
 from kernelry_mcp.tools.files import bytes_of, image_of
 from kernelry_mcp.tools.parameters import PAGE_CHARS, Moment, SessionId
 

@@ -5,11 +5,11 @@ from typing import Annotated
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from kernelry.usage import quantity
+from kernelry.session import quantity
+from kernelry_mcp.answers import checkpoint_info, left_out, left_out_text, restored_text
+from kernelry_mcp.answers.results import CheckpointList, CreatedCheckpoint, RestoredCheckpoint
 from kernelry_mcp.callers import caller_of, name_of
 from kernelry_mcp.context import Ctx, Declaration, app_of, tool
-from kernelry_mcp.results import CheckpointList, CreatedCheckpoint, RestoredCheckpoint
-from kernelry_mcp.saved import described, info, left_out, listed
 from kernelry_mcp.tools.parameters import SessionId
 
 LISTED = 100  # checkpoints in one answer
@@ -40,7 +40,7 @@ async def create_checkpoint(
     return result.answer(
         f"Checkpoint {saved.id} of session '{session.id}': {len(saved.variables)} variables, "
         f"{quantity(saved.size)}; the kernel was held up for {saved.blocked * 1000:.0f} ms."
-        + listed("Not saved", saved.skipped)
+        + left_out_text("Not saved", saved.skipped)
     )
 
 
@@ -54,7 +54,7 @@ async def list_checkpoints(
     if session_id is not None:
         sessions.get(session_id)
     found = await sessions.checkpoints.list(session_id)
-    result = CheckpointList(checkpoints={item.id: info(item) for item in found[:LISTED]})
+    result = CheckpointList(checkpoints={item.id: checkpoint_info(item) for item in found[:LISTED]})
     lines = [f"{len(result.checkpoints)} of {len(found)} checkpoints, the newest first:"]
     for item in found[:LISTED]:
         name = f" '{item.name}'" if item.name else ""
@@ -90,5 +90,5 @@ async def restore_checkpoint(
         warnings=list(done.warnings),
     )
     return result.answer(
-        f"Checkpoint {checkpoint_id} is restored into session '{session.id}': {described(done)}"
+        f"Checkpoint {checkpoint_id} is restored into session '{session.id}': {restored_text(done)}"
     )

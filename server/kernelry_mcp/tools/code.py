@@ -7,17 +7,22 @@ from mcp.types import CallToolResult, InputRequiredResult
 from pydantic import Field
 
 from kernelry import Execution, Run, Session, SessionStatus
-from kernelry.checkpoint_models import Restoration
 from kernelry.errors import InvalidArgumentError, KernelryError
-from kernelry.reports import InterruptReport, InterruptStep
-from kernelry.suspension import WITHOUT
+from kernelry.lives import WITHOUT
+from kernelry.models import InterruptReport, InterruptStep, Restoration
+from kernelry_mcp.answers import (
+    asked_before,
+    left_out,
+    page,
+    render,
+    restored_text,
+    wait_and_ask,
+    wait_for,
+)
+from kernelry_mcp.answers.results import ExecutionPage, Interrupted, Restarted, RunResult
 from kernelry_mcp.callers import caller_of, name_of
 from kernelry_mcp.context import App, Ctx, Declaration, app_of, tool
-from kernelry_mcp.render import page, render
-from kernelry_mcp.results import ExecutionPage, Interrupted, Restarted, RunResult
-from kernelry_mcp.saved import described, left_out
 from kernelry_mcp.tools.parameters import PAGE_CHARS, SessionId, Timeout, Wait
-from kernelry_mcp.waiting import asked_before, wait_and_ask, wait_for
 
 
 @tool(Declaration(title="Run Python code", toolset="core", destructive=True, open_world=True))
@@ -215,7 +220,7 @@ def restarted(session: Session, done: Restoration | None) -> CallToolResult:
         checkpoint_id=done.checkpoint.id if done else "",
         lost=left_out(lost),
     )
-    what = described(done) if done else "All its variables are gone."
+    what = restored_text(done) if done else "All its variables are gone."
     return result.answer(
         f"Session '{session.id}' has a new kernel (generation {result.generation}). {what}"
     )

@@ -5,11 +5,11 @@ from typing import Annotated, TypeAlias
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from kernelry import steering
 from kernelry.errors import ConflictError
+from kernelry.session import steering
+from kernelry_mcp.answers.results import InputSent, Steered
 from kernelry_mcp.callers import caller_of, name_of
 from kernelry_mcp.context import Ctx, Declaration, app_of, tool
-from kernelry_mcp.results import InputSent, Steered
 from kernelry_mcp.tools.parameters import SessionId
 
 EffectWait: TypeAlias = Annotated[

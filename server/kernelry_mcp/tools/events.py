@@ -5,9 +5,9 @@ from typing import Annotated, Any
 from mcp.types import CallToolResult
 from pydantic import Field
 
+from kernelry_mcp.answers.results import EventInfo, EventList, Published
 from kernelry_mcp.callers import caller_of
 from kernelry_mcp.context import Ctx, Declaration, app_of, tool
-from kernelry_mcp.results import EventInfo, EventList, Published
 from kernelry_mcp.tools.parameters import SessionId
 
 SHOWN = 20  # events in the text for the model

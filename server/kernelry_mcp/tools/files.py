@@ -9,15 +9,12 @@ from typing import Annotated, Literal
 from mcp.types import CallToolResult, ContentBlock, ImageContent, ResourceLink
 from pydantic import Field
 
-from kernelry import files as library
 from kernelry.errors import FileTooLargeError, InvalidArgumentError
-from kernelry.files import Content, Mode
-from kernelry.listing import list_folder
+from kernelry.workspace import Content, Mode, list_folder
+from kernelry.workspace import files as library
+from kernelry_mcp.answers import FILE_BYTES, IMAGES_TOTAL, RASTER_MIMES, shrink, uri_of
+from kernelry_mcp.answers.results import DeletedFile, FileContent, FileEntry, FileList, WrittenFile
 from kernelry_mcp.context import Ctx, Declaration, app_of, tool
-from kernelry_mcp.links import uri_of
-from kernelry_mcp.render import IMAGES_TOTAL, RASTER_MIMES, shrink
-from kernelry_mcp.resources import FILE_BYTES
-from kernelry_mcp.results import DeletedFile, FileContent, FileEntry, FileList, WrittenFile
 from kernelry_mcp.tools.parameters import PAGE_CHARS
 
 NO_BASE64 = "the content is no base64; encode it, or leave encoding at 'text'"

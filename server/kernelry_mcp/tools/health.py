@@ -6,9 +6,9 @@ from typing import Annotated
 from mcp.types import CallToolResult
 from pydantic import Field
 
+from kernelry_mcp.answers.results import KernelHealth, Responsiveness, VariableInfo, VariableList
 from kernelry_mcp.callers import caller_of, name_of
 from kernelry_mcp.context import Ctx, Declaration, app_of, tool
-from kernelry_mcp.results import KernelHealth, Responsiveness, VariableInfo, VariableList
 from kernelry_mcp.tools.parameters import SessionId
 
 MEBIBYTE = 1 << 20

@@ -9,19 +9,17 @@ from pydantic import Field
 
 from kernelry import Execution, ExecutionStatus
 from kernelry.errors import InvalidArgumentError
-from kernelry.history import Search
-from kernelry.notebooks import Form, Which, export
-from kernelry.replay import ReplayReport
-from kernelry_mcp.callers import caller_of
-from kernelry_mcp.context import Ctx, Declaration, app_of, tool
-from kernelry_mcp.links import uri_of
-from kernelry_mcp.results import (
+from kernelry.history import Form, ReplayReport, Search, Which, export
+from kernelry_mcp.answers import uri_of
+from kernelry_mcp.answers.results import (
     ExportedHistory,
     FoundExecution,
     ReplayDifference,
     Replayed,
     SearchResult,
 )
+from kernelry_mcp.callers import caller_of
+from kernelry_mcp.context import Ctx, Declaration, app_of, tool
 from kernelry_mcp.tools.parameters import Moment, SessionId, Wait
 
 CODE_CHARS = 500  # of each execution found

@@ -6,10 +6,10 @@ from mcp.types import CallToolResult
 from pydantic import Field
 
 from kernelry import Session, SessionStatus
+from kernelry_mcp.answers import left_out, left_out_text, restored_text
+from kernelry_mcp.answers.results import ChangedSession, CleanedUp, ResumedSession, SuspendedSession
 from kernelry_mcp.callers import caller_of, name_of
 from kernelry_mcp.context import Ctx, Declaration, app_of, tool
-from kernelry_mcp.results import ChangedSession, CleanedUp, ResumedSession, SuspendedSession
-from kernelry_mcp.saved import described, left_out, listed
 from kernelry_mcp.tools.parameters import SessionId
 
 
@@ -49,7 +49,7 @@ async def suspend_session(
         blocked=round(done.blocked, 6),
     )
     text = f"Session '{session.id}' is suspended, {len(result.variables)} variables are saved."
-    return result.answer(text + listed("Not saved", done.skipped))
+    return result.answer(text + left_out_text("Not saved", done.skipped))
 
 
 @tool(Declaration(title="Resume a session", toolset="control"))
@@ -75,7 +75,7 @@ async def resume_session(
         restored=list(put_back.restored) if put_back else [],
         missing=left_out((*put_back.checkpoint.skipped, *put_back.failed)) if put_back else {},
     )
-    what = f" Put back: {described(put_back)}" if put_back else ""
+    what = f" Put back: {restored_text(put_back)}" if put_back else ""
     return result.answer(f"Session '{session.id}' goes on; it was {result.before}.{what}")
 
 

@@ -9,10 +9,10 @@ from mcp.types import CallToolResult
 from pydantic import Field
 
 from kernelry import Session
-from kernelry.environments import InstallReport
+from kernelry.packages import InstallReport
+from kernelry_mcp.answers.results import Installed, PackageInfo, PackageList
 from kernelry_mcp.callers import caller_of
 from kernelry_mcp.context import Ctx, Declaration, app_of, tool
-from kernelry_mcp.results import Installed, PackageInfo, PackageList
 from kernelry_mcp.tools.parameters import SessionId
 
 PROGRESS_INTERVAL = 3.0  # seconds between progress notifications

@@ -6,11 +6,11 @@ from typing import Annotated
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from kernelry import script_runs
-from kernelry import scripts as library
+from kernelry.session import script_runs
+from kernelry.workspace import scripts as library
+from kernelry_mcp.answers.results import SavedScript, ScriptRun
 from kernelry_mcp.callers import caller_of
 from kernelry_mcp.context import Ctx, Declaration, app_of, tool
-from kernelry_mcp.results import SavedScript, ScriptRun
 from kernelry_mcp.tools.parameters import SessionId
 
 

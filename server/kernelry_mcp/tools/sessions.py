@@ -1,6 +1,5 @@
 """Sessions: create, list, switch, delete."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
@@ -8,54 +7,16 @@ from mcp.types import CallToolResult
 from pydantic import Field, NonNegativeFloat
 
 from kernelry import Isolation, Order, Selection, Session, SessionSpec, SessionStatus
-from kernelry.usage import quantity
-from kernelry_mcp.callers import caller_of
-from kernelry_mcp.context import App, Ctx, Declaration, app_of, tool
-from kernelry_mcp.results import (
+from kernelry.session import quantity
+from kernelry_mcp.answers import session_info
+from kernelry_mcp.answers.results import (
     CreatedSession,
     DeletedSession,
-    SessionInfo,
     SessionList,
     SwitchedSession,
 )
-
-
-def info(
-    app: App, caller: str, session: Session, children: Mapping[str, Sequence[str]] | None = None
-) -> SessionInfo:
-    """Return a session as the tools show it.
-
-    Args:
-        app: What lives as long as the server.
-        caller: Who asks.
-        session: The session.
-        children: `Sessions.children`, if that is known.
-    """
-    children = app.sessions.children() if children is None else children
-    record, walls = session.record, session.walls
-    alive = session.kernel is not None and session.kernel.process.exit is None
-    return SessionInfo(
-        description=record.description,
-        status=record.status.value,
-        kernel=session.kernel_state.value,
-        tags=list(record.tags),
-        metadata=record.metadata,
-        created_at=record.created_at.isoformat(timespec="milliseconds"),
-        last_activity_at=record.last_activity_at.isoformat(timespec="milliseconds"),
-        uptime=round(session.uptime, 3) if alive else 0.0,
-        execution_count=record.execution_count,
-        generation=record.generation,
-        isolation=walls.isolation.value,
-        network=walls.network,
-        python=str(session.environment.parent),
-        parent_session_id=record.parent_session_id,
-        parent_execution_id=record.parent_execution_id,
-        children=list(children.get(session.id, ())),
-        context=record.context,
-        reason=record.reason,
-        template=record.template,
-        current=app.sessions.current_id(caller) == session.id,
-    )
+from kernelry_mcp.callers import caller_of
+from kernelry_mcp.context import App, Ctx, Declaration, app_of, tool
 
 
 @tool(Declaration(title="Create a session", toolset="core"))
@@ -136,7 +97,7 @@ def created(app: App, caller: str, session: Session, *, existed: bool) -> CallTo
     result = CreatedSession(
         session_id=session.id,
         status="existing" if existed else "created",
-        session=info(app, caller, session),
+        session=session_info(app, caller, session),
         workspace=str(app.sessions.workspace.root),
         limits=asdict(limits),
     )
@@ -182,7 +143,7 @@ async def list_sessions(
     more = len(matching) > offset + limit
     children = app.sessions.children()
     result = SessionList(
-        sessions={session.id: info(app, caller, session, children) for session in found},
+        sessions={session.id: session_info(app, caller, session, children) for session in found},
         active_session=app.sessions.current_id(caller),
         total_sessions=app.sessions.count,
         max_sessions=app.settings.max_sessions,

@@ -1,0 +1,321 @@
+"""Checkpoints: the namespace of a session, saved and put back.
+
+The kernel does both (kernelry/inside/saving/checkpoints.py); the server never unpickles. Here is
+when: each waits for its turn among the session's executions, so that a restore is behind what was
+asked for before it and before what comes later. A save holds them up for as long as the
+kernel needs to fork; a restore until it is done.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+
+from kernelry.checkpoints import saving
+from kernelry.checkpoints.files import CheckpointFiles, under_way
+from kernelry.crashpoints import crash_point
+from kernelry.engines import LocalKernel
+from kernelry.errors import (
+    CheckpointError,
+    CheckpointNotFoundError,
+    KernelDeadError,
+    SessionBusyError,
+    StoreError,
+)
+from kernelry.models import Checkpoint, CheckpointReason, Restoration
+from kernelry.session import Services, Session
+from kernelry.shielding import Unfinished
+from kernelry.specs import check_text
+from kernelry.store import Statements, rows
+
+NAMED_IDS = 10  # ids that "unknown checkpoint" lists
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A save that a kernel has begun."""
+
+    #: what it will be
+    checkpoint: Checkpoint
+    #: whose namespace it is
+    session: Session
+    #: which kernel writes it
+    kernel: LocalKernel
+
+
+class Checkpoints:
+    """The checkpoints of one service.
+
+    Args:
+        services: What sessions use.
+        keep: Automatic ones that are kept of each session.
+    """
+
+    def __init__(self, services: Services, keep: int) -> None:
+        self._store = services.store
+        self._files = CheckpointFiles(services.launches.state.checkpoints)
+        self._keep = keep
+        #: what goes on though nobody may wait for it any more
+        self.unfinished = Unfinished()
+
+    async def recover(self, sessions: Iterable[Session]) -> None:
+        """Remove what a server that was killed has left half done."""
+        known = [checkpoint.id for checkpoint in await self.list()]
+        directories = [session.directory for session in sessions]
+        await asyncio.to_thread(self._files.sweep, known, directories)
+
+    async def create(
+        self,
+        session: Session,
+        *,
+        name: str = "",
+        reason: CheckpointReason = CheckpointReason.MANUAL,
+        patience: float | None = None,
+    ) -> Checkpoint:
+        """Save the namespace of a session; returns when it is on disk.
+
+        Executions go on as soon as the kernel has forked. A cancelled caller ends the save.
+
+        Args:
+            session: Whose.
+            name: What to call it.
+            reason: Why; of automatic ones the oldest go.
+            patience: Seconds to wait for executions that were asked for before; None: as long
+                as they take.
+
+        Raises:
+            InvalidArgumentError: The name can't be kept.
+            SessionBusyError: They took longer.
+            KernelDeadError: There is no kernel, or it ended meanwhile.
+            CheckpointError: It can't be written; nothing is left of it.
+        """
+        check_text("the name", name)
+        async with _turn(session, patience):
+            begun = await self._begin(session, name, reason)
+        return await self._finish(begun)
+
+    async def list(self, session_id: str | None = None) -> Sequence[Checkpoint]:
+        """Return the checkpoints of a session, or all, the newest first."""
+        values = {"session_id": session_id}
+        return await self._store.read(
+            lambda statements: [
+                rows.checkpoint(r) for r in statements.execute("checkpoints", values)
+            ]
+        )
+
+    async def get(self, checkpoint_id: str) -> Checkpoint:
+        """Return a checkpoint.
+
+        Raises:
+            CheckpointNotFoundError: There is none of this id.
+        """
+        found = await self._store.read(
+            lambda statements: statements.execute("checkpoint", {"id": checkpoint_id}).fetchone()
+        )
+        if found is None:
+            known = ", ".join(item.id for item in (await self.list())[:NAMED_IDS]) or "none"
+            msg = f"no checkpoint {checkpoint_id[:64]!r}. The newest are: {known}."
+            raise CheckpointNotFoundError(msg)
+        return rows.checkpoint(found)
+
+    async def restore(
+        self,
+        checkpoint_id: str,
+        session: Session,
+        *,
+        clear: bool = False,
+        patience: float | None = None,
+    ) -> Restoration:
+        """Put a saved namespace into a session, which may be another than it was saved from.
+
+        It comes all at once: variables of the same names are replaced, others stay. A cancelled
+        caller stops it, and then nothing is changed.
+
+        Args:
+            checkpoint_id: What.
+            session: Into which; its kernel is started if it has none.
+            clear: Whether to remove the other variables.
+            patience: See `create`.
+
+        Raises:
+            CheckpointNotFoundError: There is none of this id.
+            CheckpointDamagedError: Its file was changed; nothing was restored.
+            CheckpointError: It can't be restored; nothing was.
+            SessionBusyError: Executions that were asked for before took too long.
+            KernelDeadError: The kernel is dead, or ended meanwhile.
+        """
+        checkpoint = await self.get(checkpoint_id)
+        kernel = await session.ensure_kernel()
+        async with _turn(session, patience):
+            return await self._put_back(checkpoint, session, kernel, clear=clear)
+
+    @asynccontextmanager
+    async def holding(
+        self, session: Session, reason: CheckpointReason, patience: float | None = None
+    ) -> AsyncIterator[Checkpoint]:
+        """Save a namespace, and have nothing run in the session meanwhile.
+
+        Raises:
+            As `create`.
+        """
+        async with _turn(session, patience):
+            yield await self._finish(await self._begin(session, "", reason))
+
+    async def restart(self, session: Session, why: str, patience: float | None) -> Restoration:
+        """Give a session a new kernel with the namespace of the old one.
+
+        Raises:
+            SessionBusyError: Executions that were asked for before took too long.
+            KernelDeadError: There is no kernel whose namespace could be saved.
+            CheckpointError: It can't be saved: the kernel is the old one; or not be restored:
+                the kernel is new, and the message names the checkpoint.
+        """
+        async with self.holding(session, CheckpointReason.RESTART, patience) as checkpoint:
+            await session.restart(why)
+            kernel = await session.ensure_kernel()
+            try:
+                return await self._put_back(checkpoint, session, kernel)
+            except (CheckpointError, KernelDeadError) as error:
+                msg = (
+                    f"the kernel was restarted, but its variables are not back: {error} They are "
+                    f"in checkpoint {checkpoint.id}: restore_checkpoint tries again."
+                )
+                raise CheckpointError(msg) from error
+
+    async def delete(self, checkpoint_id: str) -> None:
+        """Forget a checkpoint and remove its file.
+
+        Raises:
+            CheckpointNotFoundError: There is none of this id.
+        """
+        await self.get(checkpoint_id)
+        await self._store.commit(lambda s: s.execute("delete_checkpoint", {"id": checkpoint_id}))
+        await self.remove_files([checkpoint_id])
+
+    async def known(self, session_id: str) -> Sequence[str]:
+        """Return the ids of a session's checkpoints; none if they can't be read now."""
+        with suppress(StoreError):
+            return [checkpoint.id for checkpoint in await self.list(session_id)]
+        return []
+
+    async def remove_files(self, checkpoint_ids: Iterable[str]) -> None:
+        """Remove the files of checkpoints whose records are gone; a start does so, too."""
+        await asyncio.to_thread(self._files.remove, *checkpoint_ids)
+
+    async def _begin(self, session: Session, name: str, reason: CheckpointReason) -> Begun:
+        kernel = session.kernel
+        if kernel is None or kernel.process.exit is not None:
+            why = session.death or session.stopped_why or "it was not started yet"
+            msg = f"session '{session.id}' has no kernel ({why}): there is nothing to save."
+            raise KernelDeadError(msg)
+        checkpoint = Checkpoint(
+            id=secrets.token_hex(8), session_id=session.id, name=name, reason=reason
+        )
+        begun = Begun(checkpoint, session, kernel)
+        async with self._abandoning(begun):
+            path = session.directory / under_way(checkpoint.id)
+            blocked = await saving.begin(kernel, checkpoint.id, str(path))
+            crash_point("checkpoint.forked")
+            return replace(begun, checkpoint=replace(checkpoint, blocked=blocked))
+
+    async def _finish(self, begun: Begun) -> Checkpoint:
+        async with self._abandoning(begun):
+            outcome = await saving.finish(begun.kernel, begun.checkpoint.id)
+            done = replace(
+                begun.checkpoint,
+                python=str(outcome["python"]),
+                variables=tuple(map(str, outcome["variables"])),
+                skipped=saving.left_out(outcome["skipped"]),
+            )
+        # From here on it comes to be, whoever is gone.
+        return await self.unfinished.finish(self._keep_it(done, begun.session))
+
+    async def _keep_it(self, checkpoint: Checkpoint, session: Session) -> Checkpoint:
+        crash_point("checkpoint.written")
+        digest, size = await asyncio.to_thread(self._files.take, session.directory, checkpoint.id)
+        crash_point("checkpoint.taken")
+        checkpoint = replace(checkpoint, digest=digest, size=size)
+        try:
+            surplus = await self._store.commit(
+                lambda statements: self._write(statements, checkpoint)
+            )
+        except BaseException:
+            await self.remove_files([checkpoint.id])
+            raise
+        crash_point("checkpoint.kept")
+        await self.remove_files(surplus)
+        return checkpoint
+
+    def _write(self, statements: Statements, checkpoint: Checkpoint) -> Sequence[str]:
+        """Write a checkpoint down; return the ids of those that it replaces.
+
+        Raises:
+            CheckpointError: Its session is gone, or about to be.
+        """
+        session = {"id": checkpoint.session_id}
+        if statements.execute("lives", session).fetchone() is None:
+            msg = f"session '{checkpoint.session_id}' was deleted before its checkpoint was kept."
+            raise CheckpointError(msg)
+        statements.execute("insert_checkpoint", rows.checkpoint_row(checkpoint))
+        data: dict[str, object] = {"checkpoint": checkpoint.id, "reason": checkpoint.reason.value}
+        statements.event("checkpoint.created", checkpoint.session_id, data=data)
+        values = {"session_id": checkpoint.session_id, "keep": self._keep}
+        surplus = [row["id"] for row in statements.execute("surplus_checkpoints", values)]
+        for checkpoint_id in surplus:
+            statements.execute("delete_checkpoint", {"id": checkpoint_id})
+        return surplus
+
+    async def _put_back(
+        self, checkpoint: Checkpoint, session: Session, kernel: LocalKernel, *, clear: bool = False
+    ) -> Restoration:
+        lending = asyncio.to_thread(self._files.lend, checkpoint, session.directory)
+        try:
+            path = await self.unfinished.finish(lending)
+            content = {"path": str(path), "clear": clear}
+            told = await saving.restore(kernel, content)
+        finally:
+            self._files.take_back(checkpoint.id, session.directory)
+        session.touch()
+        data: dict[str, object] = {"checkpoint": checkpoint.id}
+        with suppress(StoreError):  # it is restored all the same
+            await self._store.commit(
+                lambda statements: statements.event("checkpoint.restored", session.id, data=data)
+            )
+        return Restoration(
+            checkpoint=checkpoint,
+            session_id=session.id,
+            restored=tuple(map(str, told["restored"])),
+            failed=saving.left_out(told["failed"]),
+            warnings=tuple(map(str, told["warnings"])),
+        )
+
+    @asynccontextmanager
+    async def _abandoning(self, begun: Begun) -> AsyncIterator[None]:
+        """End a save that does not come to its end, and remove what is there of it."""
+        try:
+            async with saving.abandoning(begun.kernel, begun.checkpoint.id):
+                yield
+        except BaseException:
+            self._files.take_back(begun.checkpoint.id, begun.session.directory)
+            raise
+
+
+@asynccontextmanager
+async def _turn(session: Session, patience: float | None) -> AsyncIterator[None]:
+    began = time.monotonic()
+    waiting = True
+    try:
+        async with session.turn(patience):
+            waiting = False
+            yield
+    except TimeoutError:
+        if not waiting:
+            raise
+        msg = (
+            f"session '{session.id}' runs code for {time.monotonic() - began:.0f} s already, and a "
+            "namespace is saved and restored only between cells. Wait for the execution or "
+            "interrupt it, then try again."
+        )
+        raise SessionBusyError(msg) from None

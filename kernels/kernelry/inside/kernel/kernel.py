@@ -1,0 +1,466 @@
+"""The kernel application, kernel and shell: ipykernel's, with our differences.
+
+Each override says what stock does and why we don't. Interrupts reach the user's code and
+nothing else: SIGINT is ignored outside of it, so a late one can't lose a reply.
+"""
+
+# ipykernel's annotations are partial and differ between its versions 6 and 7.
+# pyright: reportIncompatibleMethodOverride=false, reportPrivateImportUsage=false
+# pyright: reportOptionalMemberAccess=false, reportAttributeAccessIssue=false
+# pyright: reportArgumentType=false, reportIncompatibleVariableOverride=false, reportIndexIssue=false
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib import import_module
+from importlib.util import find_spec
+from inspect import signature
+from types import FrameType, SimpleNamespace
+from typing import Any, TypeVar
+
+from ipykernel import ipkernel
+from ipykernel.compiler import XCachingCompiler
+from ipykernel.ipkernel import IPythonKernel
+from ipykernel.kernelapp import IPKernelApp
+from ipykernel.kernelbase import StdinNotImplementedError
+from ipykernel.zmqshell import ZMQInteractiveShell
+from IPython.core.application import BaseIPythonApplication
+from IPython.core.formatters import DisplayFormatter
+from traitlets import Any as AnyTrait
+from traitlets import Dict, Type
+from traitlets.config import Config
+from zmq import USE_FD
+
+from ..describing import type_name
+from ..saving import Checkpoints
+from ..steering import (
+    Notes,
+    Questions,
+    SafePoints,
+    Touched,
+    install_module,
+    resident_memory,
+)
+from ..walls import Memory, Walls
+from . import packing, streams
+from .helper import Helper
+
+T = TypeVar("T")
+
+#: what stock imports only while a kernel starts
+USED_BY_EVERY_KERNEL = ("tornado.platform.asyncio", "IPython.extensions.storemagic")
+DIGESTS = 1000  # message signatures remembered against replay; stock keeps 65,536
+ERROR_CHARS = 500  # of the text of an exception that showing a value raised
+NO_INPUT = (
+    "input() can't be answered in this session: nobody is at its keyboard. "
+    "Put the value into a variable and run the code again, or make a session that may ask: "
+    "create_session(stdin=true)."
+)
+NO_EXIT = "exit() ends no session: its variables are still there. restart_kernel empties it."
+#: what IPython says below each SystemExit, and when it forgets the oldest results
+NO_USE_HERE = ("To exit: use", "Output cache limit")
+
+
+class Formatter(DisplayFormatter):  # type: ignore[misc]  # IPython's types are partial
+    """How values are shown; one that can't be shown is no failure of the cell that made it.
+
+    Stock prints the traceback of a ``__repr__`` that raises as if it were the cell's own, and
+    answers the cell with an error that has neither name nor text.
+    """
+
+    def format(self, obj: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return the forms of a value, with a line about those that could not be made."""
+        failures: list[str] = []
+        self.parent.format_failures = failures
+        try:
+            data, metadata = super().format(obj, *args, **kwargs)
+        finally:
+            self.parent.format_failures = None
+        if failures:
+            shown = data.get("text/plain") or f"<{type_name(type(obj))} object>"
+            data["text/plain"] = "\n".join([shown, *failures])
+        return data, metadata
+
+
+class Shell(ZMQInteractiveShell):  # type: ignore[misc]  # ipykernel has no types
+    """IPython's shell, which forgets what it printed and shows scripts/ on the path."""
+
+    displayhook_class = Type(streams.DisplayHook)
+    display_pub_class = Type(streams.DisplayPublisher)
+    #: what could not be shown of the value that is being shown; None: nothing is
+    format_failures: list[str] | None = None
+    #: what the cell that ran last raised
+    last_error: BaseException | None = None
+    memory: Memory
+
+    def init_display_formatter(self) -> None:
+        """Show values our way."""
+        self.display_formatter = Formatter(parent=self)
+        self.configurables.append(self.display_formatter)
+
+    def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
+        """Note what IPython tells of a value that it can't show; print anything else."""
+        if self.format_failures is None:
+            self.memory.open_reserve()  # the user's code is over
+            self.last_error = exc_tuple[1] if exc_tuple else sys.exc_info()[1]
+            super().showtraceback(exc_tuple, *args, **kwargs)
+            return
+        error = exc_tuple[1] if exc_tuple else sys.exc_info()[1]
+        kind = type(error).__name__
+        self.format_failures.append(f"[showing it raised {kind}: {text_of(error)}]")
+
+    def system_piped(self, cmd: str) -> None:
+        """Run a ``!`` line on our own descriptors.
+
+        Stock makes a terminal for it. In walls there is none: they could not tell it from those
+        that the user types into.
+        """
+        if cmd.rstrip().endswith("&"):
+            raise OSError("Background processes not supported.")
+        command = self.var_expand(cmd, depth=1)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        try:
+            code = subprocess.call([os.environ.get("SHELL") or "/bin/sh", "-c", command])
+        except KeyboardInterrupt:
+            code = -signal.SIGINT
+        self.user_ns["_exit_code"] = 128 - code if code > 128 else code
+        if self.system_raise_on_error and code:
+            raise subprocess.CalledProcessError(code, command)
+
+    system = system_piped
+
+    def _tee(self, channel: str) -> AbstractContextManager[None]:
+        """Stock keeps every character ever printed in memory, for the history database."""
+        return nullcontext()
+
+    def ask_exit(self) -> None:
+        """Raise what exit() raises in a script; stock ends the kernel a moment later."""
+        raise SystemExit(NO_EXIT)
+
+
+def end_child(reply: dict[str, Any]) -> None:
+    """End a process that the cell forked and that came to the cell's end, too.
+
+    Stock goes on in it as a second kernel on the same sockets.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0 if reply.get("status") == "ok" else 1)
+
+
+def text_of(error: BaseException | None) -> str:
+    """Return what an exception says, which is code of the user's too."""
+    try:
+        return str(error)[:ERROR_CHARS]
+    except Exception:
+        return "(and its text can't be shown either)"
+
+
+class Kernel(IPythonKernel):  # type: ignore[misc]
+    """ipykernel's kernel; see the module's text."""
+
+    shell_class = Type(Shell)
+    debugger_class = Type(object)  # made when it is asked for
+    debugpy_stream: Any
+    standard_streams: tuple[Any, Any]
+
+    def __init__(self, **kwargs: Any) -> None:
+        # Stock looks at every loaded module here, for the debugger. In a fork that copies
+        # 4 MB of pages (measured with numpy, pandas and pyplot preloaded).
+        ipkernel.sys = SimpleNamespace(modules={})
+        try:
+            super().__init__(**kwargs)
+        finally:
+            ipkernel.sys = sys
+        self.kept_debugpy_stream, self.debugpy_stream = self.debugpy_stream, None
+        self.user_code = False
+        self.journal = streams.shared.journal
+        self.notes = Notes(self)
+        self.safe_points = SafePoints(self.notes, self.call_later)
+        self.questions = Questions(self.notes)
+        self.user_session = install_module(self.notes, self.safe_points)
+        self.checkpoints = Checkpoints(self, self.parent.launch["cloudpickle"])
+        self.helper = Helper(self, self.journal)
+        self.may_ask = False
+        self.session.digest_history_size = DIGESTS
+        self.session.check_pid = False  # what a forked child shows, our publisher takes care of
+        self.standard_streams = (sys.stdout, sys.stderr)
+        launch = self.parent.launch
+        self.walls = Walls(launch["walls"])
+        self.memory = self.shell.memory = Memory(launch["walls"]["limits"]["memory"])
+        self.touched = Touched(launch["workspace"], launch["touched_file"])
+
+    def pre_handler_hook(self) -> None:
+        """Stock lets SIGINT raise in the whole handler, where it can lose the reply."""
+
+    def post_handler_hook(self) -> None:
+        """See pre_handler_hook."""
+
+    def on_interrupt(self, signum: int, frame: FrameType | None) -> None:
+        """Raise KeyboardInterrupt while user code runs; ignore it otherwise."""
+        if self.user_code:
+            raise KeyboardInterrupt
+
+    async def do_execute(self, code: str, silent: bool, *args: Any, **kwargs: Any) -> Any:
+        """Run a cell, with streams and signals as they should be, and report on it."""
+        request = self.get_parent("shell")
+        parent = request["header"]
+        self.helper.running = (parent["msg_id"], time.monotonic())
+        about = request["content"].get("kernelry") or {}
+        self.may_ask = bool(about.get("may_ask"))
+        self.user_session.enter({**about, "execution_id": parent["msg_id"]})
+        self.notes.begin(request)
+        self.safe_points.begin()
+        memory_before = resident_memory()
+        sys.stdout, sys.stderr = self.standard_streams
+        signal.signal(signal.SIGINT, self.on_interrupt)
+        self.journal.begin(parent["msg_id"])
+        self.touched.begin()
+        self.shell.last_error = None
+        self.memory.keep_reserve()
+        self.user_code = streams.shared.in_user_code = True
+        pid, reply = os.getpid(), {}
+        try:
+            reply = await super().do_execute(code, silent, *args, **kwargs)
+        except KeyboardInterrupt as error:  # between the cell's end and the next line
+            reply = self.interrupted(error)
+        finally:
+            self.memory.open_reserve()
+            if os.getpid() != pid:
+                end_child(reply)
+            self.user_code = streams.shared.in_user_code = False
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            sys.stdout, sys.stderr = self.standard_streams
+            self.helper.running = None
+            history = self.shell.history_manager
+            history.outputs.clear()
+            history.output_hist_reprs.clear()
+        reply["kernelry"] = {
+            **self.report(parent),
+            **self.safe_points.end(),
+            "memory": [memory_before, resident_memory()],
+        }
+        self.journal.note_reply(parent["msg_id"], reply)
+        return reply
+
+    def call_later(self, seconds: float, function: Callable[[], None]) -> None:
+        """Call a function after some seconds, in the control thread."""
+        loop = self.control_thread.io_loop
+        loop.add_callback(loop.call_later, seconds, function)
+
+    def as_user_code(self, work: Callable[[], T]) -> T:
+        """Do what runs code of the user's outside of a cell; an interrupt stops it."""
+        signal.signal(signal.SIGINT, self.on_interrupt)
+        self.memory.keep_reserve()
+        self.user_code = True
+        try:
+            return work()
+        finally:
+            self.user_code = False
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            self.memory.open_reserve()
+
+    @property
+    def kernel_info(self) -> Any:
+        """Stock's, and the debugger that stock would have loaded by now."""
+        info = super().kernel_info
+        if "supported_features" in info and find_spec("debugpy"):  # ipykernel 6 has none
+            info["supported_features"].append("debugger")
+        return info
+
+    async def do_debug_request(self, msg: Any) -> Any:
+        """Load the debugger with the first request; stock loads it with each kernel."""
+        if getattr(self, "debugger", None) is None:
+            self.load_debugger()
+        return await super().do_debug_request(msg)
+
+    def load_debugger(self) -> None:
+        """Do what stock does in its constructor and in `start`."""
+        del sys.modules["ipykernel.debugger"]
+        from ipykernel.debugger import Debugger
+
+        files = (getattr(module, "__file__", None) for module in [*sys.modules.values()])
+        self._kernel_modules = [file for file in files if file]
+        self.debugpy_stream = self.kept_debugpy_stream
+        known = {
+            "log": self.log,
+            "debugpy_stream": self.debugpy_stream,
+            "event_callback": self._publish_debug_event,
+            "shell_socket": self.debug_shell_socket,
+            "session": self.session,
+            "kernel_modules": self._kernel_modules,
+            "just_my_code": self.debug_just_my_code,
+            "filter_internal_frames": getattr(self, "filter_internal_frames", True),
+        }
+        # ipykernel 6 knows fewer of them.
+        wanted = signature(Debugger).parameters
+        self.debugger = Debugger(**{name: known[name] for name in wanted})
+        self.debugpy_stream.on_recv(self.dispatch_debugpy, copy=False)
+        loop = self.control_thread.io_loop.asyncio_loop
+        asyncio.run_coroutine_threadsafe(self.poll_stopped_queue(), loop)
+
+    @contextmanager
+    def _cancel_on_sigint(self, future: Any) -> Iterator[None]:
+        """Cancel an awaiting cell on SIGINT.
+
+        Stock schedules the cancellation without waking the event loop, so that
+        ``await asyncio.sleep(30)`` can't be interrupted (ipython/ipykernel#881).
+        """
+        loop = self.io_loop.asyncio_loop
+
+        def cancel(signum: int, frame: FrameType | None) -> None:
+            loop.call_soon_threadsafe(future.cancel)
+
+        before = signal.signal(signal.SIGINT, cancel)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def interrupted(self, error: KeyboardInterrupt) -> dict[str, Any]:
+        """Return the reply of a cell that was interrupted as it ended."""
+        return {
+            "status": "error",
+            "ename": "KeyboardInterrupt",
+            "evalue": str(error),
+            "traceback": [],
+            "execution_count": self.shell.execution_count - 1,
+            "user_expressions": {},
+            "payload": [],
+        }
+
+    def report(self, parent: dict[str, Any]) -> dict[str, Any]:
+        """Return what the server wants to know of an execution besides its outputs."""
+        files, total = self.touched.end()
+        report: dict[str, Any] = {"files": files, "files_total": total}
+        for stream in self.standard_streams:
+            stream.read_descriptor()
+            stream.flush()
+        budget = streams.shared.budgets.of(parent)
+        if budget.overflowed:
+            report["overflow"] = budget.summary()
+        if hint := self.walls.explain(self.shell.last_error):
+            report["hint"] = hint
+        return report
+
+    def raw_input(self, prompt: str = "") -> str:
+        """Ask through our server; stock's refusal names a frontend, ours says what to do."""
+        if self.may_ask:
+            return self.questions.ask(prompt, hidden=False)
+        if not self._allow_stdin:
+            raise StdinNotImplementedError(NO_INPUT)
+        return str(super().raw_input(prompt))
+
+    def getpass(self, prompt: str = "", stream: Any = None, **kwargs: Any) -> str:
+        """See raw_input."""
+        if self.may_ask:
+            return self.questions.ask(prompt, hidden=True)
+        if not self._allow_stdin:
+            raise StdinNotImplementedError(NO_INPUT)
+        return str(super().getpass(prompt, stream, **kwargs))
+
+
+class KernelApp(IPKernelApp):  # type: ignore[misc]
+    """The application: no parent poller, no heartbeat thread, no port for forks."""
+
+    kernel_class = Type(Kernel)
+    launch = Dict()
+    prebuilt = AnyTrait()  # the shell, made before there is a kernel
+    listeners = AnyTrait({})  # port -> descriptor of a socket that listens there already
+
+    @classmethod
+    def prepare(cls) -> "KernelApp":
+        """Return the application, configured and with its shell; made once."""
+        made = cls.initialized()
+        app: KernelApp = cls.instance()
+        if made:
+            return app
+        app.update_config(Config(HistoryManager={"enabled": False}))
+        BaseIPythonApplication.initialize(app, [])
+        app.init_pdb()
+        app.prebuilt = Shell.instance(
+            parent=app,
+            profile_dir=app.profile_dir,
+            user_ns={},
+            kernel=None,
+            compiler_class=XCachingCompiler,
+        )
+        for name in USED_BY_EVERY_KERNEL:
+            import_module(name)
+        for message in NO_USE_HERE:
+            warnings.filterwarnings("ignore", message, UserWarning)
+        # The first cell is slow: it fills caches that every kernel then has.
+        app.prebuilt.run_cell("1 + 1", silent=True, store_history=False)
+        app.prebuilt._sys_modules_keys = set(sys.modules)
+        return app
+
+    def resume(self, launch: dict[str, Any]) -> None:
+        """Do the rest of stock's `initialize`, which needs the session."""
+        self.launch = launch
+        self.connection_file = launch["connection_file"]
+        self.parent_handle = 1  # truthy: no banner; 1: nobody is polled
+        self.init_blackhole()
+        self.init_connection_file()
+        self.session.pack = packing.escaping(self.session.pack)
+        self.init_sockets()
+        self.init_heartbeat()
+        self.init_io()
+        self.init_signal()
+        self.init_kernel()
+        self.prebuilt.parent = self.prebuilt.kernel = self.kernel
+        self.init_path()
+        self.init_shell()
+        self.init_gui_pylab()
+        self.init_extensions()
+        self.init_code()
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+    def init_heartbeat(self) -> None:
+        """Start the heartbeat for a Jupyter that asks for it; we have the pidfd."""
+        if self.launch["heartbeat"]:
+            super().init_heartbeat()
+
+    def init_connection_file(self) -> None:
+        """Read the file; stock looks for it in places that have to be found first."""
+        self.load_connection_file()
+
+    def init_code(self) -> None:
+        """Run nothing: a kernel of ours has no startup files and no command line.
+
+        Stock also notes all module names here, which in a fork copies 2 MB of pages;
+        `prepare` has done it.
+        """
+        self.shell.user_ns_hidden.update(self.shell.user_ns)
+
+    def _try_bind_socket(self, socket: Any, port: int) -> Any:
+        """Bind to a port, by the socket that was made before the walls closed."""
+        if port in self.listeners:
+            socket.setsockopt(USE_FD, self.listeners[port])
+        return super()._try_bind_socket(socket, port)
+
+    def init_iopub(self, context: Any) -> None:
+        """Bind IOPub as stock does, with our publisher thread."""
+        from ipykernel import kernelapp
+
+        kernelapp.IOPubThread = streams.Publisher
+        super().init_iopub(context)
+
+    def init_io(self) -> None:
+        """Make our streams sys.stdout and sys.stderr."""
+        self.outstream_class = f"{streams.__name__}.Stream"
+        super().init_io()
+
+    def init_path(self) -> None:
+        """Put the workspace and its scripts folder on the path, as a script would have it."""
+        super().init_path()
+        scripts = os.path.join(self.launch["workspace"], "scripts")
+        if os.path.isdir(scripts) and scripts not in sys.path:
+            sys.path.append(scripts)

@@ -1,0 +1,395 @@
+"""The fork server: a warm process that kernels are forked from, and their guardian.
+
+It imports ipykernel and the preloads, builds IPython's shell, and then only forks: a
+kernel is ready in tens of milliseconds and shares what it does not change. One thread at
+the fork, always. It listens on a Unix SEQPACKET socket for servers of its own user.
+
+As the guardian (at level "none" it is only that, and imports nothing) it is the parent of
+its kernels and inherits what they leave behind, so it keeps their exit codes, ends their
+stray children, and outlives the server: when nobody is connected for ``orphan_timeout``
+seconds it ends all of them and itself.
+
+Requests are JSON packets with an ``op``; see the methods of `ForkServer` for each.
+"""
+
+import contextlib
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+from typing import Any, NoReturn
+
+from ..processes import children, family, kill, spawn, start_time
+
+PACKET_BYTES = 1 << 16
+EXITS_KEPT = 1000  # exit codes remembered for servers that ask later
+LISTED_AT_ONCE = 100  # kernels or exit codes in one packet of a list
+END_DEADLINE = 5.0  # seconds to end everything in; what is stuck in the system stays
+END_PAUSE = 0.005  # seconds between looks at what still lives then
+CREDENTIALS = struct.Struct("3i")  # pid, uid, gid of SO_PEERCRED
+
+
+class BecomeKernel(BaseException):
+    """Raised in a forked child, to leave the loop and run the kernel on a clean stack."""
+
+    def __init__(self, launch: dict[str, Any], ready_fd: int) -> None:
+        self.launch = launch
+        self.ready_fd = ready_fd
+
+
+def main(config_file: str) -> None:
+    """Run a fork server until it is told to end, or nobody wants it any more."""
+    with open(config_file, encoding="utf-8") as file:
+        config = json.load(file)
+    report = Report(config["report_fd"])
+    become_daemon(config["log_file"])
+    from . import launcher
+
+    launcher.prctl(launcher.PR_SET_CHILD_SUBREAPER, 1)
+    level = config["level"]
+    if level != "none":
+        level = launcher.prepare(with_shell=level == "shell")
+        preload(config["preloads"], report, optional=config["optional"])
+    gc.collect()
+    gc.freeze()
+    server = ForkServer(config)
+    report.say(ready=True, pid=os.getpid(), level=level, threads=thread_count())
+    report.close()
+    try:
+        server.serve()
+    except BecomeKernel as become:
+        child = become
+    # Outside of the handler: a cell's exception must not have ours as its context.
+    launcher.run_forked(child.launch, child.ready_fd)
+
+
+class Report:
+    """Lines of JSON to whoever starts us, until we are ready."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def say(self, **what: Any) -> None:
+        """Write one line."""
+        with contextlib.suppress(OSError):  # whoever started us may be gone already
+            os.write(self._fd, json.dumps(what).encode() + b"\n")
+
+    def close(self) -> None:
+        """End the report."""
+        os.close(self._fd)
+
+
+def become_daemon(log_file: str) -> None:
+    """Keep nothing of the server's: no terminal, no stdio."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    log = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(null, 0)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(null)
+    os.close(log)
+
+
+def preload(modules: list[str], report: Report, *, optional: bool) -> None:
+    """Import modules that every kernel shall have ready.
+
+    Each is announced first, so that a crash can be laid at its door. One that leaves a
+    thread alive ends us (it can't be unloaded): we are started again without it.
+    """
+    for name in modules:
+        report.say(preloading=name)
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if optional:
+                report.say(absent=name)
+            else:
+                report.say(failed=name, why=str(error))
+        except Exception as error:  # whatever it is, the kernels do without this module
+            report.say(failed=name, why=f"{type(error).__name__}: {error}")
+        if not is_single_threaded():
+            report.say(failed=name, why="it leaves a thread running, which a fork would lose")
+            os._exit(1)
+
+
+def is_single_threaded() -> bool:
+    """Say whether a fork would copy the only thread.
+
+    A native thread that its library joins before a fork (OpenBLAS does) is none, so a fork
+    is tried and the threads are counted after it.
+    """
+    if threading.active_count() > 1:
+        return False
+    if thread_count() == 1:
+        return True
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return thread_count() == 1
+
+
+def thread_count() -> int:
+    """Return how many threads the operating system sees."""
+    return len(os.listdir("/proc/self/task"))
+
+
+class ForkServer:
+    """The loop: one thread, no asyncio, so that a fork copies nothing half-done."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self._path: str = config["socket"]
+        self._orphan_timeout: float = config["orphan_timeout"]
+        self._profile: str = config["profile"]
+        self._level: str = config["level"]
+        self._kernels: dict[int, str] = {}  # pid -> launch file, of our children
+        self._watched: dict[int, tuple[int, str]] = {}  # pidfd -> pid, launch file of others
+        self._exits: dict[str, tuple[int, int]] = {}  # launch file -> pid, exit code
+        self._clients: dict[int, socket.socket] = {}
+        self._orphaned_at: float | None = time.monotonic()
+        self._was_wanted = False
+        # While we hold it, kernels live; see launcher.hold_on_to.
+        self._lifeline = os.open(config["lifeline"], os.O_RDWR) if config["lifeline"] else -1
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
+        self._listener.bind(self._path)
+        os.chmod(self._path, 0o600)
+        self._listener.listen(8)
+        self._poller = select.poll()
+        self._wake_in, self._wake_out = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._wake_out, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._end_by_signal)
+
+    def serve(self) -> NoReturn:
+        """Serve requests until there is nobody to serve."""
+        self._poller.register(self._listener, select.POLLIN)
+        self._poller.register(self._wake_in, select.POLLIN)
+        while True:
+            for fd, _ in self._poller.poll(self._patience()):
+                if fd == self._listener.fileno():
+                    self._accept()
+                elif fd == self._wake_in:
+                    self._reap()
+                elif fd in self._watched:
+                    self._unwatch(fd)
+                else:
+                    self._answer(fd)
+            if self._is_abandoned():
+                self._end()
+
+    def _patience(self) -> float | None:
+        """Return milliseconds until we are abandoned; None: somebody is there."""
+        if self._orphaned_at is None:
+            return None
+        left = self._orphaned_at + self._orphan_timeout - time.monotonic()
+        return max(left, 0.0) * 1000 + 1
+
+    def _is_abandoned(self) -> bool:
+        if self._orphaned_at is None:
+            return False
+        if self._was_wanted and not self._kernels and not self._watched:
+            return True  # nothing to keep for anybody
+        return time.monotonic() - self._orphaned_at >= self._orphan_timeout
+
+    def _accept(self) -> None:
+        client, _ = self._listener.accept()
+        peer = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+        if CREDENTIALS.unpack(peer)[1] != os.getuid():
+            client.close()
+            return
+        self._clients[client.fileno()] = client
+        self._orphaned_at = None
+        self._was_wanted = True
+        self._poller.register(client, select.POLLIN)
+
+    def _answer(self, fd: int) -> None:
+        client = self._clients[fd]
+        fds: list[int] = []
+        try:
+            data, fds, _, _ = socket.recv_fds(client, PACKET_BYTES, 1)
+        except OSError:
+            data = b""
+        if not data:
+            self._poller.unregister(fd)
+            del self._clients[fd]
+            client.close()
+            if not self._clients:
+                self._orphaned_at = time.monotonic()
+            return
+        request = json.loads(data)
+        match request["op"]:
+            case "fork":
+                self._fork(client, request, fds[0])
+            case "spawn":
+                self._spawn(client, request, fds[0])
+            case "watch":
+                self._watch(request)
+            case "list":
+                self._list(client)
+            case "patience":
+                self._orphan_timeout = request["seconds"]
+            case "guard":
+                self._profile = ""
+            case "end":
+                self._end(spare=request.get("spare", False))
+
+    def _fork(self, client: socket.socket, request: dict[str, Any], ready_fd: int) -> None:
+        """Answer "fork": {id, launch} and the ready pipe -> {id, pid} and a pidfd."""
+        try:
+            pid = os.fork()
+        except OSError as error:
+            self._refuse(client, request, ready_fd, error)
+            return
+        if pid == 0:
+            raise BecomeKernel(self._read_launch_in_child(request["launch"]), ready_fd)
+        self._introduce(client, request, pid, ready_fd)
+
+    def _spawn(self, client: socket.socket, request: dict[str, Any], ready_fd: int) -> None:
+        """Answer "spawn", which is "fork" for a kernel that shall be a fresh process."""
+        try:
+            with open(request["launch"], encoding="utf-8") as file:
+                launch = json.load(file)
+            pid = spawn(launch, ready_fd)
+        except OSError as error:
+            self._refuse(client, request, ready_fd, error)
+            return
+        self._introduce(client, request, pid, ready_fd)
+
+    def _introduce(
+        self, client: socket.socket, request: dict[str, Any], pid: int, ready_fd: int
+    ) -> None:
+        os.close(ready_fd)
+        self._kernels[pid] = request["launch"]
+        pidfd = os.pidfd_open(pid)
+        if not self._send(client, {"id": request["id"], "pid": pid}, [pidfd]):
+            kill(pid)  # nobody will ever know of it
+        os.close(pidfd)
+
+    def _refuse(
+        self, client: socket.socket, request: dict[str, Any], ready_fd: int, error: OSError
+    ) -> None:
+        os.close(ready_fd)
+        self._send(client, {"id": request["id"], "error": error.strerror or str(error)})
+
+    def _watch(self, request: dict[str, Any]) -> None:
+        """Take "watch": {pid, started, launch}, a kernel of the server's that is not our child."""
+        pid = request["pid"]
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:  # it has ended already
+            return
+        if start_time(pid) != request["started"]:
+            os.close(pidfd)
+            return
+        self._watched[pidfd] = (pid, request["launch"])
+        self._poller.register(pidfd, select.POLLIN)
+
+    def _unwatch(self, pidfd: int) -> None:
+        self._poller.unregister(pidfd)
+        os.close(pidfd)
+        del self._watched[pidfd]
+
+    def _list(self, client: socket.socket) -> None:
+        """Answer "list": packets with {kernels}, {exits}, and at last who we are."""
+        kernels = [(pid, launch, True) for pid, launch in self._kernels.items()]
+        kernels += [(pid, launch, False) for pid, launch in self._watched.values()]
+        exits = [(launch, *end) for launch, end in self._exits.items()]  # + pid, code
+        for start in range(0, len(kernels), LISTED_AT_ONCE):
+            self._send(client, {"kernels": kernels[start : start + LISTED_AT_ONCE]})
+        for start in range(0, len(exits), LISTED_AT_ONCE):
+            self._send(client, {"exits": exits[start : start + LISTED_AT_ONCE]})
+        self._send(client, {"listed": True, "profile": self._profile, "level": self._level})
+
+    def _read_launch_in_child(self, path: str) -> dict[str, Any]:
+        """Leave everything of the fork server behind; return what kernel to become."""
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        os.setsid()
+        for client in self._clients.values():
+            client.close()
+        for fd in (*self._watched, self._wake_in, self._wake_out, self._lifeline):
+            if fd >= 0:
+                os.close(fd)
+        self._listener.close()
+        with open(path, encoding="utf-8") as file:
+            launch: dict[str, Any] = json.load(file)
+        return launch
+
+    def _reap(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._wake_in, 512):
+                pass
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                break
+            if pid in self._kernels:
+                self._note_exit(pid, os.waitstatus_to_exitcode(status))
+        self._end_strays()
+
+    def _note_exit(self, pid: int, code: int) -> None:
+        launch = self._kernels.pop(pid)
+        self._exits[launch] = (pid, code)
+        while len(self._exits) > EXITS_KEPT:
+            del self._exits[next(iter(self._exits))]
+        for client in list(self._clients.values()):
+            self._send(client, {"exited": pid, "code": code})
+
+    def _end_strays(self) -> None:
+        """Kill children that are no kernels: those of a kernel that died become ours."""
+        for pid in children(os.getpid()):
+            if pid not in self._kernels:
+                kill(pid)
+
+    def _send(self, client: socket.socket, packet: dict[str, Any], fds: list[int] = []) -> bool:  # noqa: B006  # never changed
+        try:
+            socket.send_fds(client, [json.dumps(packet).encode()], fds)
+        except OSError:  # gone: its end is noticed by the loop
+            return False
+        return True
+
+    def _end_by_signal(self, signum: int, frame: Any) -> None:
+        self._end()
+
+    def _end(self, *, spare: bool = False) -> NoReturn:
+        """End all kernels, what they have started, and ourselves.
+
+        Args:
+            spare: Leave the kernels that are not our children to the server, which asks for it.
+        """
+        for pid, _ in () if spare else self._watched.values():
+            for member in family(pid):
+                kill(member)
+        for pid in self._kernels:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
+        deadline = time.monotonic() + END_DEADLINE
+        with contextlib.suppress(ChildProcessError):  # nobody is left
+            while time.monotonic() < deadline:
+                # Whoever dies leaves us its children, until there are none.
+                for pid in children(os.getpid()):
+                    kill(pid)
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+                time.sleep(END_PAUSE)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._path)
+        os._exit(0)
+
+
+if sys.platform != "linux":
+    raise ImportError("the fork server needs Linux: other systems can't fork such a process safely")

@@ -1,0 +1,212 @@
+"""Become one Jupyter kernel, as kernelry wants it: from a fresh process or from a fork.
+
+`prepare` does what does not depend on the session (imports, configuration, IPython's
+shell), `resume` the rest. A spawned kernel does both; the fork server prepares once and
+its children resume. It differs from stock ipykernel in what it leaves out (history,
+debugger until it is asked for, heartbeat, the TCP port for forks, inherited stdio) and in
+what it bounds (output, see budget.py).
+"""
+
+import contextlib
+import ctypes
+import faulthandler
+import fcntl
+import json
+import logging
+import logging.handlers
+import os
+import signal
+import socket
+import sys
+import traceback
+from types import ModuleType
+from typing import Any, TextIO
+
+from ..processes import OWN_FILE
+from ..walls import guard, limits
+
+LOG_BYTES = 1 << 20  # size of a kernel's own log, which is turned over once
+PR_SET_CHILD_SUBREAPER = 36
+F_SETSIG = 10  # Linux; the fcntl module has no name for it
+DEBUGGER = "ipykernel.debugger"
+CHANNELS = ("shell", "stdin", "control", "iopub")
+BACKLOG = 100
+INLINE_BACKEND = "module://matplotlib_inline.backend_inline"
+
+
+def main(launch_file: str) -> None:
+    """Run one spawned kernel until it is told to stop."""
+    with open(launch_file, encoding="utf-8") as file:
+        launch = json.load(file)
+    adopt(launch, make=False)  # before anything of it could be imported in another version
+    run(launch, launch["ready_fd"])
+
+
+def run_forked(launch: dict[str, Any], ready_fd: int) -> None:
+    """Run a kernel in a process that was just forked from the fork server."""
+    redirect_stdio(launch["log_file"])
+    os.environ.clear()
+    os.environ.update(launch["env"])
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed()  # its global generator is the one that a fork does not reseed
+    run(launch, ready_fd)
+
+
+def run(launch: dict[str, Any], ready_fd: int) -> None:
+    """Become the kernel of `launch`, say so on `ready_fd`, and run until told to stop."""
+    sys.argv = [""]
+    hold_on_to(launch["lifeline"])
+    try:
+        os.makedirs(launch["cwd"], exist_ok=True)  # a cell may have removed it
+        os.chdir(launch["cwd"])
+        plan = launch["walls"]
+        walls = guard.Walls(plan)
+        limits.enter(plan["limits"])
+        walls.enter()  # from here on no thread of ours is outside of them
+        enable_stack_dumps(launch["stack_file"])
+        # Configuration and packages of the session run soon, so no socket is made after this.
+        listeners = bind_channels(launch["connection_file"]) if walls.stand else {}
+        walls.close_sockets()
+        prepare(with_shell=True)
+        app = resume(launch, listeners)
+        walls.check()
+    except BaseException:
+        # stderr may be a stream to nobody by now; the server quotes this file.
+        with open_own(launch["log_file"], os.O_WRONLY | os.O_APPEND) as log:
+            traceback.print_exc(file=log)
+        os._exit(1)  # half-made sockets and threads could keep an orderly end waiting
+    os.write(ready_fd, b"1")
+    os.close(ready_fd)
+    app.start()
+
+
+def prepare(*, with_shell: bool) -> str:
+    """Do what all kernels have in common; once, and again without effect.
+
+    Args:
+        with_shell: Whether to build IPython's shell too.
+
+    Returns:
+        How far this went: "shell" or "imports".
+    """
+    if DEBUGGER not in sys.modules:
+        # debugpy costs 250 ms and 30 MB; Kernel.do_debug_request gets it when it is wanted.
+        without = ModuleType(DEBUGGER)
+        without.__dict__.update(_is_debugpy_available=False, Debugger=None)
+        sys.modules[DEBUGGER] = without
+    os.environ["MPLBACKEND"] = INLINE_BACKEND
+    from ..kernel import KernelApp
+
+    if with_shell:
+        KernelApp.prepare()
+    return "shell" if with_shell else "imports"
+
+
+def bind_channels(connection_file: str) -> dict[int, int]:
+    """Listen where the kernel's channels shall be; return the descriptors by port."""
+    with open(connection_file, encoding="utf-8") as file:
+        connection = json.load(file)
+    listeners = {}
+    for channel in CHANNELS:
+        port = connection[f"{channel}_port"]
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(f"{connection['ip']}-{port}")
+        listener.listen(BACKLOG)
+        listeners[port] = listener.detach()
+    return listeners
+
+
+def resume(launch: dict[str, Any], listeners: dict[int, int] | None = None) -> Any:
+    """Return the kernel application, its sockets bound and its kernel made.
+
+    Args:
+        launch: What kernel it shall be.
+        listeners: Descriptors of sockets that listen already, by port.
+    """
+    from ..kernel import Budgets, Journal, KernelApp, Limits, streams
+
+    streams.shared.budgets = Budgets(Limits(launch["output"]))
+    streams.shared.journal = Journal(launch["journal_file"])
+    adopt(launch, make=True)
+    app = KernelApp.prepare()
+    app.listeners = listeners or {}
+    app.resume(launch)
+    log_to(app, launch["log_file"])
+    return app
+
+
+def adopt(launch: dict[str, Any], *, make: bool) -> None:
+    """Put the session's virtual environment first.
+
+    Args:
+        launch: What is launched.
+        make: Whether to make it if there is none; only within the walls: links may be there.
+    """
+    from .. import environment
+
+    if wanted := launch["environment"]:
+        with contextlib.suppress(OSError):  # a full disk: the kernel does without it
+            if make:
+                environment.make(wanted["prefix"], wanted["uv"])
+            environment.adopt(wanted["prefix"])
+
+
+def hold_on_to(lifeline: str) -> None:
+    """Have Linux kill this process group when nobody holds the other end of a FIFO any more.
+
+    The server holds it, and the fork server, which gives a new server time to come. When
+    both are gone nobody could end this kernel; then the operating system does, also while
+    native code holds the interpreter.
+    """
+    if not lifeline:
+        return
+    prctl(PR_SET_CHILD_SUBREAPER, 1)  # what our children leave behind stays in our tree
+    fd = os.open(lifeline, os.O_RDONLY | os.O_NONBLOCK)
+    fcntl.fcntl(fd, fcntl.F_SETOWN, -os.getpgrp())
+    fcntl.fcntl(fd, F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
+    with contextlib.suppress(BlockingIOError):
+        os.read(fd, 1)  # it blocks while somebody is there
+        os._exit(0)  # they went before we asked
+
+
+def prctl(option: int, value: int) -> None:
+    """Set an attribute of this process."""
+    ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+
+
+def enable_stack_dumps(path: str) -> None:
+    """Let SIGUSR1 dump all stacks to `path`, even while native code holds the lock."""
+    file = open_own(path, os.O_RDWR | os.O_APPEND)  # lives as long as we do
+    faulthandler.enable(file=file)
+    if hasattr(faulthandler, "register"):
+        faulthandler.register(signal.SIGUSR1, file=file, all_threads=True)
+
+
+def redirect_stdio(log_file: str) -> None:
+    """Give a forked kernel the stdio that a spawned one is started with."""
+    with open_own(log_file, os.O_WRONLY | os.O_TRUNC) as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+
+
+def open_own(path: str, flags: int) -> TextIO:
+    """Open a file of the session's directory from outside of its walls, to write.
+
+    What the session's own processes put there instead is not followed and not waited for.
+    """
+    fd = os.open(path, flags | os.O_CREAT | OWN_FILE, 0o600)
+    return open(fd, "r+" if flags & os.O_RDWR else "w", encoding="utf-8", closefd=True)
+
+
+def log_to(app: Any, path: str) -> None:
+    """Send ipykernel's own log to a file of bounded size, and nothing to our stdio."""
+    handler = logging.handlers.RotatingFileHandler(
+        path, maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8"
+    )
+    app.log.handlers[:] = [handler]
+    app.log.setLevel(logging.WARNING)
+    null = os.open(os.devnull, os.O_RDWR)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(null, stream._original_stdstream_copy)  # type: ignore[union-attr]
+    os.close(null)

@@ -1,0 +1,18 @@
+"""Where kernels come from, and behind which walls."""
+
+from kernelry.launching.descriptors import raise_limit
+from kernelry.launching.isolation import PREFERRED, Levels, Proof, narrow, prove, stronger
+from kernelry.launching.launches import Launches
+from kernelry.launching.source import KernelSource
+
+__all__ = [
+    "PREFERRED",
+    "KernelSource",
+    "Launches",
+    "Levels",
+    "Proof",
+    "narrow",
+    "prove",
+    "raise_limit",
+    "stronger",
+]

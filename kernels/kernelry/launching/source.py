@@ -1,0 +1,130 @@
+"""Where the kernels of a service come from: warm, forked, or spawned; and behind which walls."""
+
+import asyncio
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from kernelry.config import Config, interpreter
+from kernelry.engines import LocalEngine, LocalKernel, Started, Walls, WarmKernel, WarmPool
+from kernelry.errors import KernelryError
+from kernelry.launching.descriptors import check_descriptors
+from kernelry.launching.isolation import Levels, check_network
+from kernelry.launching.launches import Launches
+from kernelry.packages import SessionEnvironment, check_interpreter, check_place, interpreter_reads
+
+GUARDIAN_DEADLINE = 10.0  # seconds for a fork server to start, before kernels are left to it
+
+
+class KernelSource:
+    """Starts the kernels of one service.
+
+    Args:
+        config: How the service was set up.
+        launches: What kernels are started with.
+        levels: Which isolation was proved.
+    """
+
+    def __init__(self, config: Config, launches: Launches, levels: Levels) -> None:
+        self._launches = launches
+        self._levels = levels
+        self._is_forking = config.kernel_start == "fork"
+        self.engine = LocalEngine(
+            launches.state.runtime, launches.profile(), launches.fresh, mode=config.kernel_start
+        )
+        self._pool = WarmPool(self.engine, config.warm, launches.fresh)
+
+    @property
+    def walls(self) -> Walls:
+        """What stands between a session and the rest, unless it asked for more."""
+        return self._launches.walls
+
+    @property
+    def fork_server_pid(self) -> int:
+        """The process that kernels are forked from, or that guards them; 0: none yet."""
+        return self.engine.fork_server_pid
+
+    @property
+    def fork_server(self) -> Started | None:
+        """What the fork server said when it started; None: not yet, or never."""
+        return self.engine.started
+
+    async def open(self) -> None:
+        """Find what a dead server has left, and see to what was asked for explicitly.
+
+        Raises:
+            KernelStartError: Kernels can't be forked, and nothing else is allowed.
+        """
+        await self.engine.find_inherited()
+        if self._is_forking:  # what can't be had is an error now, not later
+            await self.engine.ensure_fork_server()
+
+    async def keep_warm(self) -> None:
+        """Start the fork server, then keep kernels ready, until cancelled."""
+        await self._pool.run()
+
+    async def wait_until_warm(self) -> None:
+        """Wait until the fork server and the warm kernels are there, or can't be had."""
+        await self._pool.settled.wait()
+
+    def take_warm(self, walls: Walls) -> WarmKernel | None:
+        """Return a kernel that is ready, if there is one behind just these walls."""
+        return self._pool.take() if walls == self.walls else None
+
+    async def start(
+        self, directory: Path, environment: SessionEnvironment, walls: Walls, *, fresh: bool
+    ) -> LocalKernel:
+        """Start the kernel of a session, and return it when it can run code.
+
+        Raises:
+            LimitExceededError: There are too few file descriptors left.
+            ConflictError: The level can't keep it off the network.
+            IsolationError: The level can't be proved.
+            KernelStartError: It did not start; nothing of it is left.
+        """
+        check_descriptors()
+        check_network(walls)
+        await self._levels.require(walls.isolation)
+        self._pool.begin_start()
+        try:
+            launch = self._launches.of(directory, environment, walls)
+            if launch.python != self._launches.python:  # forks are of the service's
+                fresh = True
+                launch = replace(launch, reads=await interpreter_reads(launch.python))
+            return await self.engine.start(launch, fresh=fresh)
+        finally:
+            self._pool.end_start()
+
+    async def own_python(self, wanted: str) -> str:
+        """Return the path of a session's own interpreter, which can run kernels; empty: none.
+
+        Raises:
+            InvalidArgumentError: It can't run kernels, or a session could have made it.
+        """
+        if not wanted:
+            return ""
+        found = interpreter(Path(wanted))
+        check_place(wanted, found, (self._launches.workspace, self._launches.state.path))
+        if found == self._launches.python:
+            return ""
+        await check_interpreter(found)
+        return str(found)
+
+    async def find_guardian(self) -> None:
+        """See to it that somebody looks after kernels that are left: a young server has nobody."""
+        with suppress(TimeoutError, KernelryError):
+            async with asyncio.timeout(GUARDIAN_DEADLINE):
+                await self._pool.settled.wait()
+                await self.engine.ensure_fork_server()
+
+    async def drain(self) -> None:
+        """End the kernels that nobody took."""
+        await self._pool.drain()
+
+    async def aclose(self) -> None:
+        """End the fork servers; all kernels must be down."""
+        await self.engine.aclose()
+
+    def leave(self) -> None:
+        """Leave the fork servers with their kernels to the next server."""
+        self.engine.leave()

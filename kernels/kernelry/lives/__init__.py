@@ -1,0 +1,24 @@
+"""How sessions begin, go, come back and end."""
+
+from kernelry.lives.cleanup import CleanUpReport, carry_out, choose
+from kernelry.lives.lifecycle import STOP_GRACE, Lifecycle, furnish
+from kernelry.lives.recovery import STARTED, Recovery, RecoveryReport, entries, last_report
+from kernelry.lives.supervisor import Supervisor
+from kernelry.lives.suspension import WITHOUT, Suspension
+
+__all__ = [
+    "STARTED",
+    "STOP_GRACE",
+    "WITHOUT",
+    "CleanUpReport",
+    "Lifecycle",
+    "Recovery",
+    "RecoveryReport",
+    "Supervisor",
+    "Suspension",
+    "carry_out",
+    "choose",
+    "entries",
+    "furnish",
+    "last_report",
+]

@@ -1,0 +1,198 @@
+"""See to it that sessions keep their limits: look, decide, act.
+
+What the operating system can't hold for one session (memory of all its processes, how many
+they are, processor time of one execution, size of the workspace, time without use) is looked
+at ten times a second while a session runs code, and rarely else. `decide` is pure; what it
+says is done by the session, and whoever asks is told how much was used and allowed.
+"""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from kernelry.errors import KernelryError
+from kernelry.models import ExecutionStatus, Limits
+from kernelry.paths import Workspace
+from kernelry.session import (
+    Session,
+    SharedMemory,
+    Spawner,
+    Usage,
+    family,
+    measure,
+    quantity,
+    size_of,
+)
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+PAUSE = 0.1  # seconds between looks at sessions that run something
+QUIET_LOOKS = 20  # looks at busy sessions for one at the others
+WORKSPACE_LOOKS = 50  # looks at busy sessions for one at the size of the workspace
+
+
+class Action(StrEnum):
+    """What is done about a limit that was not kept."""
+
+    #: the kernel is killed with all it started
+    KILL = "kill"
+    #: the execution is interrupted
+    INTERRUPT = "interrupt"
+
+
+@dataclass(frozen=True, slots=True)
+class Breach:
+    """A limit that was not kept."""
+
+    #: what is done about it
+    action: Action
+    #: how much was used, and how much may be
+    why: str
+
+
+def decide(limits: Limits, usage: Usage, *, cpu: float, workspace: int) -> Breach | None:
+    """Say which limit a session does not keep, the worst first; None: it keeps all.
+
+    Args:
+        limits: The session's.
+        usage: What it uses.
+        cpu: Seconds of processor time of the execution that runs.
+        workspace: Bytes in the workspace; 0: not looked at.
+    """
+    if limits.memory and usage.memory > limits.memory:
+        used, limit = quantity(usage.memory), quantity(limits.memory)
+        return Breach(Action.KILL, f"killed: used {used} of memory, limit {limit}")
+    if limits.processes and usage.processes > limits.processes:
+        why = f"killed: {usage.processes} processes, limit {limits.processes}"
+        return Breach(Action.KILL, why)
+    if limits.cpu_seconds and cpu > limits.cpu_seconds:
+        why = f"stopped: used {cpu:.1f} s of processor time, limit {limits.cpu_seconds:g} s"
+        return Breach(Action.INTERRUPT, why)
+    if limits.workspace and workspace > limits.workspace:
+        used, limit = quantity(workspace), quantity(limits.workspace)
+        why = f"stopped: the workspace holds {used}, limit {limit}; delete files there"
+        return Breach(Action.INTERRUPT, why)
+    return None
+
+
+def kernel_name(session: Session) -> str:
+    """Return what no other kernel is called."""
+    return f"{session.id} {session.record.generation}"
+
+
+class Supervisor:
+    """Watches the sessions of one service.
+
+    Args:
+        sessions: Returns those that there are now.
+        workspace: The folder that they share.
+        spawn: Starts tasks of the service.
+        suspend: Suspends a session that is not used.
+    """
+
+    def __init__(
+        self,
+        sessions: Callable[[], Iterable[Session]],
+        workspace: Workspace,
+        spawn: Spawner,
+        suspend: Callable[[Session], Coroutine[Any, Any, None]],
+    ) -> None:
+        self._suspend = suspend
+        self._sessions = sessions
+        self._workspace = workspace
+        self._spawn = spawn
+        self._shared = SharedMemory()
+        self._reader: ThreadPoolExecutor
+        self._spent: dict[str, tuple[str, float]] = {}  # session -> execution, cpu at its start
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        with ThreadPoolExecutor(1, thread_name_prefix="usage") as self._reader:
+            await self._read(int)  # a thread that is there from the start is no leak to be seen
+            for look in itertools.count(1):
+                await asyncio.sleep(PAUSE)
+                await self._look(look)
+
+    async def _read(self, work: Callable[..., T], *args: Any) -> T:
+        """Do something that reads files in the one thread for it."""
+        return await asyncio.get_running_loop().run_in_executor(self._reader, work, *args)
+
+    async def _look(self, look: int) -> None:
+        watched = [
+            session
+            for session in self._sessions()
+            if session.kernel is not None
+            and session.kernel.process.exit is None
+            and (session.current is not None or look % QUIET_LOOKS == 0)
+        ]
+        for session in watched if look % QUIET_LOOKS == 0 else ():
+            if session.is_unused:
+                self._act(self._suspend(session), session)
+        watched = [s for s in watched if s.walls.limits.are_watched]
+        if not (watched or self._shared.owners):
+            return
+        is_time = look % WORKSPACE_LOOKS == 0
+        has_quota = any(session.walls.limits.workspace for session in watched)
+        workspace = 0
+        if is_time and has_quota:
+            workspace = await self._read(size_of, self._workspace.root)
+        alive = {kernel_name(s) for s in self._sessions() if s.kernel and not s.kernel.process.exit}
+        usages = await self._read(self._measure, watched, alive)
+        for session, usage in zip(watched, usages, strict=True):
+            if killed := session.out_of_memory:  # a child, and what waits for it would for ever
+                self._respond(session, Breach(Action.KILL, killed))
+                continue
+            cpu = self._cpu_of_execution(session, usage)
+            if breach := decide(session.walls.limits, usage, cpu=cpu, workspace=workspace):
+                self._respond(session, breach)
+
+    def _measure(self, watched: list[Session], alive: set[str]) -> list[Usage]:
+        kernels = [(kernel_name(s), s.kernel, s.walls.limits) for s in watched]
+        sizes: dict[str, int] = {}
+        if self._shared.is_worth_a_look():
+            for name, kernel, _ in kernels:
+                if kernel is not None:
+                    self._shared.note(name, family(kernel.process.leader))
+            sizes = self._shared.sizes(alive)
+        return [
+            Usage()
+            if kernel is None
+            else measure(kernel.process, kernel.walls.isolation, limits.memory, sizes.get(name, 0))
+            for name, kernel, limits in kernels
+        ]
+
+    def _cpu_of_execution(self, session: Session, usage: Usage) -> float:
+        """Return the processor time that the execution which runs has used."""
+        session.peak_memory = max(session.peak_memory, usage.memory)
+        if session.current is None:
+            self._spent.pop(session.id, None)
+            return 0.0
+        known, before = self._spent.get(session.id, ("", 0.0))
+        if known != session.current.id:
+            before = usage.cpu
+            self._spent[session.id] = (session.current.id, before)
+        return usage.cpu - before
+
+    def _respond(self, session: Session, breach: Breach) -> None:
+        log.warning("session %s: %s", session.id, breach.why)
+        if breach.action is Action.KILL:
+            self._act(session.kill(breach.why), session)
+        elif (run := session.current) is not None and run.stop_as is None:
+            run.stop_as, run.stopped_why = ExecutionStatus.TIMED_OUT, breach.why
+            self._act(session.stop_execution(run), session)
+
+    def _act(self, work: Coroutine[Any, Any, object], session: Session) -> None:
+        async def act() -> None:
+            try:
+                await work
+            except KernelryError:
+                log.exception("a limit of session %s could not be enforced", session.id)
+
+        self._spawn(act(), name=f"limits of {session.id}")

@@ -1,0 +1,53 @@
+"""The words of kernelry as data: sessions, executions, checkpoints, and what is said of them."""
+
+from kernelry.models.checkpoints import Checkpoint, CheckpointReason, LeftOut, Restoration
+from kernelry.models.executions import Execution, ExecutionError, ExecutionStatus, Question
+from kernelry.models.reports import (
+    Activity,
+    Health,
+    HealthStatus,
+    InterruptReport,
+    InterruptStep,
+    Steered,
+    Variable,
+)
+from kernelry.models.sessions import (
+    ArtifactLimits,
+    Event,
+    Isolation,
+    KernelRecord,
+    KernelState,
+    Limits,
+    SessionRecord,
+    SessionSpec,
+    SessionStatus,
+    now,
+)
+
+__all__ = [
+    "Activity",
+    "ArtifactLimits",
+    "Checkpoint",
+    "CheckpointReason",
+    "Event",
+    "Execution",
+    "ExecutionError",
+    "ExecutionStatus",
+    "Health",
+    "HealthStatus",
+    "InterruptReport",
+    "InterruptStep",
+    "Isolation",
+    "KernelRecord",
+    "KernelState",
+    "LeftOut",
+    "Limits",
+    "Question",
+    "Restoration",
+    "SessionRecord",
+    "SessionSpec",
+    "SessionStatus",
+    "Steered",
+    "Variable",
+    "now",
+]

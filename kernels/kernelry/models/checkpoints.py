@@ -1,0 +1,81 @@
+"""Saved namespaces as data."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from kernelry.models.sessions import now
+
+
+class CheckpointReason(StrEnum):
+    """Why a namespace was saved."""
+
+    #: somebody asked for it; stays until its session or it is deleted
+    MANUAL = "manual"
+    #: before a restart that keeps the variables
+    RESTART = "restart"
+    #: before the session was suspended
+    SUSPEND = "suspend"
+    #: before the server stopped
+    STOP = "stop"
+
+    @property
+    def is_automatic(self) -> bool:
+        """Say whether newer ones of the same session replace it."""
+        return self is not CheckpointReason.MANUAL
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LeftOut:
+    """A variable that could not be saved, or not be restored."""
+
+    #: its name
+    name: str
+    #: its class
+    type: str
+    #: why
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """A saved namespace."""
+
+    #: unique in the state directory, also the name of its file
+    id: str
+    #: whose namespace it was
+    session_id: str
+    #: what somebody called it; may be empty
+    name: str = ""
+    #: why it was taken
+    reason: CheckpointReason = CheckpointReason.MANUAL
+    #: when it was asked for
+    created_at: datetime = field(default_factory=now)
+    #: bytes of its file
+    size: int = 0
+    #: keyed BLAKE3 of the file, as hex
+    digest: str = ""
+    #: version of the Python that wrote it
+    python: str = ""
+    #: seconds in which the kernel could do nothing else
+    blocked: float = 0.0
+    #: names of what is in it
+    variables: tuple[str, ...] = ()
+    #: what is not
+    skipped: tuple[LeftOut, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Restoration:
+    """What became of a restore."""
+
+    #: what was restored
+    checkpoint: Checkpoint
+    #: into which session
+    session_id: str
+    #: names of the variables that came back
+    restored: tuple[str, ...] = ()
+    #: those of the checkpoint that did not
+    failed: tuple[LeftOut, ...] = ()
+    #: other versions than those it was saved with
+    warnings: tuple[str, ...] = ()

@@ -1,0 +1,325 @@
+"""Fold IOPub messages into outputs, and outputs into text. Pure: no I/O, no clock.
+
+The kinds are nbformat's: a stream, a display (with or without an execution count), an
+error; and one of ours, `Spill`, which stands where an execution's text went past what
+the kernel sends (kernelry/inside/kernel/budget.py) and its rest is in a file.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+IMAGE_MIMES = ("image/png", "image/jpeg", "image/gif", "image/webp", "image/svg+xml")
+OVERFLOW = "kernelry_overflow"
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Text written to stdout or stderr."""
+
+    #: "stdout" or "stderr"
+    name: str
+    #: what was written, as it was written
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Display:
+    """Something shown, in several forms."""
+
+    #: MIME type -> form; binary forms are base64
+    data: dict[str, Any]
+    #: MIME type -> its metadata
+    metadata: dict[str, Any] = field(default_factory=dict)
+    #: the Out[n] of a result; None: a display
+    execution_count: int | None = None
+    #: the handle it can be updated by; empty: none
+    display_id: str = ""
+
+    @property
+    def text(self) -> str:
+        """The plain text form."""
+        text = self.data.get("text/plain", "")
+        return text if isinstance(text, str) else "".join(text)
+
+
+@dataclass(frozen=True, slots=True)
+class Error:
+    """An exception of the user's code."""
+
+    #: class of the exception
+    ename: str
+    #: what it said
+    evalue: str
+    #: the traceback's lines as IPython made them
+    traceback: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The traceback without ANSI escapes."""
+        return plain("\n".join(self.traceback)) or f"{self.ename}: {self.evalue}"
+
+
+@dataclass(frozen=True, slots=True)
+class Spill:
+    """Text that the kernel wrote to a file instead of sending it."""
+
+    #: name of the file in the session's spill directory
+    file: str
+    #: characters in the file; -1: not known yet
+    chars: int = -1
+    #: characters that were beyond the file's limit
+    dropped: int = 0
+    #: displays among what was spilled
+    displays: int = 0
+    #: stream name -> characters that were not sent
+    totals: dict[str, int] = field(default_factory=dict)
+    #: stream name -> its last characters
+    tails: dict[str, str] = field(default_factory=dict)
+
+
+Output = Stream | Display | Error | Spill
+
+
+class OutputFold:
+    """The outputs of one execution as they grow, one IOPub message at a time."""
+
+    def __init__(self) -> None:
+        self._outputs: list[Output] = []
+        self._parts: list[str] = []  # text of the last stream, not joined yet
+        self._clear_pending = False
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """What has been folded so far."""
+        self._join()
+        return tuple(self._outputs)
+
+    def add(self, message: Mapping[str, Any]) -> None:
+        """Fold one message in; kinds that are not output are passed over."""
+        kind = message["header"]["msg_type"]
+        content = message["content"]
+        if kind == "clear_output":
+            if content.get("wait"):
+                self._clear_pending = True
+            else:
+                self._clear()
+        elif kind == "stream":
+            self._make_room()
+            self._add_stream(str(content["name"]), str(content["text"]))
+        elif kind in ("display_data", "execute_result"):
+            self._make_room()
+            self._append(display_of(content))
+        elif kind == "update_display_data":
+            self._update(display_of(content))
+        elif kind == "error":
+            self._make_room()
+            self._append(error_of(content))
+        elif kind == OVERFLOW:
+            self._append(Spill(str(content["file"])))
+
+    def settle(self, overflow: Mapping[str, Any]) -> None:
+        """Put the kernel's final counts into the spill that was announced."""
+        self._join()
+        final = Spill(**overflow)
+        for i, output in enumerate(self._outputs):
+            if isinstance(output, Spill):
+                self._outputs[i] = final
+                return
+        self._outputs.append(final)
+
+    def last_line(self) -> str:
+        """Return the newest non-empty line of text."""
+        self._join()
+        for output in reversed(self._outputs):
+            if isinstance(output, (Stream, Display)):
+                lines = readable(output.text).strip().splitlines()
+                if lines:
+                    return lines[-1]
+        return ""
+
+    def _add_stream(self, name: str, text: str) -> None:
+        last = self._outputs[-1] if self._outputs else None
+        if isinstance(last, Stream) and last.name == name:
+            self._parts.append(text)
+        elif text:
+            self._append(Stream(name, text))
+
+    def _append(self, output: Output) -> None:
+        self._join()
+        self._outputs.append(output)
+
+    def _join(self) -> None:
+        if self._parts:
+            last = self._outputs[-1]
+            assert isinstance(last, Stream)
+            self._outputs[-1] = Stream(last.name, last.text + "".join(self._parts))
+            self._parts = []
+
+    def _make_room(self) -> None:
+        if self._clear_pending:
+            self._clear()
+
+    def _clear(self) -> None:
+        self._clear_pending = False
+        self._parts = []
+        self._outputs = [output for output in self._outputs if isinstance(output, Spill)]
+
+    def _update(self, display: Display) -> None:
+        self._join()
+        found = False
+        for i, output in enumerate(self._outputs):
+            if isinstance(output, Display) and output.display_id == display.display_id:
+                self._outputs[i] = replace(output, data=display.data, metadata=display.metadata)
+                found = True
+        if not found:  # it belongs to an earlier execution; the newest reader sees it here
+            self._outputs.append(display)
+
+
+def fold(messages: Iterable[Mapping[str, Any]]) -> tuple[Output, ...]:
+    """Return the outputs that IOPub messages of one execution amount to."""
+    folding = OutputFold()
+    for message in messages:
+        folding.add(message)
+    return folding.outputs
+
+
+def display_of(content: Mapping[str, Any]) -> Display:
+    """Return the display in a message's content."""
+    return Display(
+        data=dict(content.get("data", {})),
+        metadata=dict(content.get("metadata", {})),
+        execution_count=content.get("execution_count"),
+        display_id=str(content.get("transient", {}).get("display_id", "")),
+    )
+
+
+def error_of(content: Mapping[str, Any]) -> Error:
+    """Return the error in a message's content."""
+    return Error(str(content["ename"]), str(content["evalue"]), tuple(content.get("traceback", ())))
+
+
+def plain(text: str) -> str:
+    """Return `text` without ANSI escapes and control characters."""
+    return CONTROL.sub("", ANSI.sub("", text))
+
+
+def readable(text: str) -> str:
+    """Return `text` as a terminal would show it: no escapes, carriage returns applied."""
+    if "\x1b" in text:
+        text = ANSI.sub("", text)
+    if "\r" in text:
+        lines = text.replace("\r\n", "\n").split("\n")
+        text = "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines)
+    return CONTROL.sub("", text)
+
+
+def text_of(output: Output) -> str:
+    """Return the text that an output contributes to its execution's transcript."""
+    if isinstance(output, Stream):
+        return readable(output.text)
+    if isinstance(output, Display):
+        return readable(output.text) + "\n"
+    if isinstance(output, Error):
+        return output.text + "\n"
+    return ""
+
+
+def stream_text(outputs: Iterable[Output], name: str) -> str:
+    """Return all that was sent of one stream."""
+    return readable("".join(o.text for o in outputs if isinstance(o, Stream) and o.name == name))
+
+
+def spill_of(outputs: Iterable[Output]) -> Spill | None:
+    """Return the spill among the outputs, if there is one."""
+    return next((output for output in outputs if isinstance(output, Spill)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """Text cut to a budget: its beginning, its end, and how much is missing between."""
+
+    #: the beginning
+    head: str
+    #: the end; empty when nothing is missing
+    tail: str = ""
+    #: characters left out between the two
+    omitted: int = 0
+
+    def joined(self, notice: str) -> str:
+        """Return head and tail with `notice` between them where text is missing."""
+        return f"{self.head}\n{notice}\n{self.tail}" if self.omitted else self.head
+
+
+def clip(text: str, budget: int, *, more: int = 0, tail: str = "") -> Clip:
+    """Cut a text to `budget` characters.
+
+    Args:
+        text: The text, or its beginning.
+        budget: Characters that head and tail may have together.
+        more: Characters that follow `text` and are not in it.
+        tail: The last characters of the whole text, if `more` is not 0.
+    """
+    total = len(text) + more
+    if total <= budget and not more:
+        return Clip(text)
+    end = tail if more else text
+    keep_tail = min(len(end), budget // 2)
+    head = text[: budget - keep_tail]
+    if not more:
+        return Clip(head, text[len(text) - keep_tail :], len(text) - len(head) - keep_tail)
+    return Clip(head, end[len(end) - keep_tail :], total - len(head) - keep_tail)
+
+
+def to_json(output: Output) -> dict[str, Any]:
+    """Return an output as nbformat writes it (a spill as ours)."""
+    match output:
+        case Stream(name, text):
+            return {"output_type": "stream", "name": name, "text": text}
+        case Error(ename, evalue, traceback):
+            return {
+                "output_type": "error",
+                "ename": ename,
+                "evalue": evalue,
+                "traceback": list(traceback),
+            }
+        case Display(data, metadata, None, display_id):
+            return {
+                "output_type": "display_data",
+                "data": data,
+                "metadata": metadata,
+                "transient": {"display_id": display_id},
+            }
+        case Display(data, metadata, count, _):
+            return {
+                "output_type": "execute_result",
+                "data": data,
+                "metadata": metadata,
+                "execution_count": count,
+            }
+        case Spill():
+            return {
+                "output_type": "spill",
+                "file": output.file,
+                "chars": output.chars,
+                "dropped": output.dropped,
+                "displays": output.displays,
+                "totals": output.totals,
+                "tails": output.tails,
+            }
+
+
+def from_json(item: Mapping[str, Any]) -> Output:
+    """Return the output that `to_json` wrote."""
+    match item["output_type"]:
+        case "stream":
+            return Stream(item["name"], item["text"])
+        case "error":
+            return error_of(item)
+        case "spill":
+            return Spill(**{key: value for key, value in item.items() if key != "output_type"})
+        case _:
+            return display_of(item)

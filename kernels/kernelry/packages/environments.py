@@ -1,0 +1,173 @@
+"""The virtual environment of one session, layered over its kernel's interpreter.
+
+Its frame is made by the session's kernel before that runs code (inside/environment.py), or
+by the first installation if that comes sooner. It shows what the interpreter has, behind
+what the session installed. Installations into it wait for each other; each is all or
+nothing (installs.py), and is written to a log of bounded size in the session's directory.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from kernelry.engines import Environment
+from kernelry.errors import InstallError
+from kernelry.packages.distributions import Package, packages
+from kernelry.packages.installs import Installation, Installer
+from kernelry.packages.uv import uv_binary
+
+LOG_BYTES = 256 << 10  # of a session's install.log; half of it is kept when it is full
+LINE_CHARS = 200  # of the newest line
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InstallReport:
+    """What an installation did to a session."""
+
+    #: uv's part
+    installation: Installation
+    #: modules that the kernel had loaded before, in another version
+    stale_modules: tuple[str, ...] = ()
+
+
+class SessionEnvironment:
+    """The virtual environment of one session.
+
+    Args:
+        prefix: Where it is, in the session's private directory.
+        python: The interpreter it is layered over.
+        installer: That of the service.
+    """
+
+    def __init__(self, prefix: Path, python: Path, installer: Installer) -> None:
+        self._prefix = prefix
+        self._installer = installer
+        self._lock = asyncio.Lock()
+        #: the interpreter that the session's kernels are started with
+        self.parent = python
+        #: where installations are written down
+        self.log = InstallLog(prefix.with_name("install.log"))
+
+    @property
+    def exists(self) -> bool:
+        """Say whether its frame has been made."""
+        return (self._prefix / "pyvenv.cfg").exists()
+
+    @property
+    def launch(self) -> Environment:
+        """What a kernel must know to make it its own."""
+        uv = None
+        with suppress(InstallError):
+            uv = uv_binary()
+        return Environment(prefix=self._prefix, uv=uv)
+
+    @property
+    def prefix(self) -> Path:
+        """Where it is."""
+        return self._prefix
+
+    @property
+    def site(self) -> Path:
+        """Where the session's own packages are; meaningful once it exists."""
+        return next(self._prefix.glob("lib/python*/site-packages"), self._prefix)
+
+    @property
+    def python(self) -> Path:
+        """The interpreter that runs this session's scripts."""
+        return self._prefix / "bin" / "python" if self.exists else self.parent
+
+    def variables(self, env: dict[str, str]) -> dict[str, str]:
+        """Return `env` as a subprocess of this session should see it."""
+        if not self.exists:
+            return env
+        path = f"{self._prefix / 'bin'}{os.pathsep}{env.get('PATH', os.defpath)}"
+        return {**env, "VIRTUAL_ENV": str(self._prefix), "PATH": path}
+
+    async def install(self, requirements: Sequence[str], *, timeout: float) -> Installation:
+        """Install what the interpreter and the session lack.
+
+        A cancelled call leaves the environment as it was, or as it shall be; nothing between.
+
+        Args:
+            requirements: PEP 508 strings that have been checked.
+            timeout: Seconds for uv, without the wait for another installation.
+
+        Returns:
+            uv's word on it; a failure (unknown package, conflict) is a returncode.
+
+        Raises:
+            InstallError: The environment itself could not be made or changed.
+        """
+        async with self._lock:
+            interpreter = await self._installer.ask(self.parent)
+            if not self.exists:
+                await self._installer.make_environment(interpreter, self._prefix)
+            with self.log.opened(f"install {' '.join(requirements)}") as hear:
+                done = await self._installer.install(
+                    self._prefix, interpreter, requirements, timeout=timeout, hear=hear
+                )
+                hear(f"exit code {done.returncode}; new: {done.installed}\n".encode())
+            return done
+
+    async def packages(self) -> list[Package]:
+        """Return what the session can import, its own and its interpreter's, by name."""
+        interpreter = await self._installer.ask(self.parent)
+        return await asyncio.to_thread(packages, self.site, interpreter.folders)
+
+
+class InstallLog:
+    """What installations into one session said; a file of bounded size.
+
+    The session can write there too: a log that can't be written is no reason to fail.
+    """
+
+    def __init__(self, path: Path) -> None:
+        #: where it is
+        self.path = path
+        #: the newest line of the installation that runs; empty: it is silent, or none runs
+        self.newest = ""
+
+    @contextmanager
+    def opened(self, title: str) -> Iterator[Callable[[bytes], None]]:
+        """Write down one installation; gives the function that is to be called with its words."""
+        left = LOG_BYTES // 2
+        fd = open_log(self.path)
+
+        def hear(data: bytes) -> None:
+            nonlocal left
+            if lines := data.decode("utf-8", "replace").strip().splitlines():
+                self.newest = lines[-1].strip()[:LINE_CHARS]
+            if fd >= 0 and left > 0:
+                with suppress(OSError):
+                    os.write(fd, data[:left])
+                left -= len(data)
+
+        try:
+            hear(f"== {datetime.now(UTC).isoformat(timespec='seconds')} {title}\n".encode())
+            yield hear
+        finally:
+            self.newest = ""
+            if fd >= 0:
+                os.close(fd)
+
+
+def open_log(path: Path) -> int:
+    """Open a log to be added to, cutting off its first half if it is full; -1: it can't be."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        fd = os.open(path, flags, 0o600)
+    except OSError:
+        return -1
+    with suppress(OSError):
+        size = os.lseek(fd, 0, os.SEEK_END)
+        if size > LOG_BYTES // 2:
+            kept = os.pread(fd, LOG_BYTES // 2, size - LOG_BYTES // 2)
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, kept, 0)
+            os.lseek(fd, 0, os.SEEK_END)
+    return fd

@@ -1,0 +1,407 @@
+"""The executions of one session: one at a time, in the order they were asked for.
+
+They run in a task of the service, not of the request: whoever stops waiting changes
+nothing. Each is written down before it is sent, and its outcome before anybody hears of it.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from kernelry.artifacts import captures
+from kernelry.crashpoints import crash_point
+from kernelry.engines import Exit, LocalKernel
+from kernelry.errors import StoreError
+from kernelry.messaging import Message
+from kernelry.models import Execution, ExecutionStatus, InterruptStep, SessionRecord
+from kernelry.output import save_images
+from kernelry.session import interrupts
+from kernelry.session.adoption import CatchUp, hear_last_words, with_late_output
+from kernelry.session.late import LateOutput
+from kernelry.session.notes import Notes
+from kernelry.session.run import Run
+from kernelry.session.services import Services
+
+log = logging.getLogger(__name__)
+
+CATCH_UP_GRACE = 2.0  # seconds an adopted kernel has to say what it did before a timeout counts
+IDLE_GRACE = 2.0  # seconds after the reply for the rest of the output
+
+
+class Owner(Protocol):
+    """The session, as far as its executions know it."""
+
+    #: what is kept of it
+    record: SessionRecord
+    #: its kernel
+    kernel: LocalKernel | None
+    #: why that is dead; empty while it is not
+    death: str
+
+    @property
+    def journal(self) -> Path:
+        """Where its kernel keeps what it published."""
+        ...
+
+    @property
+    def spill_dir(self) -> Path:
+        """Where output is that was too much to be sent."""
+        ...
+
+    def touch(self) -> None:
+        """Note that something was done in it."""
+
+
+class Turn:
+    """A place in the queue for what is no execution: nothing runs while somebody has it."""
+
+    def __init__(self) -> None:
+        self.granted = asyncio.Event()
+        self.over = asyncio.Event()
+
+
+class Executions:
+    """What runs, waits, and has just ended in one session."""
+
+    def __init__(self, owner: Owner, notes: Notes, services: Services) -> None:
+        self._owner = owner
+        self._notes = notes
+        self._services = services
+        self._queue: deque[Run | Turn] = deque()
+        self._turn: Turn | None = None
+        self._driver: asyncio.Task[None] | None = None
+        self._is_driven = False
+        #: the execution that runs
+        self.current: Run | None = None
+        #: those that have just ended, for what is heard of them later
+        self.late = LateOutput(services)
+
+    @property
+    def is_empty(self) -> bool:
+        """Say whether nothing runs or waits to."""
+        return self.current is None and self._turn is None and not self._queue
+
+    @property
+    def _waiting(self) -> list[Run]:
+        return [item for item in self._queue if isinstance(item, Run)]
+
+    @property
+    def next(self) -> Run | None:
+        """The execution that runs, else the one that will."""
+        return self.current or next(iter(self._waiting), None)
+
+    def find(self, execution_id: str) -> Run | None:
+        """Return an execution that runs, waits or has just ended."""
+        for run in filter(None, (self.current, *self._waiting)):
+            if run.id == execution_id:
+                return run
+        return self.late.find(execution_id)
+
+    async def add(self, run: Run) -> None:
+        """Write an execution down and queue it; whoever waits for this may be cancelled.
+
+        Raises:
+            StoreError: It can't be written down; it was not queued.
+        """
+        is_first = not self._is_driven
+        self._is_driven = True
+        if is_first:
+            run.begin()
+        self._queue.append(run)
+        try:
+            await self._services.store.add_execution(run.execution)
+            crash_point("run.queued")
+        except Exception:
+            with suppress(ValueError):
+                self._queue.remove(run)
+            raise
+        finally:
+            if is_first:
+                self._start(self._drive())
+
+    def adopt(self, kernel: LocalKernel, opened: list[Execution], newest: Execution | None) -> None:
+        """Go on with what a dead server had; see `Session.adopt`."""
+        self._queue.extend(self._run(e) for e in opened if e.status is ExecutionStatus.QUEUED)
+        sent = [e for e in opened if e.status is not ExecutionStatus.QUEUED]
+        if sent:
+            self.current = self._run(sent[-1])
+            self.current.go_on()
+        self._is_driven = True
+        self._start(self._go_on(kernel, self.current, newest))
+
+    async def conclude(
+        self, opened: list[Execution], ended: Exit, cause: str
+    ) -> list[ExecutionStatus]:
+        """Write down what became of executions whose kernel ended with or after their server.
+
+        Args:
+            opened: Those without an outcome.
+            ended: How the kernel ended.
+            cause: The same in words, for those that ran.
+
+        Returns:
+            Their outcomes.
+        """
+        outcomes: list[ExecutionStatus] = []
+        for execution in opened:
+            run = self._run(execution)
+            if execution.status is ExecutionStatus.QUEUED:
+                run.cancel("the server ended before it ran")
+            else:
+                run.go_on()
+                await self._conclude_from_file(run, ended, cause)
+                await self._save_images(run)
+            await self._write_down(run)
+            outcomes.append(run.execution.status)
+        return outcomes
+
+    async def _save_images(self, run: Run) -> None:
+        """Keep the images that an execution showed, and note where they are."""
+        ran = run.execution
+        stem = f"{ran.session_id}-{ran.index}"
+        saved = await save_images(ran.outputs, self._services.workspace, stem)
+        run.execution = replace(run.execution, outputs=saved)
+
+    async def withdraw(self, run: Run, why: str) -> bool:
+        """Cancel an execution that waits; say whether it did."""
+        if run not in self._waiting:
+            return False
+        self._queue.remove(run)
+        run.cancel(why)
+        await self._write_down(run)
+        return True
+
+    async def withdraw_all(self, why: str) -> None:
+        """Cancel all that wait now."""
+        withdrawn = self._waiting
+        for run in withdrawn:  # at once: while these are written down others may come
+            self._queue.remove(run)
+        for run in withdrawn:
+            run.cancel(why)
+        for run in withdrawn:
+            await self._write_down(run)
+
+    @asynccontextmanager
+    async def turn(self, patience: float | None) -> AsyncIterator[None]:
+        """Have nothing run meanwhile: behind what was asked for before, before what comes later.
+
+        Args:
+            patience: Seconds to wait for it; None: as long as it takes.
+
+        Raises:
+            TimeoutError: It was not our turn by then.
+        """
+        turn = Turn()
+        self._queue.append(turn)
+        if not self._is_driven:
+            self._is_driven = True
+            self._start(self._drive())
+        try:
+            async with asyncio.timeout(patience):
+                await turn.granted.wait()
+            yield
+        finally:
+            turn.over.set()
+            with suppress(ValueError):
+                self._queue.remove(turn)
+
+    def note_death(self) -> None:
+        """Tell what runs that its kernel has ended."""
+        if self.current is not None:
+            self.current.ended.set()
+            self.current.over.set()
+
+    async def leave(self) -> None:
+        """Stop looking after what runs; the kernel goes on with it."""
+        if self._driver is not None:
+            self._driver.cancel()
+            await asyncio.wait([self._driver])
+
+    def _run(self, execution: Execution) -> Run:
+        return Run(execution, self._notes.hear)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        self._driver = self._services.spawn(work, name=f"session {self._owner.record.id}")
+
+    async def _drive(self) -> None:
+        """Run what is queued, one after the other, until nothing is."""
+        try:
+            while self._queue:
+                run = self._queue.popleft()
+                if isinstance(run, Turn):
+                    self._turn = run
+                    run.granted.set()
+                    await run.over.wait()
+                    self._turn = None
+                    continue
+                self.current = run
+                try:
+                    await self._execute(run)
+                except Exception:  # one execution's fault must not end the session's queue
+                    await self._give_up(run)
+                finally:
+                    self.current = None
+        finally:
+            self._is_driven = False
+
+    async def _execute(self, run: Run) -> None:
+        kernel = self._owner.kernel
+        if kernel is None or kernel.process.exit is not None:
+            await self._cancel_for_death(run)
+            return
+        if run.execution.status is ExecutionStatus.QUEUED:
+            run.begin()
+            run.execution = replace(run.execution, generation=self._owner.record.generation)
+            await self._services.store.start_execution(run.execution)
+        if kernel.process.exit is not None:  # while it was written down
+            await self._cancel_for_death(run)
+            return
+        crash_point("run.intended")
+        content: Message = {
+            "code": run.execution.code,
+            "silent": False,
+            "store_history": True,
+            "user_expressions": {},
+            "allow_stdin": False,
+            "stop_on_error": False,
+            "kernelry": self._notes.about(),
+        }
+        kernel.channels.request("shell", "execute_request", content, run.hear, run.id)
+        crash_point("run.sent")
+        await self._finish(run, kernel)
+
+    async def _cancel_for_death(self, run: Run) -> None:
+        run.cancel(f"the kernel died before it ran ({self._owner.death})")
+        await self._write_down(run)
+
+    async def _finish(self, run: Run, kernel: LocalKernel) -> None:
+        """Wait for the end of an execution that was sent, and write it down."""
+        await self._await_end(run)
+        if not run.execution.status.is_final:
+            await self._await_output(run, kernel)
+            run.conclude(kernel.process.exit, self._owner.death)
+            await self._save_images(run)
+        kernel.channels.forget(run.id)
+        crash_point("run.ended")
+        await self._write_down(run)
+        crash_point("run.written")
+
+    async def _give_up(self, run: Run) -> None:
+        """Conclude an execution that kernelry itself failed at."""
+        log.exception(
+            "execution %s of session %s failed in kernelry", run.id, self._owner.record.id
+        )
+        run.lose("kernelry itself failed at it; its log says more")
+        try:
+            await self._write_down(run)
+        except StoreError:  # the record itself can't be kept: what of it is ours can
+            log.exception("execution %s is kept without its outputs", run.id)
+            run.execution = replace(run.execution, outputs=(), progress="", note="")
+            await self._write_down(run)
+
+    async def _conclude_from_file(self, run: Run, ended: Exit, cause: str) -> None:
+        catch_up = CatchUp(run, self._owner.journal)
+        await catch_up.conclude_from_file(ended, cause, self._services.store.execution)
+
+    async def _go_on(self, kernel: LocalKernel, run: Run | None, newest: Execution | None) -> None:
+        """Finish what a dead server had sent, then run what it had queued."""
+        try:
+            if run is not None:
+                await self._finish_adopted(run, kernel)
+            elif newest is not None:
+                await self._hear_of_last(newest, kernel)
+        except Exception:
+            if run is None or run.done.is_set():
+                log.exception("session %s could not be brought up to date", self._owner.record.id)
+            else:
+                await self._give_up(run)
+        finally:
+            self.current = None
+        await self._drive()
+
+    async def _finish_adopted(self, run: Run, kernel: LocalKernel) -> None:
+        catch_up = CatchUp(run, self._owner.journal)
+        kernel.channels.watch(run.id, catch_up.hear)
+        following = asyncio.ensure_future(self._catch_up(catch_up, kernel))
+        # What ended in time must not seem to be late because no server heard of it.
+        await asyncio.wait([following], timeout=CATCH_UP_GRACE)
+        # Beside the waiting: a blocked kernel answers late, a timeout must not.
+        ending = asyncio.ensure_future(self._await_end(run))
+        try:
+            await asyncio.wait([ending, following], return_when=asyncio.FIRST_EXCEPTION)
+            for task in (following, ending):
+                if task.done():
+                    task.result()
+        finally:
+            ending.cancel()
+            following.cancel()
+        await self._finish(run, kernel)
+
+    async def _catch_up(self, catch_up: CatchUp, kernel: LocalKernel) -> None:
+        await catch_up.follow(kernel, self._services.store.execution)
+        await catch_up.await_reply(kernel)
+
+    async def _hear_of_last(self, newest: Execution, kernel: LocalKernel) -> None:
+        """Add what threads of the last execution printed while no server lived."""
+        run = self._run(newest)
+        catch_up = CatchUp(run, self._owner.journal)
+        kernel.channels.watch(run.id, catch_up.hear)
+        await catch_up.follow(kernel, self._services.store.execution)
+        kernel.channels.forget(run.id)
+        if found := with_late_output(newest, run):
+            await self._services.store.finish_execution(found)
+        run.execution = found or newest
+        run.finish()
+        self.late.remember(run)
+
+    async def _await_end(self, run: Run) -> None:
+        while not run.ended.is_set():
+            # An adopted one has used up some of it.
+            left = run.time_left
+            if left is not None and left <= 0:
+                await self._time_out(run)
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await run.ended.wait()
+
+    async def _time_out(self, run: Run) -> None:
+        run.stop_as = ExecutionStatus.TIMED_OUT
+        step = await interrupts.signal_until_ended(self._owner.kernel, run)
+        if step is InterruptStep.NO_EFFECT:
+            note = (
+                f"its timeout of {run.execution.timeout:g} s is over, but two interrupts had "
+                "no effect: it is in native code or ignores them. "
+                "interrupt_execution with force=true kills the kernel."
+            )
+            run.execution = replace(run.execution, note=note)
+            await run.ended.wait()
+
+    async def _await_output(self, run: Run, kernel: LocalKernel) -> None:
+        """Wait for the rest of the output: until idle, or a dead kernel's last words."""
+        if kernel.process.exit is None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(IDLE_GRACE):
+                    await run.over.wait()
+        if kernel.process.exit is not None:
+            await kernel.drain()
+            await hear_last_words(run, self._owner.journal)
+
+    async def _write_down(self, run: Run) -> None:
+        """Store the outcome, then tell whoever waits."""
+        self._notes.end(run)
+        self.late.remember(run)
+        self._owner.touch()
+        wanted = captures.is_wanted(run.execution)
+        try:
+            await self._services.store.finish_execution(run.execution, capture=wanted)
+        finally:
+            run.finish()
+        if wanted:
+            capture = self._services.keeper.keep(run.execution, self._owner.spill_dir)
+            self._services.spawn(capture, name=f"artifacts of {run.id}")

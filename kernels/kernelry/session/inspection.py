@@ -1,0 +1,91 @@
+"""Look into a kernel beside the cell it runs: its variables, its modules, where it is stuck."""
+
+import asyncio
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+from kernelry.beneath import reading
+from kernelry.engines import LocalKernel
+from kernelry.models import Variable
+
+REQUEST_DEADLINE = 2.0  # seconds a kernel has for a question of ours
+STACK_BYTES = 4000  # longest stack that is reported
+STACKS_BYTES = 1 << 18  # of all threads that are read, to find the one that runs cells
+STACK_DEADLINE = 0.3  # seconds the fault handler has to write the stacks
+STACK_PAUSE = 0.05  # seconds in which it writes nothing when it is done
+
+
+async def variables(kernel: LocalKernel, limit: int) -> tuple[list[Variable], int]:
+    """Return up to `limit` variables of the namespace and how many there are.
+
+    Raises:
+        KernelSilentError: The kernel is in native code and can't answer now.
+    """
+    answer = await kernel.request("variables", deadline=REQUEST_DEADLINE, limit=limit)
+    found = [
+        Variable(**{**item, "shape": tuple(item.get("shape", ()))}) for item in answer["variables"]
+    ]
+    return found, answer["total"]
+
+
+async def adopt_environment(
+    kernel: LocalKernel, prefix: Path, site: Path, distributions: list[str]
+) -> list[str]:
+    """Make a running kernel see its environment; name modules that it had loaded before.
+
+    Args:
+        kernel: The kernel.
+        prefix: Where the environment is.
+        site: Its folder for packages.
+        distributions: What was just installed, by name.
+
+    Raises:
+        KernelSilentError: The kernel is in native code and can't be told now.
+    """
+    loaded = await kernel.request(
+        "loaded", deadline=REQUEST_DEADLINE, distributions=distributions, site=str(site)
+    )
+    where = {"prefix": str(prefix), "site": str(site)}
+    await kernel.request("adopt_environment", deadline=REQUEST_DEADLINE, **where)
+    return [str(name) for name in loaded["modules"]]
+
+
+async def stack(kernel: LocalKernel, path: Path) -> str:
+    """Return the stacks of all threads of a kernel, also while it is in native code.
+
+    That of the thread that runs cells comes first: what is too long is cut at the end.
+
+    Args:
+        kernel: The kernel.
+        path: Where its fault handler writes them.
+    """
+    before = last = size_of(path)
+    kernel.process.send_signal_to_kernel(signal.SIGUSR1)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(STACK_DEADLINE):
+            # Another process writes, piece by piece: it is done when there is no more.
+            while (size := size_of(path)) == before or size != last:
+                last = size
+                await asyncio.sleep(0.01 if size == before else STACK_PAUSE)
+    return main_first(read_from(path, before))
+
+
+def main_first(stacks: str) -> str:
+    """Return the stacks of threads, those of the main one first, as much as is reported.
+
+    The fault handler writes the oldest thread's last.
+    """
+    *others, main = stacks.strip().split("\n\n")
+    return "\n\n".join([main, *others])[:STACK_BYTES]
+
+
+def size_of(path: Path) -> int:
+    """Return the size of a file in bytes; 0 if there is none."""
+    return reading.size(path.parent, path.name)
+
+
+def read_from(path: Path, offset: int) -> str:
+    """Return the text of a file from an offset in bytes, as much as is read."""
+    data = reading.head(path.parent, path.name, STACKS_BYTES, start=offset) or b""
+    return data.decode("utf-8", "replace")

@@ -1,0 +1,47 @@
+"""Stop an execution: SIGINT, SIGINT again, and see each time whether it ended.
+
+More than that is a decision, not a signal: `Session.interrupt` with force restarts the
+kernel.
+"""
+
+import asyncio
+from contextlib import suppress
+
+from kernelry.engines import LocalKernel
+from kernelry.errors import KernelSilentError
+from kernelry.models import InterruptStep
+from kernelry.session.run import Run
+
+GRACES = (1.0, 2.0)  # seconds given to the first and the second SIGINT
+BEGIN_DEADLINE = 0.5  # seconds an interrupt waits for the kernel to take the request up
+BEGIN_DELAY = 0.005  # seconds from there to the user's code
+PROBE_DEADLINE = 1.0  # seconds a kernel has to answer after an interrupt
+
+
+async def signal_until_ended(kernel: LocalKernel | None, run: Run) -> InterruptStep:
+    """Send SIGINT until an execution ends; return the step that worked, or that none did."""
+    # A signal before the kernel has taken the request up would be ignored.
+    with suppress(TimeoutError):
+        async with asyncio.timeout(BEGIN_DEADLINE):
+            await run.begun.wait()
+            await asyncio.sleep(BEGIN_DELAY)
+    steps = (InterruptStep.SIGINT, InterruptStep.SIGINT_AGAIN)
+    for step, grace in zip(steps, GRACES, strict=True):
+        if kernel is not None:
+            kernel.interrupt()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                await run.ended.wait()
+            return step
+    return InterruptStep.NO_EFFECT
+
+
+async def answers(kernel: LocalKernel | None) -> bool:
+    """Say whether a kernel is there and answers."""
+    if kernel is None:
+        return False
+    try:
+        await kernel.request("status", deadline=PROBE_DEADLINE)
+    except KernelSilentError:
+        return False
+    return True

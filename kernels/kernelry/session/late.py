@@ -1,0 +1,54 @@
+"""Output that comes after its execution has ended: what a thread prints, an update of a display.
+
+The newest executions of a session are kept in memory; what is heard for one of them later is
+added to it, and written down when it has been quiet for a moment.
+"""
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import replace
+
+from kernelry.messaging import Message
+from kernelry.session.run import NOTE, Run
+from kernelry.session.services import Services
+
+REMEMBERED_RUNS = 8  # finished executions that late output is still added to
+WRITE_DELAY = 0.5  # seconds in which late output is gathered before it is stored
+
+
+class LateOutput:
+    """The newest finished executions of one session."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._runs: OrderedDict[str, Run] = OrderedDict()
+        self._unwritten: set[str] = set()
+
+    def find(self, execution_id: str) -> Run | None:
+        """Return an execution, if it is among the newest."""
+        return self._runs.get(execution_id)
+
+    def remember(self, run: Run) -> None:
+        """Take a finished execution; the oldest one is forgotten."""
+        self._runs[run.id] = run
+        while len(self._runs) > REMEMBERED_RUNS:
+            self._runs.popitem(last=False)
+
+    def hear(self, message: Message) -> None:
+        """Add what was published for an execution that has ended."""
+        run = self._runs.get(message["parent_id"])
+        if run is None or message["msg_type"] == "status":
+            return
+        if message["msg_type"] == NOTE:
+            run.note(message)
+            return
+        run.fold.add(message)
+        run.execution = replace(run.execution, outputs=run.fold.outputs)
+        if run.id not in self._unwritten:
+            self._unwritten.add(run.id)
+            self._services.spawn(self._write(run), name=f"late output {run.id}")
+
+    async def _write(self, run: Run) -> None:
+        await asyncio.sleep(WRITE_DELAY)
+        self._unwritten.discard(run.id)
+        await self._services.store.finish_execution(run.execution)

@@ -1,0 +1,290 @@
+"""One execution while it lives: what has been heard of it, and who waits for it."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from kernelry.engines import Exit
+from kernelry.messaging import UNSOUND, Message
+from kernelry.models import Execution, ExecutionError, ExecutionStatus, Question, now
+from kernelry.output import OutputFold, plain
+
+NOTE = "kernelry_note"  # message type; see inside/steering/notes.py
+STOPPED = "ExecutionStopped"  # what code raises that is stopped at a safe point
+HELD_PERIOD = 1.0  # seconds between looks whether one that is held goes on
+NO_REPLY = "the kernel went idle without a reply"
+HINT_CHARS = 1000  # of what a kernel says about an error
+BAD_REPLY = "the kernel's reply can't be read"
+
+
+class Run:
+    """An execution from its intent to its outcome; `done` is set when it is written down.
+
+    Args:
+        execution: What is known of it.
+        on_note: Takes what its kernel tells besides outputs; None: that waits for `take`.
+    """
+
+    def __init__(
+        self, execution: Execution, on_note: Callable[["Run", Message], None] | None = None
+    ) -> None:
+        self.execution = execution
+        self.fold = OutputFold()
+        #: the kernel has taken it up
+        self.begun = asyncio.Event()
+        #: the shell reply has come, or can't come any more
+        self.ended = asyncio.Event()
+        #: the kernel has said that it published everything
+        self.idle = asyncio.Event()
+        #: nothing more can be heard of it: it was idle, or its kernel is gone
+        self.over = asyncio.Event()
+        #: the outcome is in the store
+        self.done = asyncio.Event()
+        #: what an error reply means because somebody asked for it
+        self.stop_as: ExecutionStatus | None = None
+        #: what that was for, if nobody asked but a limit
+        self.stopped_why = ""
+        #: something that it emitted is known to be gone
+        self.missed_output = False
+        #: when it ended, if that was before we heard of it
+        self.ended_at: datetime | None = None
+        #: it was paused, resumed, asked something, or has ended
+        self.changed = asyncio.Event()
+        #: when it was last held at a safe point; None: it is not
+        self.held_since: datetime | None = None
+        self._held_before = 0.0
+        self._on_note = on_note
+        self._notes: dict[str, Message | None] = {}  # those that were handed on are only known
+        self._hint = ""
+        self._reply: Message | None = None
+        self._started = time.monotonic()
+
+    @property
+    def id(self) -> str:
+        """The execution's id."""
+        return self.execution.id
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it was sent."""
+        return time.monotonic() - self._started
+
+    @property
+    def paused_for(self) -> float:
+        """Seconds that it was held at safe points; they don't count for its timeout."""
+        since = self.held_since
+        now_held = max((now() - since).total_seconds(), 0.0) if since else 0.0
+        return self._held_before + now_held
+
+    @property
+    def time_left(self) -> float | None:
+        """Seconds until its timeout, or until that should be asked again; None: it has none."""
+        if self.execution.timeout is None:
+            return None
+        if self.held_since is not None:
+            return HELD_PERIOD
+        return self.execution.timeout - (self.elapsed - self.paused_for)
+
+    def hold(self, since: datetime) -> None:
+        """Note that it is held at a safe point."""
+        self.held_since = since
+        self._tell_change()
+
+    def release(self) -> None:
+        """Note that it goes on."""
+        self._held_before, self.held_since = self.paused_for, None
+        self._tell_change()
+
+    def ask(self, question: Question | None) -> None:
+        """Note what it waits for; None: it goes on."""
+        status = ExecutionStatus.RUNNING if question is None else ExecutionStatus.WAITING_INPUT
+        if not self.execution.status.is_final:
+            self.execution = replace(self.execution, status=status, question=question)
+        self._tell_change()
+
+    def _tell_change(self) -> None:
+        """Wake whoever waits for a change; the next change wakes who waits then."""
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+    def begin(self) -> None:
+        """Mark it as sent."""
+        self._started = time.monotonic()
+        self.execution = replace(self.execution, status=ExecutionStatus.RUNNING, started_at=now())
+
+    def go_on(self) -> None:
+        """Take it up from a server before, which has sent it."""
+        sent = self.execution.started_at or self.execution.created_at
+        # Of two clocks only the wall's is common to both servers; it may have been set back.
+        self._started = time.monotonic() - max((now() - sent).total_seconds(), 0.0)
+
+    def hear(self, channel: str, message: Message) -> None:
+        """Take a message that answers this execution's request; never blocks."""
+        if channel == "iopub":
+            if message["msg_type"] == "status":
+                if message["content"].get("execution_state") == "idle":
+                    self.idle.set()
+                    self.over.set()
+            elif message["msg_type"] == NOTE:
+                self.begun.set()
+                self.note(message)
+            else:
+                self.begun.set()
+                self.fold.add(message)
+        elif channel == "shell" and self._reply is None:
+            self._reply = message["content"]
+            self.ended.set()
+
+    def note(self, message: Message) -> None:
+        """Take what the kernel tells besides outputs; the same message only once."""
+        key = str(message["header"].get("msg_id"))
+        if key not in self._notes:
+            self._notes[key] = None if self._on_note else message
+            if self._on_note is not None:
+                self._on_note(self, message)
+
+    def take(self, kept: "Run") -> None:
+        """Take the rest of what was heard of this execution from what its kernel kept of it."""
+        self.fold = kept.fold
+        for message in filter(None, kept._notes.values()):
+            self.note(message)
+        self._reply = self._reply or kept._reply
+        if kept.idle.is_set():
+            self.idle.set()
+
+    async def wait(
+        self,
+        seconds: float | None,
+        *,
+        or_question: bool = False,
+        unless: Question | None = None,
+    ) -> bool:
+        """Wait up to `seconds` (None: without limit) for the outcome; say whether it is there.
+
+        Args:
+            seconds: How long.
+            or_question: Also return, with True, when it asks something.
+            unless: Return, with True, when it does not ask this any more.
+        """
+
+        def is_time() -> bool:
+            question = self.execution.question
+            asks = or_question and question is not None
+            return self.done.is_set() or asks or (unless is not None and question != unless)
+
+        if not is_time() and (seconds is None or seconds > 0):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    if not (or_question or unless):
+                        await self.done.wait()
+                    while not is_time():
+                        await self.changed.wait()
+        return is_time()
+
+    def finish(self) -> None:
+        """Note that the outcome is in the store."""
+        self.done.set()
+        self._tell_change()
+
+    def snapshot(self) -> Execution:
+        """Return the execution with what it has emitted so far."""
+        if self.execution.status.is_final or self.execution.status is ExecutionStatus.QUEUED:
+            return self.execution
+        return replace(self.execution, outputs=self.fold.outputs, duration=self.elapsed)
+
+    def conclude(self, ended: Exit | None, cause: str = "") -> None:
+        """Decide the outcome from the reply, or from the kernel's end.
+
+        Args:
+            ended: How the kernel ended, if it did.
+            cause: What is known of why, in words.
+        """
+        files: tuple[str, ...] = ()
+        if self._reply is not None:
+            try:
+                status, error = self._outcome(self._reply)
+                files = self._report(self._reply)
+            except UNSOUND:
+                status, error = ExecutionStatus.LOST, _lost(BAD_REPLY)
+        elif ended is not None:
+            status = ExecutionStatus.DIED
+            error = ExecutionError(type="KernelDied", message=cause or str(ended))
+        else:
+            status, error = ExecutionStatus.LOST, _lost(NO_REPLY)
+        ended_at = self.ended_at or now()
+        duration = self.elapsed
+        if self.ended_at is not None and (began := self.execution.started_at) is not None:
+            duration = max((ended_at - began).total_seconds(), 0.0)
+        self.execution = replace(
+            self.execution,
+            status=status,
+            error=error,
+            question=None,
+            new_files=files,
+            ended_at=ended_at,
+            duration=duration,
+            outputs=self.fold.outputs,
+            note=self.stopped_why or self.execution.note or self._hint,
+            outputs_complete=self.idle.is_set() and not self.missed_output,
+        )
+
+    def lose(self, why: str) -> None:
+        """Conclude an execution of which nothing can be known any more."""
+        self._reply = None
+        self.conclude(None)
+        self.execution = replace(self.execution, error=_lost(why))
+
+    def cancel(self, why: str) -> None:
+        """Conclude an execution that never ran."""
+        self.execution = replace(
+            self.execution,
+            status=ExecutionStatus.CANCELLED,
+            error=ExecutionError(type="Cancelled", message=why),
+            ended_at=now(),
+        )
+
+    def _report(self, reply: dict[str, Any]) -> tuple[str, ...]:
+        """Take the kernel's report on the execution; return the files that it made."""
+        report = reply.get("kernelry") or {}
+        self._hint = str(report.get("hint", ""))[:HINT_CHARS]
+        if missed := report.get("missed"):
+            asked = f"{missed['by']} asked to {missed['action']} it"
+            self._hint = self._hint or f"{asked}, but it ended before a safe point"
+        before, after = report.get("memory", (0, 0))
+        self.execution = replace(
+            self.execution,
+            progress=str(report.get("progress", self.execution.progress)),
+            memory_before=int(before),
+            memory_after=int(after),
+        )
+        if "overflow" in report:
+            self.fold.settle(report["overflow"])
+        return tuple(str(file) for file in report.get("files", ()))
+
+    def _outcome(self, reply: dict[str, Any]) -> tuple[ExecutionStatus, ExecutionError | None]:
+        status = reply.get("status")
+        if status == "ok":
+            if self.stop_as is None:
+                return ExecutionStatus.COMPLETED, None
+            # It caught the interrupt and ended in its own way (as `!command` does).
+            error = ExecutionError(type="KeyboardInterrupt", message="it ended when interrupted")
+            return self.stop_as, error
+        if status == "aborted":
+            error = ExecutionError(type="Cancelled", message="the kernel did not run it")
+            return ExecutionStatus.CANCELLED, error
+        error = ExecutionError(
+            type=str(reply.get("ename", "Error")),
+            message=plain(str(reply.get("evalue", ""))),
+            traceback=plain("\n".join(reply.get("traceback", ()))),
+        )
+        if reply.get("kernelry", {}).get("stopped") and error.type == STOPPED:
+            return self.stop_as or ExecutionStatus.INTERRUPTED, error
+        return self.stop_as or ExecutionStatus.FAILED, error
+
+
+def _lost(why: str) -> ExecutionError:
+    return ExecutionError(type="ReplyLost", message=why)

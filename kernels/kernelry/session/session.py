@@ -1,0 +1,494 @@
+"""One live session: its record and its kernel, from its start to its end.
+
+What runs in it is looked after by executions.py.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from pathlib import Path
+
+from kernelry.beneath import reading, writing
+from kernelry.crashpoints import crash_point
+from kernelry.engines import Exit, LocalKernel, Walls
+from kernelry.errors import ConflictError, KernelDeadError, KernelSilentError
+from kernelry.launching import stronger
+from kernelry.messaging import new_id
+from kernelry.models import (
+    Execution,
+    ExecutionStatus,
+    InterruptReport,
+    InterruptStep,
+    KernelState,
+    SessionRecord,
+    SessionStatus,
+    Variable,
+    now,
+)
+from kernelry.output import readable, spill_of
+from kernelry.packages import InstallReport, Package, SessionEnvironment, parse_requirements
+from kernelry.session import inspection, interrupts
+from kernelry.session.executions import Executions
+from kernelry.session.notes import Notes
+from kernelry.session.run import Run
+from kernelry.session.services import Services
+from kernelry.session.usage import quantity
+from kernelry.transitions import Opening
+
+log = logging.getLogger(__name__)
+
+DEFAULT = "default"  # the session that is always there
+#: what is opened in a session's directory before its kernel's walls stand: the kernel before may
+#: have put a link there, which would be followed
+OPENED_AT_START = ("kernel.log", "stacks.txt", "touched", "journal.jsonl", "spill")
+#: status of a session without a kernel -> what helps
+WAYS = {
+    SessionStatus.SUSPENDED: "run_python_code and resume_session bring it back",
+    SessionStatus.FAILED: "resume_session brings it back",
+    SessionStatus.COMPLETED: "create_session makes another",
+    SessionStatus.CANCELLED: "create_session makes another",
+}
+NEWEST_BYTES = 2000  # read from the end of a spill file for its last line
+
+
+class Session:
+    """A session that this server holds, with or without a kernel."""
+
+    def __init__(
+        self,
+        record: SessionRecord,
+        directory: Path,
+        environment: SessionEnvironment,
+        services: Services,
+    ) -> None:
+        self.record = record
+        self.directory = directory
+        self.environment = environment
+        self.kernel: LocalKernel | None = None
+        #: why the kernel is dead; empty while it is not
+        self.death = ""
+        #: why there is no kernel although there was one
+        self.stopped_why = ""
+        #: who is resuming it; None: nobody
+        self.opening: Opening | None = None
+        #: whether the store knows it
+        self.is_stored = False
+        #: most memory seen of this kernel's process tree, bytes
+        self.peak_memory = 0
+        self.services = services
+        self._kernel_lock = asyncio.Lock()
+        self._starting = False
+        self.notes = Notes(self, services)
+        self._executions = Executions(self, self.notes, services)
+        self._begun: LocalKernel | None = None  # the kernel that ran the start-up code
+        self._ran_before = 0  # executions that kernels before this one had
+        # Monotonic: the wall clock may jump.
+        self._kernel_since = time.monotonic()
+        self._active_since = time.monotonic()
+
+    @property
+    def id(self) -> str:
+        """The session's id."""
+        return self.record.id
+
+    @property
+    def uptime(self) -> float:
+        """Seconds since the kernel was started; of an adopted one, in its last server too."""
+        return time.monotonic() - self._kernel_since
+
+    @property
+    def idle_seconds(self) -> float:
+        """Seconds since an execution last began or ended, or since this server started."""
+        return time.monotonic() - self._active_since
+
+    @property
+    def out_of_memory(self) -> str:
+        """What Linux did because the session's memory was used up; empty: nothing."""
+        if self.kernel is None or not self.kernel.is_out_of_memory:
+            return ""
+        limit = quantity(self.walls.limits.memory)
+        return f"killed by Linux: all memory was used, limit {limit}"
+
+    @property
+    def is_unused(self) -> bool:
+        """Say whether its kernel has run nothing for longer than it may."""
+        limit = self.walls.limits.idle_seconds
+        return bool(limit) and not self.is_busy and self.idle_seconds > limit
+
+    @property
+    def has_variables(self) -> bool:
+        """Say whether its kernel lives, is idle, and has run something."""
+        if self.kernel is None or self.kernel.process.exit is not None or self.is_busy:
+            return False
+        return self.record.execution_count > self._ran_before
+
+    @property
+    def is_busy(self) -> bool:
+        """Say whether anything runs or waits to, or a kernel is being started."""
+        return self._starting or not self._executions.is_empty
+
+    @property
+    def walls(self) -> Walls:
+        """What stands between the session and the rest; its next kernel gets these."""
+        return stronger(self.services.launches.walls, self.record)
+
+    @property
+    def journal(self) -> Path:
+        """Where its kernel keeps what it published."""
+        return self.directory / "journal.jsonl"
+
+    @property
+    def spill_dir(self) -> Path:
+        """Where output is that was too much to be sent."""
+        return self.directory / "spill"
+
+    @property
+    def current(self) -> Run | None:
+        """The execution that runs."""
+        return self._executions.current
+
+    @property
+    def kernel_state(self) -> KernelState:
+        """What the kernel is doing, from our own books."""
+        if self._starting:
+            return KernelState.STARTING
+        if self.kernel is None:
+            return KernelState.DEAD if self.death else KernelState.NOT_STARTED
+        if self.kernel.process.exit is not None:
+            return KernelState.DEAD
+        return KernelState.BUSY if self.current else KernelState.IDLE
+
+    def find(self, execution_id: str) -> Run | None:
+        """Return an execution that is queued, running or just finished."""
+        return self._executions.find(execution_id)
+
+    async def ensure_kernel(self) -> LocalKernel:
+        """Return the kernel, starting the first one.
+
+        Raises:
+            KernelDeadError: It died; only a restart brings a new one.
+            KernelStartError: It could not be started.
+        """
+        if self.kernel is not None and self.kernel.process.exit is None:
+            return self.kernel
+        self._check_open()
+        async with self._kernel_lock:
+            self._check_open()
+            self._check_alive()
+            return self.kernel or await self._start_kernel()
+
+    async def take_kernel(self, kernel: LocalKernel) -> None:
+        """Take a kernel that was started for whoever comes first."""
+        await self._own(kernel)
+
+    def adopt(
+        self,
+        kernel: LocalKernel,
+        opened: list[Execution],
+        newest: Execution | None,
+        known: set[str],
+    ) -> None:
+        """Go on with the kernel that a dead server had for this session.
+
+        Args:
+            kernel: The kernel, which may be busy or blocked.
+            opened: The executions without an outcome, in their order.
+            newest: The last one, if it has an outcome.
+            known: Message ids of what the kernel told besides outputs and is written down.
+        """
+        self.notes.known = known
+        self._begun = kernel
+        self._attach(kernel)
+        self._kernel_since -= kernel.process.age
+        self._ran_before = -1  # whatever it has
+        self._executions.adopt(kernel, opened, newest)
+
+    async def conclude(
+        self, opened: list[Execution], ended: Exit, cause: str
+    ) -> list[ExecutionStatus]:
+        """Write down what became of executions whose kernel ended with or after their server.
+
+        Args:
+            opened: Those without an outcome.
+            ended: How the kernel ended.
+            cause: The same in words, for those that ran.
+
+        Returns:
+            Their outcomes.
+        """
+        return await self._executions.conclude(opened, ended, cause)
+
+    def newest_line(self, run: Run) -> str:
+        """Return the last line that a run has printed, also from its spill file."""
+        spill = spill_of(run.fold.outputs)
+        if spill is None:
+            return run.fold.last_line()
+        data = reading.tail(self.directory, f"{self.spill_dir.name}/{spill.file}", NEWEST_BYTES)
+        lines = readable(data.decode("utf-8", "replace")).strip().splitlines()
+        return lines[-1] if lines else ""
+
+    async def submit(self, code: str, timeout: float | None) -> Run:
+        """Write an execution down and queue it; returns before it has run.
+
+        Args:
+            code: What to run.
+            timeout: Seconds it may run before it is interrupted; None: no limit.
+
+        Raises:
+            ConflictError: The session is not active.
+            KernelDeadError: The kernel died and was not restarted.
+        """
+        while self.opening is not None:  # its variables are not back yet
+            await self.opening.over.wait()
+        self._check_open()
+        self.touch()  # from here on it is in use
+        lost, self.stopped_why = self.stopped_why, ""
+        await self.begin()
+        return await self._queue(code, timeout, lost)
+
+    async def begin(self) -> Run | None:
+        """Start the kernel if there is none, and have it run the start-up code before all else."""
+        kernel = await self.ensure_kernel()
+        if self._begun is kernel or not self.record.startup:
+            return None
+        self._begun = kernel
+        return await self._queue(self.record.startup, None, "the session's start-up code")
+
+    async def _queue(self, code: str, timeout: float | None, note: str) -> Run:
+        run = Run(
+            Execution(
+                id=new_id(),
+                session_id=self.id,
+                index=self.record.execution_count + 1,
+                generation=self.record.generation,
+                code=code,
+                timeout=timeout,
+                note=note,
+            ),
+            self.notes.hear,
+        )
+        self.record = replace(self.record, execution_count=run.execution.index)
+        self.touch()
+        await self._executions.add(run)
+        return run
+
+    async def interrupt(self, run: Run | None = None, *, force: bool = False) -> InterruptReport:
+        """Stop an execution: SIGINT, SIGINT again, and with `force` kill and restart.
+
+        Args:
+            run: The execution; None: the one that runs.
+            force: Whether the kernel, with its variables, may be given up.
+
+        Returns:
+            The step that worked, found by waiting for the execution and asking the kernel.
+        """
+        run = run or self._executions.next
+        if run is None or run.done.is_set():
+            return InterruptReport(step=InterruptStep.NOTHING_RUNNING)
+        if await self._executions.withdraw(run, "it was interrupted before it ran"):
+            return InterruptReport(step=InterruptStep.DEQUEUED, execution_id=run.id)
+        run.stop_as = run.stop_as or ExecutionStatus.INTERRUPTED
+        step = await interrupts.signal_until_ended(self.kernel, run)
+        if step is not InterruptStep.NO_EFFECT:
+            await run.done.wait()
+            return InterruptReport(
+                step=step, execution_id=run.id, responsive=await interrupts.answers(self.kernel)
+            )
+        if run.stop_as is ExecutionStatus.INTERRUPTED:
+            run.stop_as = None  # should it end later, it was not this that ended it
+        stack = await self.stack()
+        if force:
+            await self.restart("it did not react to two interrupts and force was given")
+            return InterruptReport(step=InterruptStep.RESTARTED, execution_id=run.id, stack=stack)
+        return InterruptReport(
+            step=step,
+            execution_id=run.id,
+            responsive=await interrupts.answers(self.kernel),
+            stack=stack,
+        )
+
+    async def kill(self, why: str) -> None:
+        """End the kernel at once; what runs ends as died, with this cause."""
+        if self.kernel is not None and self.kernel.process.exit is None:
+            self.death = self.death or why
+            await self.kernel.process.kill()
+
+    async def stop_execution(self, run: Run) -> None:
+        """Interrupt an execution that met a limit, whose `stop_as` says so."""
+        await interrupts.signal_until_ended(self.kernel, run)
+
+    async def restart(self, why: str = "the kernel was restarted") -> None:
+        """Replace the kernel by a new one, from whatever state; variables are gone.
+
+        The execution that runs ends as died, queued ones as cancelled.
+        """
+        self._check_open()
+        async with self._kernel_lock:
+            # Should the server die from here on, the next one must not adopt the old kernel.
+            await self.services.store.forget_kernel(self.id)
+            crash_point("restart.begun")
+            await self._stop_kernel(why, grace=0)
+            crash_point("restart.stopped")
+            self.death = ""
+            await self._start_kernel()
+
+    def turn(self, patience: float | None) -> AbstractAsyncContextManager[None]:
+        """Have nothing run in it meanwhile; see `Executions.turn`."""
+        self.touch()
+        return self._executions.turn(patience)
+
+    async def stop(self, *, grace: float, why: str) -> None:
+        """End the kernel and all executions; the session can't be used afterwards."""
+        async with self._kernel_lock:
+            if self.kernel is not None:
+                await self.services.store.forget_kernel(self.id)
+            await self._stop_kernel(why, grace=grace)
+
+    def forget_death(self) -> None:
+        """Note that its kernel was ended in order, and is not dead."""
+        self.death = ""
+
+    async def leave(self) -> None:
+        """Leave the kernel and what it runs as they are, for the next server."""
+        async with self._kernel_lock:
+            await self._executions.leave()
+            if self.kernel is not None:
+                self.kernel.leave()
+
+    async def variables(self, limit: int) -> tuple[list[Variable], int]:
+        """Return up to `limit` variables of the namespace and how many there are.
+
+        Raises:
+            KernelSilentError: The kernel is in native code and can't answer now.
+        """
+        return await inspection.variables(await self.ensure_kernel(), limit)
+
+    async def adopt_environment(self, distributions: list[str]) -> list[str]:
+        """Make the running kernel see its environment; name modules it had loaded before.
+
+        Args:
+            distributions: What was just installed, by name.
+        """
+        if self.kernel is None or self.kernel.process.exit is not None:
+            return []
+        environment = self.environment
+        stale = await inspection.adopt_environment(
+            self.kernel, environment.prefix, environment.site, distributions
+        )
+        # What the fork server imported, a fork has again; a fresh process does not.
+        if stale and not self.record.fresh:
+            self.record = replace(self.record, fresh=True)
+            await self.services.store.save_session(self.record)
+        return stale
+
+    async def install(self, packages: Sequence[str], *, timeout: float) -> InstallReport:
+        """Install packages into this session; its kernel can import them at once.
+
+        A failed, timed out or cancelled installation leaves the environment as it was.
+
+        Args:
+            packages: PEP 508 strings.
+            timeout: Seconds it may take once it is its turn.
+
+        Raises:
+            InvalidArgumentError: A package is not such a string; nothing was done.
+            InstallError: The environment could not be made.
+        """
+        wanted = [str(requirement) for requirement in parse_requirements(packages)]
+        done = await self.environment.install(wanted, timeout=timeout)
+        if not done.installed:
+            return InstallReport(installation=done)
+        names = [pin.split("==")[0] for pin in done.installed]
+        try:
+            stale = await self.adopt_environment(names)
+        except KernelSilentError:
+            # In native code now: it can't be told. A restart will find the environment.
+            stale = names
+        return InstallReport(installation=done, stale_modules=tuple(stale))
+
+    async def packages(self) -> Sequence[Package]:
+        """Return what this session can import, by name; needs no kernel.
+
+        Raises:
+            InvalidArgumentError: Its interpreter does not run any more.
+        """
+        return await self.environment.packages()
+
+    async def stack(self) -> str:
+        """Return the stacks of all threads of the kernel, also while it is in native code."""
+        if self.kernel is None:
+            return ""
+        return await inspection.stack(self.kernel, self.directory / "stacks.txt")
+
+    def _check_open(self) -> None:
+        status = self.record.status
+        if not status.has_kernel:
+            why = f" ({self.record.reason})" if self.record.reason else ""
+            raise ConflictError(f"session '{self.id}' is {status}{why}; {WAYS[status]}")
+
+    def _check_alive(self) -> None:
+        if (self.kernel is not None and self.kernel.process.exit is not None) or self.death:
+            msg = (
+                f"the kernel of session '{self.id}' is dead ({self.death}) and its variables "
+                "are gone. Call restart_kernel to get a new one."
+            )
+            raise KernelDeadError(msg)
+
+    async def _start_kernel(self) -> LocalKernel:
+        self._starting = True
+        writing.clear(self.directory, *OPENED_AT_START)
+        try:
+            kernel = await self.services.start_kernel(
+                self.directory, self.environment, self.walls, fresh=self.record.fresh
+            )
+        finally:
+            self._starting = False
+        await self._own(kernel)
+        return kernel
+
+    async def _own(self, kernel: LocalKernel) -> None:
+        crash_point("kernel.started")
+        self._attach(kernel)
+        self.record = replace(self.record, generation=self.record.generation + 1)
+        events = ["kernel.started"] if self.is_stored else ["session.created", "kernel.started"]
+        await self.services.store.save_session(self.record, *events, kernel=kernel.record)
+        self.is_stored = True
+        crash_point("kernel.saved")
+
+    def _attach(self, kernel: LocalKernel) -> None:
+        self.kernel = kernel
+        self._ran_before = self.record.execution_count
+        self._kernel_since = time.monotonic()
+        self.peak_memory = 0
+        kernel.channels.on_orphan(self._executions.late.hear)
+        kernel.process.on_exit(self._on_exit)
+
+    async def _stop_kernel(self, why: str, *, grace: float) -> None:
+        kernel = self.kernel
+        await self._executions.withdraw_all(f"{why} before it ran")
+        if kernel is None:
+            return
+        self.death = self.death or why
+        # Looked up last: the one before it may have ended meanwhile.
+        if (run := self.current) is not None:
+            await kernel.process.kill()
+            await run.done.wait()
+        await kernel.shutdown(grace=grace)
+        self.kernel = None
+
+    def _on_exit(self, ended: Exit) -> None:
+        self.death = self.death or self.out_of_memory or f"it ended by itself: {ended}"
+        self._executions.note_death()
+
+    async def note(self, type: str, data: object = None, run: Run | None = None) -> None:
+        """Write down that something happened in this session, and how that leaves it."""
+        execution_id = run.id if run else ""
+        await self.services.store.note(self.record, type, data, execution_id=execution_id)
+
+    def touch(self) -> None:
+        """Note that something was done in it."""
+        self._active_since = time.monotonic()
+        self.record = replace(self.record, last_activity_at=now())

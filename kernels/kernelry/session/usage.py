@@ -1,0 +1,179 @@
+"""What sessions use of the machine now, read from /proc as cheaply as that goes.
+
+Memory is the sum over a kernel's process tree: first the resident sizes, which count shared
+pages once per process; near the limit the proportional ones (PSS), which cost more to read.
+Files in /dev/shm are memory, too, though no process may have them mapped.
+"""
+
+import os
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kernelry.engines import KernelProcess
+from kernelry.models import Isolation
+
+PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+SHARED = Path("/dev/shm")
+SHARED_FLOOR = 1 << 20  # bytes in /dev/shm below which nobody's files there are looked for
+NEAR = 0.8  # share of the limit from where memory is read exactly
+UNITS = ("bytes", "KB", "MB", "GB", "TB")
+FAMILY_LIMIT = 10_000  # processes that are counted; more are as bad
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one session uses."""
+
+    #: bytes of memory of all its processes
+    memory: int = 0
+    #: processes
+    processes: int = 0
+    #: seconds of processor time that they and those they waited for have used
+    cpu: float = 0.0
+
+
+@dataclass(slots=True)
+class SharedMemory:
+    """Whose the files in /dev/shm are, as far as somebody was seen to have them open."""
+
+    #: (device, inode) -> name of the owner
+    owners: dict[tuple[int, int], str] = field(default_factory=dict)
+
+    def is_worth_a_look(self) -> bool:
+        """Say whether there is anything to speak of in it."""
+        return bool(self.owners) or used_of(SHARED) > SHARED_FLOOR
+
+    def note(self, owner: str, family: list[int]) -> None:
+        """Take note of what these processes have open there now."""
+        for pid in family:
+            for entry in entries(f"/proc/{pid}/fd"):
+                with suppress(OSError):
+                    if os.readlink(entry).startswith(f"{SHARED}/"):
+                        status = os.stat(entry)
+                        self.owners.setdefault((status.st_dev, status.st_ino), owner)
+
+    def sizes(self, alive: Collection[str]) -> dict[str, int]:
+        """Return the bytes that each owner's files have; remove those of owners that are gone."""
+        found: dict[str, int] = {}
+        seen: dict[tuple[int, int], str] = {}
+        for entry in entries(str(SHARED)):
+            with suppress(OSError):
+                status = os.stat(entry, follow_symlinks=False)
+                key = (status.st_dev, status.st_ino)
+                owner = self.owners.get(key)
+                if owner is not None and owner not in alive:
+                    os.unlink(entry)
+                elif owner is not None:
+                    seen[key] = owner
+                    found[owner] = found.get(owner, 0) + status.st_blocks * 512
+        self.owners = seen
+        return found
+
+
+def measure(process: KernelProcess, isolation: Isolation, limit: int, shared: int) -> Usage:
+    """Read what a kernel and all that it started use.
+
+    Args:
+        process: The kernel.
+        isolation: Its level; a box has a /dev/shm of its own.
+        limit: Bytes of memory it may use; 0: it does not matter how much.
+        shared: Bytes of files in /dev/shm that are known to be its.
+    """
+    leader = process.leader
+    if isolation is Isolation.BOX:
+        shared = used_of(Path(f"/proc/{leader}/root{SHARED}"))
+    members = family(leader)
+    memory = sum(map(resident, members)) + shared
+    if limit and memory > NEAR * limit:
+        memory = sum(map(proportional, members)) + shared
+    return Usage(memory=memory, processes=len(members), cpu=sum(map(cpu_time, members)))
+
+
+def family(pid: int) -> list[int]:
+    """Return a process and all that descends from it."""
+    members = [pid]
+    for member in members:  # it grows while we go through it
+        if len(members) > FAMILY_LIMIT:
+            break
+        for thread in entries(f"/proc/{member}/task"):
+            members += [int(word) for word in read(f"{thread}/children").split()]
+    return members
+
+
+def resident(pid: int) -> int:
+    """Return the bytes of a process in memory."""
+    words = read(f"/proc/{pid}/statm").split()
+    return int(words[1]) * PAGE if len(words) > 1 else 0
+
+
+def proportional(pid: int) -> int:
+    """Return the bytes of a process, what it shares divided by those who do.
+
+    Its programs and libraries are left out: they are the disk's, and can be read again.
+    """
+    sizes = {
+        name: int(rest.split()[0]) * 1024
+        for name, _, rest in (
+            line.partition(":") for line in read(f"/proc/{pid}/smaps_rollup").splitlines()[1:]
+        )
+    }
+    if "Pss_Anon" in sizes:
+        return sizes["Pss_Anon"] + sizes["Pss_Shmem"]
+    return sizes.get("Pss", 0) or resident(pid)
+
+
+def cpu_time(pid: int) -> float:
+    """Return the seconds of processor time of a process and of children it has waited for."""
+    words = read(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    return sum(map(int, words[11:15])) / TICKS if len(words) > 15 else 0.0
+
+
+def used_of(path: Path) -> int:
+    """Return the bytes that are used of a file system; 0 if there is none."""
+    try:
+        found = os.statvfs(path)
+    except OSError:
+        return 0
+    return (found.f_blocks - found.f_bfree) * found.f_frsize
+
+
+def size_of(folder: Path) -> int:
+    """Return the bytes that all files below a folder take; links are not followed."""
+    total = 0
+    folders = [str(folder)]
+    while folders:
+        with suppress(OSError), os.scandir(folders.pop()) as found:
+            for entry in found:
+                with suppress(OSError):
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    else:
+                        total += entry.stat(follow_symlinks=False).st_blocks * 512
+    return total
+
+
+def entries(folder: str) -> Iterator[str]:
+    """Return the paths of what is in a folder, which may be gone."""
+    with suppress(OSError):
+        for name in os.listdir(folder):
+            yield f"{folder}/{name}"
+
+
+def read(path: str) -> str:
+    """Return a file of /proc; empty: the process is gone."""
+    try:
+        with open(path, encoding="ascii", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def quantity(size: int) -> str:
+    """Return a number of bytes as people write it."""
+    value, unit = float(size), 0
+    while value >= 1000 and unit < len(UNITS) - 1:
+        value, unit = value / 1000, unit + 1
+    return f"{value:.{0 if unit == 0 else 2 if unit > 2 else 1}f} {UNITS[unit]}"

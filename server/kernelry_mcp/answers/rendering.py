@@ -1,0 +1,278 @@
+"""Executions as content blocks and results: text within a budget, images whole, links.
+
+One path for finished, running, timed out and dead executions alike.
+"""
+
+import asyncio
+import base64
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mcp.types import ContentBlock, ImageContent, ResourceLink
+
+from kernelry import Execution, ExecutionStatus
+from kernelry.errors import KernelryError
+from kernelry.output import (
+    Display,
+    Output,
+    Page,
+    Transcript,
+    clip,
+    image_bytes,
+    images_of,
+    readable,
+    saved_files,
+    saved_in,
+    spill_of,
+    stream_text,
+)
+from kernelry.workspace import files
+from kernelry_mcp.answers.links import uri_of
+from kernelry_mcp.answers.results import ErrorInfo, ExecutionPage, RunResult, SavedFile
+
+IMAGE_BYTES = 500_000  # of one image in an answer
+IMAGE_PIXELS = 1_200_000
+SHRINK_STEPS = (1.0, 0.7, 0.5, 0.35, 0.25)  # of the largest size that is allowed
+IMAGES_TOTAL = 700_000  # base64 characters of all images; clients drop events over 1 MiB
+IMAGE_LIMIT_PIXELS = 64_000_000  # a picture that claims more is not opened
+RESULTS = 20  # texts of results and displays in one answer
+SHOWN_FILES = 20
+RASTER_MIMES = ("image/png", "image/jpeg", "image/gif", "image/webp")
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """An execution, ready to be answered."""
+
+    result: RunResult
+    text: str
+    blocks: list[ContentBlock]
+
+
+async def render(execution: Execution, spill_dir: Path, workspace: Path, budget: int) -> Rendered:
+    """Render an execution within `budget` characters of text."""
+
+    def fit() -> tuple[int, str, bool]:
+        transcript = Transcript(execution.outputs, spill_dir)
+        return transcript.total, *_fit(execution, transcript, budget)
+
+    # Only a spill file and images are work for a thread; most executions have neither.
+    spilled = spill_of(execution.outputs) is not None
+    total, body, truncated = await asyncio.to_thread(fit) if spilled else fit()
+    images = [
+        o for o in execution.outputs if isinstance(o, Display) and (images_of(o) or saved_in(o))
+    ]
+    blocks = await asyncio.to_thread(_image_blocks, images, workspace) if images else []
+    result = run_result(execution, budget, total, truncated)
+    lines = [status_line(execution), *([body] if body else []), *_notices(execution, result)]
+    return Rendered(result, "\n".join(lines), blocks)
+
+
+async def page(
+    execution: Execution, spill_dir: Path, budget: int, offset: int, limit: int
+) -> tuple[ExecutionPage, str]:
+    """Return one page of an execution's whole text."""
+
+    def read() -> Page:
+        return Transcript(execution.outputs, spill_dir).read(offset, limit)
+
+    found = await asyncio.to_thread(read)
+    more = found.end if found.end < found.total else -1
+    result = run_result(execution, budget, found.total, truncated=more >= 0)
+    answer = ExecutionPage(
+        **{**result.model_dump(), "stdout": "", "stderr": "", "results": []},
+        text=found.text,
+        offset=offset,
+        next_offset=more,
+    )
+    where = f"[characters {offset} to {found.end} of {found.total}"
+    where += f"; next: offset={more}]" if more >= 0 else "; the end]"
+    return answer, f"{status_line(execution)}\n{where}\n{found.text}"
+
+
+def run_result(execution: Execution, budget: int, total: int, truncated: bool) -> RunResult:
+    """Return the structured form of an execution."""
+    outputs = execution.outputs
+    error = execution.error
+    return RunResult(
+        session_id=execution.session_id,
+        execution_id=execution.id,
+        status=execution.status.value,
+        stdout=_stream(outputs, "stdout", budget),
+        stderr=_stream(outputs, "stderr", budget),
+        results=_results(outputs, budget),
+        outputs=[SavedFile(path=p, mime_type=m) for m, p in saved_files(outputs)],
+        error=ErrorInfo(
+            type=error.type,
+            message=clip(error.message, budget // 4).joined("..."),
+            traceback=clip(error.traceback, budget // 2).joined("..."),
+        )
+        if error
+        else None,
+        new_files=list(execution.new_files),
+        execution_time=round(execution.duration, 6),
+        execution_index=execution.index,
+        generation=execution.generation,
+        truncated=truncated,
+        total_chars=total,
+        note=_note(execution),
+        progress=execution.progress,
+        prompt=execution.question.prompt if execution.question else "",
+        memory_change=execution.memory_after - execution.memory_before,
+    )
+
+
+def status_line(execution: Execution) -> str:
+    """Return the first line of every answer about an execution."""
+    took = f"{execution.duration:.3g} s"
+    words = {
+        ExecutionStatus.QUEUED: "queued behind another cell",
+        ExecutionStatus.RUNNING: f"running for {took}",
+        ExecutionStatus.WAITING_INPUT: "waiting for input",
+        ExecutionStatus.CANCELLED: "cancelled, it never ran",
+    }.get(execution.status, f"{execution.status} after {took}")
+    return f"[{words}; session {execution.session_id}; execution {execution.id}]"
+
+
+def _note(execution: Execution) -> str:
+    notes = [execution.note] if execution.note else []
+    spill = spill_of(execution.outputs)
+    if spill is not None and spill.displays:
+        notes.append(f"{spill.displays} more displays are in the text as lines.")
+    if execution.status.is_final and not execution.outputs_complete and execution.started_at:
+        notes.append("Some of its last output may be missing.")
+    return " ".join(notes)
+
+
+def _notices(execution: Execution, result: RunResult) -> list[str]:
+    lines = []
+    if execution.progress:
+        lines.append(f"[progress: {execution.progress}]")
+    if execution.question:
+        lines.append(f"[it asks: {execution.question.prompt!r}; answer with send_input]")
+    error = execution.error
+    if error is not None and execution.status is not ExecutionStatus.FAILED:
+        lines.append(f"{error.type}: {clip(error.message, 1000).joined('...')}".rstrip(": "))
+    if execution.status is ExecutionStatus.RUNNING or execution.status is ExecutionStatus.QUEUED:
+        lines.append(
+            f'get_execution(execution_id="{execution.id}", wait=30) waits on; '
+            "interrupt_execution stops it."
+        )
+    if execution.status is ExecutionStatus.DIED:
+        lines.append("All variables are gone. restart_kernel gives the session a new kernel.")
+    if result.note:
+        lines.append(result.note)
+    files = result.new_files
+    if files:
+        more = f" and {len(files) - SHOWN_FILES} more" if len(files) > SHOWN_FILES else ""
+        lines.append(f"Files written: {', '.join(files[:SHOWN_FILES])}{more}")
+    if result.outputs:
+        lines.append(f"Images saved: {', '.join(file.path for file in result.outputs)}")
+    return lines
+
+
+def _fit(execution: Execution, transcript: Transcript, budget: int) -> tuple[str, bool]:
+    """Return the transcript within the budget, and whether something was left out."""
+    if transcript.total <= budget:
+        return transcript.read(0, budget).text.rstrip("\n"), False
+    half = budget // 2
+    head = transcript.read(0, half).text
+    tail = transcript.read(transcript.total - half, half).text
+    left_out = transcript.total - 2 * half
+    notice = (
+        f"[... {left_out} of {transcript.total} characters left out; "
+        f'get_execution(execution_id="{execution.id}", offset={half}) reads them ...]'
+    )
+    return f"{head}\n{notice}\n{tail}".rstrip("\n"), True
+
+
+def _stream(outputs: Iterable[Output], name: str, budget: int) -> str:
+    spill = spill_of(outputs)
+    more = spill.totals.get(name, 0) if spill else 0
+    tail = spill.tails.get(name, "") if spill else ""
+    cut = clip(stream_text(outputs, name), budget, more=more, tail=readable(tail))
+    return cut.joined(f"[... {cut.omitted} characters left out ...]")
+
+
+def _results(outputs: Iterable[Output], budget: int) -> list[str]:
+    texts = [readable(o.text) for o in outputs if isinstance(o, Display) and o.text]
+    shown = texts if len(texts) <= RESULTS else [*texts[: RESULTS // 2], *texts[-RESULTS // 2 :]]
+    each = max(budget // max(len(shown), 1), 200)
+    cuts = [clip(text, each) for text in shown]
+    found = [cut.joined(f"[... {cut.omitted} characters left out ...]") for cut in cuts]
+    if len(texts) > RESULTS:
+        found.insert(RESULTS // 2, f"[... {len(texts) - RESULTS} results left out ...]")
+    return found
+
+
+def _image_blocks(displays: list[Display], workspace: Path) -> list[ContentBlock]:
+    blocks: list[ContentBlock] = []
+    links: list[ContentBlock] = []
+    room = IMAGES_TOTAL
+    for display in displays:
+        if block := _image_block(display, workspace, room):
+            room -= len(block.data)
+            blocks.append(block)
+        links += [
+            ResourceLink(
+                type="resource_link",
+                uri=uri_of(path),
+                name=Path(path).name,
+                mime_type=mime,
+            )
+            for mime, path in saved_files([display])
+        ]
+    return blocks + links
+
+
+def _image_block(display: Display, workspace: Path, room: int) -> ImageContent | None:
+    """Return the first raster form that can be shown whole."""
+    forms = images_of(display)
+    for mime in RASTER_MIMES:
+        try:
+            if mime in forms:
+                data = image_bytes(mime, forms[mime])
+            elif mime in saved_in(display):
+                data = files.read_bytes(workspace, saved_in(display)[mime], files.IMAGE_BYTES)
+            else:
+                continue
+            mime, data = shrink(mime, data)
+        except (KernelryError, ValueError):
+            continue  # not what it says, or its file is gone: the link stays
+        encoded = base64.b64encode(data).decode("ascii")
+        if len(encoded) <= room:
+            return ImageContent(type="image", data=encoded, mime_type=mime)
+    return None
+
+
+def shrink(mime: str, data: bytes) -> tuple[str, bytes]:
+    """Return an image that fits an answer: as it is, or scaled down.
+
+    Raises:
+        ValueError: It can't be read, or claims to be enormous.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            pixels = image.width * image.height
+            if pixels > IMAGE_LIMIT_PIXELS:
+                raise ValueError(f"{image.width}x{image.height} is too large to open")
+            if len(data) <= IMAGE_BYTES and pixels <= IMAGE_PIXELS:
+                return mime, data
+            image.load()
+            whole = image.convert("RGBA" if "A" in image.getbands() else "RGB")
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise ValueError(str(error)) from error
+    fits = min(1.0, (IMAGE_PIXELS / pixels) ** 0.5)
+    for step in SHRINK_STEPS:
+        width, height = int(whole.width * fits * step), int(whole.height * fits * step)
+        small = whole.resize((max(width, 1), max(height, 1)))
+        for kind in ("PNG", "JPEG"):
+            buffer = io.BytesIO()
+            (small.convert("RGB") if kind == "JPEG" else small).save(buffer, kind)
+            if buffer.tell() <= IMAGE_BYTES:
+                return f"image/{kind.lower()}", buffer.getvalue()
+    raise ValueError("too much detail to be sent small")

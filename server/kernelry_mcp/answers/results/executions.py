@@ -1,0 +1,98 @@
+"""What the tools that run code return."""
+
+from pydantic import BaseModel, Field
+
+from kernelry_mcp.answers.results.base import ToolResult
+
+
+class ErrorInfo(BaseModel):
+    """Why an execution did not complete."""
+
+    type: str = Field(description="Exception class, or the kind of end")
+    message: str = Field(description="What it said")
+    traceback: str = Field(description="Plain text, possibly cut; empty if there is none")
+
+
+class SavedFile(BaseModel):
+    """An image that was shown and is kept in the workspace."""
+
+    path: str = Field(description="Relative to the workspace")
+    mime_type: str = Field(description="What it is")
+
+
+class RunResult(ToolResult):
+    """An execution, as far as it is."""
+
+    session_id: str = Field(description="Where it runs")
+    execution_id: str = Field(description="For get_execution and interrupt_execution")
+    status: str = Field(
+        description="queued, running, completed, failed (the code raised), interrupted, timed_out, "
+        "cancelled (never ran), died (the kernel went), lost or waiting_input"
+    )
+    stdout: str = Field(description="What was printed, within the budget")
+    stderr: str = Field(description="The same of stderr")
+    results: list[str] = Field(description="Plain text of results and displays")
+    outputs: list[SavedFile] = Field(description="Images, saved in the workspace")
+    error: ErrorInfo | None = Field(description="Why it did not complete; null if it did")
+    new_files: list[str] = Field(description="Workspace files it created or changed")
+    execution_time: float = Field(description="Seconds, so far or in all")
+    execution_index: int = Field(description="Its number in the session")
+    generation: int = Field(description="Number of the kernel that ran it")
+    truncated: bool = Field(description="Whether text was left out of this answer")
+    total_chars: int = Field(description="Characters of its whole text output")
+    note: str = Field(description="What else is to be known; often empty")
+    progress: str = Field(description="How far the code said that it is; often empty")
+    prompt: str = Field(description="What it asks: answer with send_input; empty: nothing")
+    memory_change: int = Field(description="Bytes of memory that the kernel has more; 0: unknown")
+
+
+class ExecutionPage(RunResult):
+    """An execution with a page of its whole text output."""
+
+    text: str = Field(description="The page; empty if no offset was asked for")
+    offset: int = Field(description="Where the page begins, in characters")
+    next_offset: int = Field(description="Where the next page begins; -1: this was the last")
+
+
+class Interrupted(ToolResult):
+    """What an interrupt did."""
+
+    session_id: str = Field(description="Where")
+    execution_id: str = Field(description="What was interrupted; empty: nothing ran")
+    interrupted: bool = Field(description="Whether it ended")
+    step: str = Field(
+        description="nothing_running, dequeued, sigint, sigint_again, restarted or no_effect"
+    )
+    responsive: bool = Field(description="Whether the kernel answered afterwards")
+    stack: str = Field(description="Where the code is stuck, if nothing worked")
+
+
+class Restarted(ToolResult):
+    """A session with a new kernel."""
+
+    session_id: str = Field(description="The session")
+    restarted: bool = Field(description="true")
+    generation: int = Field(description="Number of the new kernel")
+    variables_kept: bool = Field(description="false: the namespace is empty")
+    checkpoint_id: str = Field(description="What kept them; empty: nothing")
+    lost: dict[str, str] = Field(description="Not kept -> type, reason")
+
+
+class Steered(ToolResult):
+    """What became of a request to an execution."""
+
+    session_id: str = Field(description="The session")
+    execution_id: str = Field(description="The execution")
+    state: str = Field(
+        description="paused, running, stopped, ended, or requested: at its next safe point"
+    )
+    requested_by: str = Field(description="Who asked")
+    requested_at: str = Field(description="ISO 8601, UTC")
+
+
+class InputSent(ToolResult):
+    """Whether an answer was taken."""
+
+    session_id: str = Field(description="The session")
+    execution_id: str = Field(description="The execution")
+    taken: bool = Field(description="false: it was not asked for any more")
