@@ -407,3 +407,32 @@ async def test_ls_18_an_execution_says_how_long_it_took_and_what_memory_it_left(
     assert done.memory_after - done.memory_before > 40 << 20
     assert done.duration > 0
     assert (await sessions.execution(done.id)).memory_after == done.memory_after
+
+
+async def test_the_session_is_there_without_an_import_and_a_users_own_name_shadows_it(
+    sessions: Sessions,
+) -> None:
+    session = await sessions.create(SessionSpec(id="s"))
+    await run(sessions, session, "kernelry_session.context['a'] = 1")
+    assert session.record.context == {"a": 1}
+    code = "import kernelry_session as imported\nprint(imported is kernelry_session)"
+    assert await printed(sessions, session, code) == "True\n"
+    assert (
+        await printed(sessions, session, "kernelry_session = 5\nprint(kernelry_session)") == "5\n"
+    )
+    await run(sessions, session, "from kernelry_session import publish\npublish('news', 1)")
+    assert session.record.status.has_kernel
+    code = "del kernelry_session\nprint(kernelry_session.session_id)"
+    assert await printed(sessions, session, code) == "s\n"
+
+
+async def test_help_names_all_that_the_session_offers(sessions: Sessions) -> None:
+    session = await sessions.create(SessionSpec(id="s"))
+    code = "import pydoc\nprint(pydoc.plain(pydoc.render_doc(kernelry_session)))"
+    shown = await printed(sessions, session, code)
+    for name in ("ExecutionStopped", "checkpoint", "context", "execution_id", "publish"):
+        assert name in shown
+    assert "Write an event into the server's log" in shown
+    assert "parent_session_id" in shown
+    listed = await printed(sessions, session, "print(*dir(kernelry_session))")
+    assert {"publish", "session_id", "parent_session_id"} <= set(listed.split())

@@ -1,10 +1,11 @@
-"""``import kernelry_session``: what code in a kernel can know of its session and do in it.
+"""``kernelry_session``: what code in a kernel can know of its session and do in it.
 
-There is nothing to install: the launcher puts the module where imports look first. Which
-session it is comes with each execution, since a kernel may have been made for whoever
-comes first.
+There is nothing to install and nothing to import: the name is a builtin, which a user's own
+name shadows, and importing it gives the same module. Which session it is comes with each
+execution, since a kernel may have been made for whoever comes first.
 """
 
+import builtins
 import copy
 import json
 import sys
@@ -85,17 +86,42 @@ def as_json(value: Any, what: str) -> str:
     return text
 
 
+#: what help() says first
+ABOUT = """The kernelry session that this code runs in. The name is there without an import.
+
+checkpoint(progress=None)    a safe point: here the execution may be paused or stopped
+publish(topic, data=None)    write an event that other sessions and clients read
+context                      values of JSON by name, kept over restarts; tools see them too
+session_id, parent_session_id, execution_id    where this code runs
+ExecutionStopped             what checkpoint() raises when somebody asked to stop
+"""
+#: what the module offers, as help() and dir() tell it
+OFFERED = (
+    "ExecutionStopped",
+    "checkpoint",
+    "context",
+    "execution_id",
+    "parent_session_id",
+    "publish",
+    "session_id",
+)
+
+
 class SessionModule(ModuleType):
-    """The module that code imports."""
+    """The module that code uses."""
 
     def __init__(self, notes: Notes, safe_points: SafePoints) -> None:
-        super().__init__(NAME, "The kernelry session that this code runs in.")
+        super().__init__(NAME, ABOUT)
         self._notes = notes
         self._about: dict[str, Any] = {}
         self.checkpoint = safe_points.checkpoint
         self.context = Context(notes)
         self.ExecutionStopped = ExecutionStopped
-        self.__all__ = ["ExecutionStopped", "checkpoint", "context", "publish", "session_id"]
+        self.__all__ = list(OFFERED)
+
+    def __dir__(self) -> list[str]:
+        """Name what the class has too; a module's own names are those of its dictionary."""
+        return sorted({*super().__dir__(), *OFFERED})
 
     def enter(self, about: dict[str, Any]) -> None:
         """Take what came with an execution: which session this is, and perhaps its context."""
@@ -136,7 +162,8 @@ class SessionModule(ModuleType):
 
 
 def install_module(notes: Notes, safe_points: SafePoints) -> SessionModule:
-    """Make the module importable, and return it."""
+    """Make the module importable, and a builtin name; return it."""
     module = SessionModule(notes, safe_points)
     sys.modules[NAME] = module
+    setattr(builtins, NAME, module)
     return module
