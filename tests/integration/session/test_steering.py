@@ -436,3 +436,32 @@ async def test_help_names_all_that_the_session_offers(sessions: Sessions) -> Non
     assert "parent_session_id" in shown
     listed = await printed(sessions, session, "print(*dir(kernelry_session))")
     assert {"publish", "session_id", "parent_session_id"} <= set(listed.split())
+
+
+async def test_a_cell_that_the_kernel_has_not_come_to_yet_can_be_paused_and_resumed(
+    sessions: Sessions, session: Session
+) -> None:
+    """A busy machine: what was sent has not begun when somebody asks."""
+    folder = sessions.workspace.root
+    held_up = """
+import asyncio, os, time
+def hold_up():
+    open("held", "w").close()
+    while not os.path.exists("go"):
+        time.sleep(0.01)
+asyncio.get_running_loop().call_later(0.1, hold_up)
+"""
+    await run(sessions, session, held_up)
+    await until(lambda: (folder / "held").exists(), "the kernel is held up")
+    running = await sessions.run(session, "kernelry_session.checkpoint()")
+    await until(lambda: session.current is running, "it was sent")
+    assert (await steering.steer(session, "pause", by="a", wait=0)).state == "requested"
+    with pytest.raises(ConflictError, match="a asked at"):
+        await steering.steer(session, "pause", by="b", wait=0)
+    await steering.steer(session, "resume", by="b", wait=0)
+    await steering.steer(session, "pause", by="c", wait=0)
+    (folder / "go").touch()
+    await until(lambda: session.record.status is SessionStatus.PAUSED, "it is paused")
+    await steering.steer(session, "resume", by="c", wait=HANG)
+    assert await running.wait(HANG)
+    assert running.snapshot().status is ExecutionStatus.COMPLETED

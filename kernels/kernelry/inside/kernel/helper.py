@@ -79,10 +79,7 @@ class Helper:
 
     def ask(self, msg_id: str, action: str, by: str, at: float) -> dict[str, Any]:
         """Pause, resume or stop the execution `msg_id` at a safe point; see safepoints.py."""
-        running = self.running
-        if running is None or running[0] != msg_id:
-            return {"done": False, "pending": None, "held": False, "over": True}
-        answer: dict[str, Any] = self.kernel.safe_points.ask(action, by, at)
+        answer: dict[str, Any] = self.kernel.safe_points.ask(msg_id, action, by, at)
         return answer
 
     def answer(self, question: str, text: str) -> dict[str, Any]:

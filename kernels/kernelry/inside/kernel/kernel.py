@@ -217,7 +217,7 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
         self.may_ask = bool(about.get("may_ask"))
         self.user_session.enter({**about, "execution_id": parent["msg_id"]})
         self.notes.begin(request)
-        self.safe_points.begin()
+        self.safe_points.begin(parent["msg_id"])
         memory_before = resident_memory()
         sys.stdout, sys.stderr = self.standard_streams
         signal.signal(signal.SIGINT, self.on_interrupt)

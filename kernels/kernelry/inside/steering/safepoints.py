@@ -1,12 +1,13 @@
 """Safe points: where code lets others pause or stop it.
 
 ``kernelry_session.checkpoint()`` in the user's code looks whether somebody asked. A request
-comes on the control channel, holds for the execution that runs when it comes, and is there
+comes on the control channel, names its execution (which may only be about to begin), and is there
 until it took effect or that execution ends, whatever becomes of the server meanwhile.
 """
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from .notes import Notes
 
 PROGRESS_PERIOD = 0.5  # seconds between two notes about progress
 PROGRESS_CHARS = 500  # of what code says about its progress
+ENDED = 100  # executions that are remembered as ended
 PLAIN = frozenset({bool, float, int, str})
 
 Later = Callable[[float, Callable[[], None]], None]
@@ -40,6 +42,9 @@ class SafePoints:
         self._notes = notes
         self._later = later
         self._changed = threading.Condition()
+        self._running = ""  # msg_id
+        self._ended = deque[str](maxlen=ENDED)
+        self._ahead: dict[str, dict[str, Any] | None] = {}  # msg_id -> asked before it began
         self._held = 0  # threads that wait here
         self._stopped: dict[str, Any] | None = None
         self._progress: Any = None
@@ -52,10 +57,14 @@ class SafePoints:
         """Say whether something waits at a safe point."""
         return self._held > 0
 
-    def begin(self) -> None:
-        """An execution begins."""
+    def begin(self, msg_id: str) -> None:
+        """An execution begins; what was asked of it already holds."""
         with self._changed:
-            self.pending = self._stopped = self._progress = self._told = None
+            self._stopped = self._progress = self._told = None
+            self._running, self.pending = msg_id, self._ahead.get(msg_id)
+            self._ahead = {}
+            if self.pending is not None:
+                self._tell_of(self.pending)
 
     def end(self) -> dict[str, Any]:
         """An execution has ended; report what came of it."""
@@ -68,6 +77,8 @@ class SafePoints:
             elif self.pending is not None:
                 report["missed"] = self.pending
             self.pending = None
+            self._ended.append(self._running)
+            self._running = ""
             self._changed.notify_all()  # threads that it left behind
         return report
 
@@ -90,15 +101,20 @@ class SafePoints:
         if self.pending is not None:
             self._obey()
 
-    def ask(self, action: str, by: str, at: float) -> dict[str, Any]:
-        """Take a request: "pause", "resume" or "stop".
+    def ask(self, msg_id: str, action: str, by: str, at: float) -> dict[str, Any]:
+        """Take a request to the execution `msg_id`: "pause", "resume" or "stop".
 
         Returns:
-            `done` says whether it was taken. If not, `pending` is what stands in its way; None:
-            there is nothing to resume. `held` says whether the execution waits at a safe point.
+            `done` says whether it was taken. If not, `over` says that the execution has ended,
+            else `pending` is what stands in its way; None: there is nothing to resume. `held`
+            says whether the execution waits at a safe point.
         """
         with self._changed:
-            before, held = self.pending, self.is_held
+            if msg_id in self._ended:
+                return {"done": False, "pending": None, "held": False, "over": True}
+            has_begun = msg_id == self._running
+            before = self.pending if has_begun else self._ahead.get(msg_id)
+            held = has_begun and self.is_held
             if action == "resume":
                 if before is None or before["action"] != "pause":
                     return {"done": False, "pending": before, "held": held}
@@ -107,10 +123,16 @@ class SafePoints:
                 return {"done": False, "pending": before, "held": held}
             else:
                 pending = {"action": action, "by": by, "at": at}
-            self._notes.send("requested", action=action, by=by)  # before it can take effect
-            self.pending = pending
-            self._changed.notify_all()
+            if not has_begun:  # the kernel has not come to it yet
+                self._ahead = {msg_id: pending}
+            else:
+                self._tell_of({"action": action, "by": by})  # before it can take effect
+                self.pending = pending
+                self._changed.notify_all()
             return {"done": True, "pending": before, "held": held}
+
+    def _tell_of(self, request: dict[str, Any]) -> None:
+        self._notes.send("requested", action=request["action"], by=request["by"])
 
     def _obey(self) -> None:
         with self._changed:
