@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 REPOSITORY = Path(__file__).parents[2]
 TABLE = Path(__file__).with_name("rooms.toml")
@@ -59,14 +60,19 @@ class House:
     _trees: dict[str, ast.Module] = field(default_factory=dict)
 
     @cached_property
-    def data(self) -> dict[str, list[dict[str, str]]]:
+    def data(self) -> dict[str, Any]:
         """The table as it is written."""
         return tomllib.loads(self.table.read_text(encoding="utf-8"))
 
-    @cached_property
+    @property
     def limits(self) -> dict[str, int]:
         """How large things may be, in files and lines."""
-        return dict(tomllib.loads(self.table.read_text(encoding="utf-8"))["limits"])
+        return dict(self.data["limits"])
+
+    @property
+    def tests(self) -> dict[str, list[str]]:
+        """Room -> tests that reach it through a process."""
+        return dict(self.data["tests"])
 
     @cached_property
     def rooms(self) -> dict[str, Room]:
