@@ -40,7 +40,7 @@ def nothing_fails_in_kernelry(caplog: pytest.LogCaptureFixture) -> Iterator[None
         assert not failures, failures
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
 

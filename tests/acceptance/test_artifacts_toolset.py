@@ -3,7 +3,6 @@
 import base64
 import random
 import signal
-from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 
 import pytest
@@ -17,12 +16,6 @@ from .test_files_toolset import picture
 FLAGS = ("--toolsets", "core,artifacts")
 TOOLS = {"store_artifact", "get_artifact", "query_artifacts", "delete_artifact"}
 READING = {"get_artifact", "query_artifacts"}
-
-
-@pytest.fixture
-async def agent(place: Place) -> AsyncIterator[Agent]:
-    async with stdio_agent(place, *FLAGS) as agent:
-        yield agent
 
 
 async def names(agent: Agent, **query: object) -> list[str]:

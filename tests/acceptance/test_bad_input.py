@@ -12,6 +12,7 @@ from tests.faults.matrix import fault
 
 from .harness import Agent, Place, RawServer
 
+SHARES_A_SERVER = True
 HUGE = 10 << 20
 BAD_IDS = [
     "a" * 10_000,

@@ -4,7 +4,8 @@ import base64
 import io
 import json
 import os
-from collections.abc import AsyncIterator
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,14 @@ from .harness import Agent, Place, RawServer, stdio_agent
 from .test_bad_input import check_refusals
 
 FLAGS = ("--toolsets", "core,files")
+SHARES_A_SERVER = True
 SECRET = "the secret of this machine"
 ROUNDS = 150  # of each road, against a cell that swaps names all the time
 
 PLANT = """
 import os
+import shutil
+from collections.abc import Iterator
 os.symlink({secret!r}, "link.txt")
 os.symlink({secret!r}, "scripts/link.py")
 os.symlink(os.path.dirname({secret!r}), "away")
@@ -60,19 +64,14 @@ kernel.session.send(
 
 
 @pytest.fixture
-async def agent(place: Place) -> AsyncIterator[Agent]:
-    async with stdio_agent(place, *FLAGS) as agent:
-        yield agent
-
-
-@pytest.fixture
-def secret(place: Place) -> Path:
+def secret(place: Place) -> Iterator[Path]:
     """A file beside the workspace; as a script it would say its content."""
     folder = place.root / "secret"
     folder.mkdir()
     key = folder / "key.py"
     key.write_text(f"print('{SECRET}')")
-    return key
+    yield key
+    shutil.rmtree(folder)
 
 
 async def read_resource(agent: Agent, path: str) -> str:
@@ -280,7 +279,7 @@ async def test_spilled_output_that_a_cell_replaces_is_said_to_be_gone(
     agent: Agent, place: Place, secret: Path
 ) -> None:
     long = await agent.run("print('x' * 300_000)")
-    [spilled] = place.state.glob("sessions/*/spill/*")
+    [spilled] = place.state.glob(f"sessions/*/spill/{long['execution_id']}*")
     for trick in (f"os.symlink({str(secret)!r}, p)", "os.mkfifo(p)"):
         await agent.run(f"import os; p = {str(spilled)!r}; os.unlink(p); {trick}")
         page = await agent.call("get_execution", **id_of(long), offset=99_000, limit=40_000)

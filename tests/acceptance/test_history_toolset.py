@@ -1,21 +1,14 @@
 """The toolset `history`, and how sessions are closed, through a real client."""
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import nbformat
-import pytest
 
-from .harness import Agent, Place, stdio_agent
+from .harness import Agent, Place
 
 FLAGS = ("--toolsets", "core,control,history")
+SHARES_A_SERVER = True
 HANG = 60
-
-
-@pytest.fixture
-async def agent(place: Place) -> AsyncIterator[Agent]:
-    async with stdio_agent(place, *FLAGS) as agent:
-        yield agent
 
 
 async def test_what_was_run_is_found_and_read_also_when_its_session_is_gone(agent: Agent) -> None:

@@ -3,26 +3,20 @@
 docs/claims.md says which claim is held by which test.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import anyio
-import pytest
 
 from .harness import Agent, Place, stdio_agent
 
 FLAGS = ("--toolsets", "all")
+SHARES_A_SERVER = True
 HANG = 60
 PAUSABLE = """
 import kernelry_session
 while True: kernelry_session.checkpoint()
 """
-
-
-@pytest.fixture
-async def agent(place: Place) -> AsyncIterator[Agent]:
-    async with stdio_agent(place, *FLAGS) as agent:
-        yield agent
 
 
 async def listed(agent: Agent, **wanted: Any) -> dict[str, Any]:

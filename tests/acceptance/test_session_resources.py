@@ -1,7 +1,6 @@
 """Sessions, executions, events and graphs as resources; updates of them; prompts."""
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
@@ -11,13 +10,8 @@ from mcp import MCPDeprecationWarning, MCPError
 from .harness import Agent, Place, http_agent, http_server, stdio_agent
 
 FLAGS = ("--toolsets", "all")
+SHARES_A_SERVER = True
 HANG = 60
-
-
-@pytest.fixture
-async def agent(place: Place) -> AsyncIterator[Agent]:
-    async with stdio_agent(place, *FLAGS) as agent:
-        yield agent
 
 
 async def read(agent: Agent, uri: str) -> Any:
