@@ -55,7 +55,7 @@ class Profile:
 
     def digest(self, levels: Sequence[str]) -> str:
         """Return what is the same for fork servers that can stand in for each other."""
-        code = max(path.stat().st_mtime_ns for path in INSIDE.parent.glob("*.py"))
+        code = max(path.stat().st_mtime_ns for path in INSIDE.parent.rglob("*.py"))
         same = (str(self.python), self.preloads, self.optional, code)
         return hashlib.blake2s(repr((same, tuple(levels))).encode(), digest_size=8).hexdigest()
 
