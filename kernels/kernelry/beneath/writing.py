@@ -14,6 +14,7 @@ from kernelry.beneath.resolve import folder, open_below, split
 NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 APPEND = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
 FILE_MODE = 0o644
+PRIVATE_MODE = 0o600  # of a file that gets the mode of another one soon
 NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
@@ -37,24 +38,28 @@ def create(root: Path, path: str, data: bytes) -> None:
             os.replace(made, name, src_dir_fd=fd, dst_dir_fd=fd)
 
 
-def replace(root: Path, path: str, data: bytes) -> None:
+def replace(root: Path, path: str, data: bytes, *, like: str = "") -> None:
     """Make a file or replace one, whole or not at all; folders above it are made.
+
+    A file that is replaced keeps its mode and its owner.
+
+    Args:
+        root: The folder.
+        path: The file, relative to it.
+        data: All that shall be in it.
+        like: A file whose mode and owner it shall have instead, relative to `root` too.
 
     Raises:
         NotRegularError: There is something else than a file.
-        OSError: It can't be written, or a link is on the way (ELOOP).
+        OSError: It can't be written or given to its owner, or a link is on the way (ELOOP).
     """
     above, name = split(path)
     with folder(root, above, make=True) as fd:
-        mode: int | None = None
-        with suppress(FileNotFoundError):
-            there = os.stat(name, dir_fd=fd, follow_symlinks=False)
-            if stat.S_ISLNK(there.st_mode):
-                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
-            if not stat.S_ISREG(there.st_mode):
-                raise NotRegularError(errno.EINVAL, "not a regular file")
-            mode = stat.S_IMODE(there.st_mode) & 0o777
-        with _temporary(fd, data, mode) as made:  # a link that is put there now is replaced
+        there = _regular(fd, name)
+        if like:
+            with folder(root, split(like)[0]) as other:
+                there = _regular(other, split(like)[1])
+        with _temporary(fd, data, there) as made:  # a link that is put there now is replaced
             os.replace(made, name, src_dir_fd=fd, dst_dir_fd=fd)
 
 
@@ -92,15 +97,35 @@ def clear(root: Path, *names: str) -> None:
                 os.unlink(name, dir_fd=fd)
 
 
+def _regular(fd: int, name: str) -> os.stat_result | None:
+    """Return the status of a file in a folder; None: there is nothing.
+
+    Raises:
+        OSError: There is something else.
+    """
+    try:
+        there = os.stat(name, dir_fd=fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    if stat.S_ISLNK(there.st_mode):
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), name)
+    if not stat.S_ISREG(there.st_mode):
+        raise NotRegularError(errno.EINVAL, "not a regular file")
+    return there
+
+
 @contextmanager
-def _temporary(fd: int, data: bytes, mode: int | None = None) -> Iterator[str]:
+def _temporary(fd: int, data: bytes, like: os.stat_result | None = None) -> Iterator[str]:
     """Write a file of a name that nobody has; it is removed unless it was renamed."""
     name = f".{uuid4().hex}.tmp"
-    opened = os.open(name, NEW, FILE_MODE, dir_fd=fd)
+    opened = os.open(name, NEW, PRIVATE_MODE if like else FILE_MODE, dir_fd=fd)
     try:
         with os.fdopen(opened, "wb") as file:
-            if mode is not None:
-                os.fchmod(opened, mode)
+            if like is not None:
+                own = os.fstat(opened)
+                if (own.st_uid, own.st_gid) != (like.st_uid, like.st_gid):
+                    os.fchown(opened, like.st_uid, like.st_gid)
+                os.fchmod(opened, stat.S_IMODE(like.st_mode) & 0o777)
             file.write(data)
         yield name
     finally:

@@ -196,13 +196,11 @@ def show_settings(config: Path | None, **given: Any) -> None:
 @click.option("--write", is_flag=True, help="Merge it into the file; the old one is kept beside.")
 def client_config(client_name: str, workspace: Path, path: Path | None, write: bool) -> None:
     """Show or write the JSON that makes a client start kernelry."""
-    from dataclasses import replace
-
     from kernelry_mcp.command import clients
 
     client = clients.known_clients()[client_name]
     if path is not None:
-        client = replace(client, path=path)
+        client = client.at(path)
     try:
         config = clients.merged(client, workspace)
         if not write:
