@@ -44,7 +44,7 @@ def set_clock(monkeypatch: pytest.MonkeyPatch, jump: float) -> None:
     """Let the wall clock of this process be off by so many seconds."""
     real_time, real_now = time.time, models.now
     monkeypatch.setattr(time, "time", lambda: real_time() + jump)
-    for module in ("run", "session", "store.store"):
+    for module in ("session.run", "session.session", "store.store"):
         shifted = lambda: real_now() + timedelta(seconds=jump)  # noqa: E731
         monkeypatch.setattr(f"kernelry.{module}.now", shifted)
 

@@ -202,11 +202,11 @@ def f(): return x + 1
     done = await sessions.checkpoints.restart(session, "for the test", 5)
     assert session.record.generation == 2
     assert done.restored == (
-        "kernelry_session",
         "checkpoint",
         "context",
         "f",
         "items",
+        "kernelry_session",
         "threading",
         "x",
     )
