@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, NoReturn, Self, TypeVar
 
+import anyio
 import httpx2
 import psutil
 import pytest
@@ -36,7 +37,8 @@ MARK = "ACCEPTANCE_PLACE"  # variable by which the processes of one test are fou
 LEGACY = "2025-11-25"
 MODERN = "2026-07-28"
 ANSWER_DEADLINE = 60.0  # seconds after which a raw answer counts as missing
-HANG = 20.0  # seconds after which what takes less than one counts as stuck
+HANG = 60.0  # seconds after which something is stuck
+SILENT = ("busy_native", "blocked")  # what is said of a kernel that has not answered in time
 REQUIRE_ALL = os.environ.get("KERNELRYTEST_REQUIRE_ALL") == "1" or os.environ.get("CI") == "true"
 
 
@@ -95,6 +97,8 @@ class Place:
         ours = {f"XDG_{name}": str(folder) for name, folder in folders.items()}
         # scripts/test runs everything once with each way to start kernels.
         ours["KERNELRY_KERNEL_ENV"] = f"{MARK}={self.root}"
+        # What is gone within a guard was ended, and not given up because its server was gone.
+        ours["KERNELRY_ORPHAN_TIMEOUT"] = str(10 * HANG)
         if isolation := os.environ.get("KERNELRYTEST_ISOLATION"):
             ours["KERNELRY_ISOLATION"] = isolation
         start = os.environ.get("KERNELRYTEST_START")
@@ -115,6 +119,19 @@ class Place:
         running = [process for process in self.processes() if "serve" in process.cmdline()]
         assert len(running) == 1, running
         return running[0]
+
+    def has_fork_server(self) -> bool:
+        """Say whether the process that starts and guards kernels is up; it comes later."""
+        return bool(list(self.runtime.glob("kernelry/*/*.sock")))
+
+    def is_at_rest(self) -> bool:
+        """Say whether nothing here has anything to do: no thread runs, or would if it could."""
+        for process in self.processes():
+            for stat in Path(f"/proc/{process.pid}/task").glob("*/stat"):
+                with suppress(OSError):  # it ended meanwhile
+                    if stat.read_text().rpartition(")")[2].split()[0] in ("R", "D"):
+                        return False
+        return True
 
     def survivors(self, seconds: float) -> list[psutil.Process]:
         """Return what still runs here when `seconds` are over; nothing as soon as nothing does."""
@@ -176,6 +193,14 @@ class Agent:
         named = {} if session_id is None else {"session_id": session_id}
         return await self.ask("run_python_code", code=code, **named, **more)
 
+    async def health(self, tool: str = "get_kernel_health", **arguments: Any) -> dict[str, Any]:
+        """Ask how a kernel is that can answer, until it gets a processor in time to do so."""
+        with anyio.fail_after(HANG):
+            while True:
+                said = await self.ask(tool, **arguments)
+                if said.get("verdict", said.get("activity")) not in SILENT:
+                    return said
+
     async def value(self, expression: str, session_id: str | None = None) -> str:
         """Return the repr of an expression in a session."""
         done = await self.run(expression, session_id)
@@ -187,11 +212,19 @@ class Agent:
 
 @asynccontextmanager
 async def stdio_agent(
-    place: Place, *flags: str, mode: str = "auto", **options: Any
+    place: Place,
+    *flags: str,
+    mode: str = "auto",
+    command: tuple[str, ...] = (str(KERNELRY),),
+    **options: Any,
 ) -> AsyncIterator[Agent]:
     """Start a server over stdio and connect the official client, with its options, to it."""
+    program, *first = command
     server = StdioServerParameters(
-        command=str(KERNELRY), args=place.arguments(*flags), env=place.environment(), cwd=place.root
+        command=program,
+        args=[*first, *place.arguments(*flags)],
+        env=place.environment(),
+        cwd=place.root,
     )
     with place.log.open("a") as log:
         transport = sdk_stdio.stdio_client(server, errlog=log)
@@ -297,7 +330,7 @@ class Lines:
             self._queue.put(None)
         return line
 
-    def matching(self, pattern: str, seconds: float = 30) -> str:
+    def matching(self, pattern: str, seconds: float = HANG) -> str:
         """Return the first group of the first line that matches."""
         seen = []
         deadline = time.monotonic() + seconds
@@ -333,16 +366,42 @@ def remove_all(folder: Path) -> None:
     assert until(is_removed, HANG), folder
 
 
-def settled(measure: Callable[[], T], seconds: float = 3 * HANG) -> T:
-    """Return a measurement once it stays the same: pools fill up, caches are made."""
+def settled(place: Place, measure: Callable[[], T], seconds: float = HANG) -> T:
+    """Return a measurement once it stays the same: pools fill up, caches are made.
+
+    What only waits for a processor changes nothing either, so all must be at rest, too.
+    """
     deadline = time.monotonic() + seconds
     last, since = measure(), time.monotonic()
-    while time.monotonic() - since < 0.7:
+    while time.monotonic() - since < 0.7 or not place.is_at_rest():
         assert time.monotonic() < deadline, f"still changing: {last}"
         time.sleep(0.05)
         if (found := measure()) != last:
             last, since = found, time.monotonic()
     return last
+
+
+#: `kernelry` that lets the system know its threads by their names, as Python 3.14 does
+NAMING = """
+import ctypes, sys, threading
+from kernelry_mcp.command.cli import main
+def name(*event):
+    sys.setprofile(None)
+    ctypes.CDLL(None).prctl(15, threading.current_thread().name.encode(), 0, 0, 0)
+threading.setprofile(name)
+main(sys.argv[1:])
+"""
+NAMED_SERVER = (sys.executable, "-c", NAMING)
+POOLED = "asyncio_"  # how the threads of the event loop's pool are named: it grows to its bound
+
+
+def lasting_threads(server: psutil.Process) -> list[str]:
+    """Return the names of a NAMED_SERVER's threads; not those of the pool, which are reused."""
+    names = []
+    for comm in Path(f"/proc/{server.pid}/task").glob("*/comm"):
+        with suppress(OSError):  # it ended meanwhile
+            names.append(comm.read_text().rstrip("\n"))
+    return sorted(name for name in names if not name.startswith(POOLED))
 
 
 def accepts_connections(address: tuple[str, int]) -> bool:
@@ -475,6 +534,6 @@ def killed_at(point: str, place: Place, flags: tuple[str, ...], *, code: str, to
     with RawServer(place, flags, env={VARIABLE: point}) as victim:
         victim.tool("run_python_code", code=code)
         # The kernel of a server that has no guardian for it yet ends with it.
-        assert until(lambda: bool([*place.runtime.glob("kernelry/*/*.sock")]), 3 * HANG)
+        assert until(place.has_fork_server, HANG)
         victim.start_tool(tool)
-        assert victim.process.wait(3 * HANG) == -signal.SIGKILL
+        assert victim.process.wait(HANG) == -signal.SIGKILL

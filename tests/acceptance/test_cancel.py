@@ -8,7 +8,15 @@ from tests.faults.matrix import fault
 
 from .harness import HANG, Agent, HttpServer, Place, RawServer, http_agent, stdio_agent, until
 
-SLOW = "import time\nfor i in range(60):\n    print('line', i, flush=True)\n    time.sleep(0.1)"
+#: ends when the test lets it
+SLOW = """
+import os, time
+i = 0
+while not os.path.exists("go"):
+    print("line", i, flush=True)
+    i += 1
+    time.sleep(0.1)
+"""
 
 
 async def give_up(agent: Agent) -> str:
@@ -62,35 +70,44 @@ def test_a_call_that_is_cancelled_at_once_leaves_nothing_running(place: Place) -
         assert server.tool("run_python_code", code="kept")["results"] == ["1"]
 
 
-async def test_a_response_stream_that_closes_only_detaches(served: HttpServer) -> None:
+async def test_a_response_stream_that_closes_only_detaches(
+    served: HttpServer, place: Place
+) -> None:
     """On the newer HTTP wire a cancel and a lost connection are the same thing."""
     async with http_agent(served) as agent:
         await agent.run("1")
-        assert await outcome(agent, await give_up(agent)) == "completed"
+        execution_id = await give_up(agent)
+        (place.workspace / "go").touch()
+        assert await outcome(agent, execution_id) == "completed"
 
 
 async def test_a_cancelled_call_detaches_where_it_was_asked_to(place: Place) -> None:
     async with stdio_agent(place, "--on-cancel", "detach") as agent:
         await agent.run("1")
-        assert await outcome(agent, await give_up(agent)) == "completed"
+        execution_id = await give_up(agent)
+        (place.workspace / "go").touch()
+        assert await outcome(agent, execution_id) == "completed"
 
 
-async def test_progress_carries_the_newest_line(agent: Agent) -> None:
+async def test_progress_carries_the_newest_line(agent: Agent, place: Place) -> None:
     heard: list[str] = []
 
     async def hear(progress: float, total: float | None, message: str | None) -> None:
         heard.append(message or "")
+        (place.workspace / "go").touch()
 
     await agent.client.call_tool("run_python_code", {"code": SLOW}, progress_callback=hear)
     assert heard
     assert all(message.startswith("line ") for message in heard)
 
 
-async def test_progress_goes_on_when_output_was_spilled(agent: Agent) -> None:
+async def test_progress_goes_on_when_output_was_spilled(agent: Agent, place: Place) -> None:
     heard: list[str] = []
 
     async def hear(progress: float, total: float | None, message: str | None) -> None:
         heard.append(message or "")
+        if heard[-1].startswith("line "):
+            (place.workspace / "go").touch()
 
     code = f"print('x' * 300_000)\n{SLOW}"
     await agent.client.call_tool("run_python_code", {"code": code}, progress_callback=hear)

@@ -5,8 +5,8 @@ import io
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import anyio
 import psutil
@@ -16,19 +16,23 @@ from PIL import Image
 
 from .harness import (
     KERNELRY,
+    NAMED_SERVER,
     SCRATCH,
     Agent,
     HttpServer,
     Place,
     RawServer,
     http_agent,
+    lasting_threads,
     needed,
     settled,
     stdio_agent,
+    until,
 )
 
 MEBIBYTE = 1 << 20
 HANG = 60  # seconds after which a test is stuck
+THREADS = 50  # more than a kernel has without any of a cell
 
 
 async def test_code_that_is_silent_for_seconds_is_waited_for_and_the_next_call_is_its_own(
@@ -41,53 +45,60 @@ async def test_code_that_is_silent_for_seconds_is_waited_for_and_the_next_call_i
     assert (second["status"], second["stdout"]) == ("completed", "c\n")
 
 
-@pytest.mark.alone
 async def test_a_cell_that_times_out_has_run_once_and_nothing_of_it_is_left(
     agent: Agent, place: Place
 ) -> None:
     """D2: a timeout sent the same code again, up to four times."""
     code = "open('marks', 'a').write('x')\nwhile True: pass"
-    began = time.monotonic()
-    done = await agent.run(code, timeout=1)
+    with anyio.fail_after(HANG):  # nothing but its timeout ends it
+        done = await agent.run(code, timeout=1)
     assert done["status"] == "timed_out"
-    assert time.monotonic() - began < 4
     following = await agent.run("'free'")
     assert following["results"] == ["'free'"]
     assert following["execution_index"] == done["execution_index"] + 1
     assert (place.workspace / "marks").read_text() == "x"
 
 
-@pytest.mark.alone
-async def test_no_session_waits_for_anothers_cell_installation_or_script(agent: Agent) -> None:
+async def test_no_session_waits_for_anothers_cell_installation_or_script(
+    agent: Agent, place: Place
+) -> None:
     """D3: one busy cell, installation or script stopped the whole server."""
     for name in ("cell", "script", "free"):
         await agent.ask("create_session", session_id=name)
-    await agent.ask("save_script", name="slow", content="import time; time.sleep(3)")
-    ended = dict[str, float]()
+    # Neither can end before the test has had all its answers.
+    code = (
+        "import os, time\nopen('begun-{}', 'w').close()\n"
+        "while not os.path.exists('go'): time.sleep(0.01)"
+    )
+    await agent.ask("save_script", name="slow", content=code.format("script"))
+    ended: list[str] = []
 
     async def finish(name: str, tool: str, **arguments: object) -> None:
-        await agent.ask(tool, session_id=name, **arguments)
-        ended[name] = time.monotonic()
+        done = await agent.ask(tool, session_id=name, **arguments)
+        assert done.get("status") == "completed" or done.get("returncode") == 0, done
+        ended.append(name)
 
-    began = time.monotonic()
-    calls = 0
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(
-            lambda: finish("cell", "run_python_code", code="import time; time.sleep(3)")
-        )
-        tasks.start_soon(lambda: finish("script", "run_script", path="slow"))
-        while len(ended) < 2:
-            with anyio.fail_after(2):  # a client's own timeout can fire, too
-                await agent.ask("list_sessions")
-                assert await agent.value("40 + 2", "free") == "42"
-                health = await agent.ask("get_kernel_health", session_id="cell")
-            assert health["status"] == "healthy"
-            calls += 1
-    assert calls >= 10
-    assert max(ended.values()) - began < 5.5
+    async def ask() -> None:
+        await agent.ask("list_sessions")
+        assert await agent.value("40 + 2", "free") == "42"
+        health = await agent.health(session_id="cell")
+        assert health["status"] == "healthy"
+
+    with anyio.fail_after(HANG):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(
+                lambda: finish("cell", "run_python_code", code=code.format("cell"), wait=2 * HANG)
+            )
+            tasks.start_soon(lambda: finish("script", "run_script", path="slow", timeout=2 * HANG))
+            while len(list(place.workspace.glob("begun-*"))) < 2:
+                await ask()
+            for _ in range(10):
+                await ask()
+            assert not ended
+            (place.workspace / "go").touch()
+    assert sorted(ended) == ["cell", "script"]
 
 
-@pytest.mark.alone
 async def test_a_silent_kernel_can_be_asked_thousands_of_times_without_harm_to_others(
     agent: Agent,
 ) -> None:
@@ -100,17 +111,17 @@ async def test_a_silent_kernel_can_be_asked_thousands_of_times_without_harm_to_o
         async with at_once:
             await agent.refused("list_variables")
 
-    with anyio.fail_after(60):
+    with anyio.fail_after(2 * HANG):
         async with anyio.create_task_group() as tasks:
             for _ in range(2500):
                 tasks.start_soon(ask)
-    with anyio.fail_after(5):
+
+    with anyio.fail_after(HANG):
         assert await agent.value("40 + 2", "free") == "42"
     await agent.ask("restart_kernel")
     assert await agent.value("1+1") == "2"
 
 
-@pytest.mark.alone
 async def test_variables_are_listed_with_type_size_and_value_and_none_of_ours(agent: Agent) -> None:
     """D4: list_variables was always empty."""
     code = (
@@ -120,9 +131,8 @@ async def test_variables_are_listed_with_type_size_and_value_and_none_of_ours(ag
         "slow = Slow()"
     )
     await agent.run(code)
-    began = time.monotonic()
-    listed = await agent.ask("list_variables")
-    assert time.monotonic() - began < 2
+    with anyio.fail_after(HANG):  # the repr of `slow` never ends, so it was not called
+        listed = await agent.ask("list_variables")
     found = listed["variables"]
     assert {"x", "words", "block", "double", "slow"} <= set(found)
     assert set(found) <= {"x", "words", "block", "double", "slow", "Slow", "math", "np"}
@@ -176,21 +186,30 @@ async def test_an_explicit_session_means_the_same_whoever_switches_meanwhile(
 async def test_health_reports_memory_cpu_threads_and_the_kernels_real_process(agent: Agent) -> None:
     """D7: health knew no memory, no CPU, no threads, and no kernel was ever healthy."""
     pid = int(await agent.value("import os; os.getpid()"))
-    before = await agent.ask("get_kernel_health")
+    before = await agent.health()
     assert (before["status"], before["activity"]) == ("healthy", "idle")
     status = Path(f"/proc/{before['pid']}/status").read_text(encoding="utf-8")
     names = next(line for line in status.splitlines() if line.startswith("NSpid:"))
     assert int(names.split()[-1]) == pid  # a box counts its own processes
-    assert before["num_threads"] >= psutil.Process(before["pid"]).num_threads() - 2 > 0
+    assert before["num_threads"] > 0
     assert before["uptime"] > 0
-    await agent.run(f"block = bytearray(b'x') * (200 * {MEBIBYTE})")
+    code = (
+        f"import threading\nblock = bytearray(b'x') * (200 * {MEBIBYTE})\n"
+        f"for _ in range({THREADS}):\n"
+        "    threading.Thread(target=threading.Event().wait, daemon=True).start()"
+    )
+    await agent.run(code)
     after = await agent.ask("get_kernel_health")
+    assert after["num_threads"] > THREADS  # what else it has of them may come and go
     assert after["memory_usage"] - before["memory_usage"] >= 150 * MEBIBYTE
     assert after["peak_memory"] >= after["memory_usage"]
     spinning = await agent.run("while True: pass", wait=0)
-    busy = await agent.ask("get_kernel_health")
-    assert (busy["status"], busy["execution_id"]) == ("healthy", spinning["execution_id"])
-    assert busy["cpu_percent"] > 20
+    busy: dict[str, Any] = {"cpu_percent": 0}
+    with anyio.fail_after(HANG):  # it may get no processor while it is looked at
+        while busy["cpu_percent"] <= 20:
+            busy = await agent.ask("get_kernel_health")
+            assert busy["execution_id"] == spinning["execution_id"]
+    assert busy["status"] == "healthy"
     await agent.ask("interrupt_execution")
 
 
@@ -239,8 +258,8 @@ async def test_answers_under_concurrency_are_each_calls_own(agent: Agent) -> Non
 
     async def look(session: str) -> None:
         assert "variables" in await agent.ask("list_variables", session_id=session)
-        checked = await agent.ask("check_kernel_responsiveness", session_id=session)
-        assert checked["responsive"]
+        checked = await agent.health("check_kernel_responsiveness", session_id=session)
+        assert (checked["session_id"], checked["responsive"]) == (session, True)
 
     async with anyio.create_task_group() as tasks:
         for number in range(25):
@@ -256,12 +275,10 @@ async def test_answers_under_concurrency_are_each_calls_own(agent: Agent) -> Non
 
 
 @pytest.mark.parametrize("asking", ["input('name? ')", "import getpass; getpass.getpass()"])
-@pytest.mark.alone
 async def test_code_that_asks_for_input_raises_at_once(agent: Agent, asking: str) -> None:
     """D10: input() blocked a kernel for good."""
-    began = time.monotonic()
-    done = await agent.run(f"x = 1\n{asking}")
-    assert time.monotonic() - began < 3
+    with anyio.fail_after(HANG):  # nothing else would end it: it has no timeout
+        done = await agent.run(f"x = 1\n{asking}", wait=2 * HANG)
     assert done["status"] == "failed"
     assert done["error"]["type"] == "StdinNotImplementedError"
     assert "input()" in done["error"]["message"]
@@ -347,27 +364,31 @@ async def test_new_files_are_those_of_the_session_that_wrote_them(agent: Agent) 
     "code",
     [
         "while True: pass",
-        "import time; time.sleep(60)",
+        "import time; time.sleep(600)",
         "sum(range(10**12))",  # in C, and never gives the interpreter away
     ],
     ids=["python", "sleep", "native"],
 )
-@pytest.mark.alone
 async def test_a_busy_kernel_is_healthy_and_told_from_a_dead_one_at_once(
     agent: Agent, code: str
 ) -> None:
     """D16: a merely busy kernel was 'not responsive', and the advice was to restart it."""
     await agent.run("1")
-    await agent.run(code, wait=0)
+    running = await agent.run(code, wait=0)
     for tool in ("check_kernel_responsiveness", "get_kernel_health"):
-        began = time.monotonic()
-        said = await agent.ask(tool)
-        assert time.monotonic() - began < 0.6  # 0.3 s is the promise; two cores are shared
-        verdict = said.get("verdict", said.get("activity"))
-        assert str(verdict).startswith("busy") or verdict == "blocked", said
-        if "sum" not in code:
+        if "sum" in code:
+            with anyio.fail_after(HANG):
+                said = await agent.ask(tool)
+            verdict = said.get("verdict", said.get("activity"))
+            assert str(verdict).startswith("busy") or verdict == "blocked", said
+        else:
+            said = await agent.health(tool)
+            assert said.get("verdict", said.get("activity")) == "busy", said
             assert said.get("responsive", True) is True
             assert said.get("status", "healthy") == "healthy"
+    # No answer had to wait for the cell: it does not end by itself.
+    read = await agent.ask("get_execution", execution_id=running["execution_id"])
+    assert read["status"] == "running"
     await agent.ask("interrupt_execution", force=True)
     assert await agent.value("1+1") == "2"
 
@@ -398,12 +419,13 @@ async def test_a_stopped_kernel_is_not_responsive_and_comes_back(agent: Agent) -
     await agent.run("x = 1")
     kernel = psutil.Process((await agent.ask("get_kernel_health"))["pid"])
     kernel.suspend()
+    assert until(lambda: kernel.status() == psutil.STATUS_STOPPED, HANG)
     stopped = await agent.ask("check_kernel_responsiveness")
     assert (stopped["responsive"], stopped["verdict"]) == (False, "stopped")
     assert (await agent.ask("get_kernel_health"))["status"] == "stopped"
     kernel.resume()
     assert await agent.value("x") == "1"
-    assert (await agent.ask("check_kernel_responsiveness"))["responsive"] is True
+    assert (await agent.health("check_kernel_responsiveness"))["responsive"] is True
 
 
 async def test_the_first_output_after_a_start_or_a_restart_is_never_lost(agent: Agent) -> None:
@@ -430,27 +452,25 @@ async def test_a_deleted_sessions_kernel_may_run_its_exit_handlers(
     assert (place.workspace / "bye").read_text() == "orderly"
 
 
-async def test_restarts_leave_no_threads_sockets_or_processes_behind(
-    agent: Agent, place: Place
-) -> None:
+async def test_restarts_leave_no_threads_sockets_or_processes_behind(place: Place) -> None:
     """D19: channels were never stopped; each restart leaked threads and sockets."""
 
     def held() -> tuple[int, int, int]:
         server = place.server()
-        return server.num_fds(), server.num_threads(), len(place.processes())
+        return server.num_fds(), len(lasting_threads(server)), len(place.processes())
 
-    await agent.ask("restart_kernel")
-    await agent.run("1")
-    before = settled(held)
-    for _ in range(10):
+    # Kernels that are kept ready come and go at any time.
+    async with stdio_agent(place, "--warm", "0", command=NAMED_SERVER) as agent:
+        await agent.run("1")
+        assert until(place.has_fork_server, HANG)
         await agent.ask("restart_kernel")
         await agent.run("1")
-    after = settled(held)
-    # asyncio starts the few threads of its pool when they are first needed, at any time; of a
-    # leak there would be ten.
-    spare = (0, 3, 0)
-    allowed = [then + more for then, more in zip(before, spare, strict=True)]
-    assert all(now <= most for now, most in zip(after, allowed, strict=True)), (before, after)
+        before = settled(place, held)
+        for _ in range(10):
+            await agent.ask("restart_kernel")
+            await agent.run("1")
+        after = settled(place, held)
+    assert all(now <= then for now, then in zip(after, before, strict=True)), (before, after)
 
 
 def test_nothing_but_the_protocol_reaches_stdout(place: Place) -> None:
@@ -484,7 +504,7 @@ async def test_a_created_session_has_a_valid_new_id_a_live_kernel_and_counts_aga
     async with stdio_agent(place, "--max-sessions", "3") as agent:
         created = await agent.ask("create_session", session_id="a")
         assert (created["status"], created["session"]["kernel"]) == ("created", "idle")
-        health = await agent.ask("get_kernel_health", session_id="a")
+        health = await agent.health(session_id="a")
         assert (health["status"], psutil.pid_exists(health["pid"])) == ("healthy", True)
         await agent.run("x = 1", "a")
         taken = await agent.refused("create_session", session_id="a")

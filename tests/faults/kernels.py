@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from kernelry import Execution, ExecutionStatus, Session, Sessions
+from kernelry import Execution, ExecutionStatus, Health, Session, Sessions
 from kernelry.output.fold import Display, stream_text
 from kernelry.session.run import Run
 
@@ -57,6 +57,14 @@ async def until(condition: Callable[[], bool], what: str, seconds: float = HANG)
     while not condition():
         assert time.monotonic() < end, f"it does not come to pass that {what}"
         await asyncio.sleep(0.01)
+
+
+async def answered_health(sessions: Sessions, session: Session) -> Health:
+    """Return the health of a kernel that can answer, once it got a processor in time to do so."""
+    async with asyncio.timeout(HANG):
+        while not (found := await sessions.health(session)).responsive:
+            pass
+    return found
 
 
 def pid_of(session: Session) -> int:

@@ -1,9 +1,10 @@
 """Records to fill a store with; run as a script, the process whose writes strace breaks.
 
-    python -m tests.faults.records PATH COUNT
+    python -m tests.faults.records PATH COUNT SECONDS
 
 writes COUNT executions of session "s" into the database at PATH, prints the id of each once
-the store says that everything is saved, and in the end `unsaved N`.
+the store says that everything is saved, and in the end `unsaved N`: after SECONDS in which the
+disk is given to work again, or when everything is saved.
 """
 
 import asyncio
@@ -18,8 +19,6 @@ from kernelry.models.executions import Execution, ExecutionStatus
 from kernelry.models.sessions import SessionRecord, now
 from kernelry.output.fold import Stream
 from kernelry.store import Store
-
-SETTLE = 3.0  # seconds the disk is given to work again
 
 
 def queued(number: int, session_id: str = "s", code: str = "print(1)") -> Execution:
@@ -79,7 +78,7 @@ def integrity(path: Path) -> str:
         return verdict
 
 
-async def main(path: Path, count: int) -> None:
+async def main(path: Path, count: int, seconds: float) -> None:
     """Write, and print what is known to be saved."""
     store = Store(path)
     await store.open()
@@ -94,7 +93,7 @@ async def main(path: Path, count: int) -> None:
     for number in range(1, count + 1):
         waiting.append((await add(store, number, "x" * 3000)).id)
         report()
-    for _ in range(int(SETTLE / 0.05)):
+    for _ in range(int(seconds / 0.05)):
         if store.unsaved == 0:
             break
         await asyncio.sleep(0.05)
@@ -104,4 +103,4 @@ async def main(path: Path, count: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2])))
+    asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])))

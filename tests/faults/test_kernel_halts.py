@@ -4,8 +4,9 @@ import pytest
 
 from kernelry import ExecutionStatus, Session, Sessions, SessionSpec
 from kernelry.models.reports import Activity, HealthStatus, InterruptStep
+from kernelry.session import interrupts
 
-from .kernels import halted, pid_of, restarted, run, started, value
+from .kernels import HANG, halted, pid_of, restarted, run, started, value
 from .matrix import fault
 
 pytestmark = pytest.mark.usefixtures("bystander")
@@ -21,17 +22,20 @@ async def session(sessions: Sessions) -> Session:
     "code",
     [
         "while True: pass",
-        "import time; time.sleep(60)",
-        "import ctypes; ctypes.PyDLL(None).sleep(60)",  # holds the interpreter
+        "import time; time.sleep(600)",
+        "import ctypes; ctypes.PyDLL(None).sleep(600)",  # holds the interpreter
         "import re; re.match(r'(a+)+$', 'a' * 40 + 'b')",
-        "await __import__('asyncio').sleep(60)",
-        "!sleep 60",
+        "await __import__('asyncio').sleep(600)",
+        "!sleep 600",
     ],
     ids=["loop", "sleep", "native sleep", "regex", "await", "child"],
 )
 async def test_the_first_interrupt_ends_a_cell(
-    sessions: Sessions, session: Session, code: str
+    sessions: Sessions, session: Session, code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # A second one would only come after a time in which a kernel may get no processor.
+    monkeypatch.setattr(interrupts, "GRACES", (HANG, HANG))
+    monkeypatch.setattr(interrupts, "PROBE_DEADLINE", HANG)
     await run(sessions, session, "kept = 1")
     running = await started(sessions, session, f"print(1, flush=True)\n{code}")
     report = await session.interrupt()

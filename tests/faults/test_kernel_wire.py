@@ -23,7 +23,7 @@ from tests.acceptance.harness import Place, RawServer, remove_all
 from tests.acceptance.harness import until as happens
 
 from .conftest import Bystander
-from .kernels import HANG, restarted, run, started, until, value
+from .kernels import HANG, answered_health, restarted, run, started, until, value
 from .matrix import fault
 
 Deliver = Callable[[str, list[bytes]], None]
@@ -143,7 +143,7 @@ async def test_what_is_no_request_of_ours_is_ignored_by_the_kernel(
         assert await running.wait(HANG)
         assert running.snapshot().status is ExecutionStatus.INTERRUPTED
         assert await value(sessions, session, "kept, 'stolen' in globals()") == "(1, False)"
-        assert (await sessions.health(session)).responsive
+        assert (await answered_health(sessions, session)).responsive
     finally:
         context.destroy(linger=0)
 
@@ -232,7 +232,7 @@ async def test_a_session_goes_on_without_its_sockets_and_files(
     assert await value(sessions, session, "kept") == "1"
     stopped = await run(sessions, session, "while True: pass", timeout=0.1)
     assert stopped.status is ExecutionStatus.TIMED_OUT
-    assert (await sessions.health(session)).responsive
+    assert (await answered_health(sessions, session)).responsive
     await restarted(sessions, session)
 
 
@@ -278,7 +278,7 @@ def test_the_next_server_ends_what_it_can_not_reach_and_does_not_hang(place: Pla
             done = after.tool("run_python_code", code="1+1", session_id=name)
             assert done["results"] == ["2"]
         assert happens(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids), HANG)
-    assert not place.survivors(HANG / 3)
+    assert not place.survivors(HANG)
 
 
 # B22: somebody else attaches
@@ -325,4 +325,4 @@ async def test_a_second_client_does_not_disturb_ours(sessions: Sessions, session
         client.communicate()
     assert client.returncode == 0
     assert await value(sessions, session, "1+1") == "2"
-    assert (await sessions.health(session)).responsive
+    assert (await answered_health(sessions, session)).responsive

@@ -14,21 +14,26 @@ from tests.acceptance.harness import REPOSITORY, unavailable
 from .matrix import fault
 from .records import add_session, integrity, opened
 
+HANG = 60.0  # seconds after which a disk that works again is not used again
+HOPELESS = 3.0  # seconds for one that never works again
 
-def script_under_strace(path: Path, *inject: str) -> subprocess.CompletedProcess[str]:
+
+def script_under_strace(
+    path: Path, *inject: str, seconds: float = HOPELESS
+) -> subprocess.CompletedProcess[str]:
     """Run the script on a database with one session while system calls fail."""
     strace = shutil.which("strace")
     if strace is None:
         unavailable("there is no strace")
     injections = [option for each in inject for option in ("-e", f"inject={each}")]
     calls = ("-f", "-qq", "-o", "/dev/null", "-e", "trace=pwrite64,fsync,fdatasync")
-    script = (sys.executable, "-m", "tests.faults.records", str(path), "8")
+    script = (sys.executable, "-m", "tests.faults.records", str(path), "8", str(seconds))
     done = subprocess.run(
         [strace, *calls, *injections, *script],
         capture_output=True,
         encoding="utf-8",
         cwd=REPOSITORY,
-        timeout=60,
+        timeout=2 * HANG,
     )
     if "PTRACE" in done.stderr and "not permitted" in done.stderr:
         unavailable("strace may not trace here")
@@ -68,7 +73,7 @@ async def test_whichever_write_fails_once_nothing_is_lost(fresh: Callable[[objec
     started = 0
     for k, error in zip(range(1, 51), ["ENOSPC", "EIO"] * 25, strict=True):
         path = fresh(k)
-        done = script_under_strace(path, f"pwrite64:error={error}:when={k}")
+        done = script_under_strace(path, f"pwrite64:error={error}:when={k}", seconds=HANG)
         await check_what_was_said(path, done)
         if not done.returncode:
             started += 1

@@ -9,6 +9,7 @@ import pytest
 
 from kernelry import Config, Execution, ExecutionStatus, Sessions, SessionSpec
 from kernelry.output.fold import Display, Spill, stream_text
+from tests.faults.kernels import answered_health
 
 HANG = 60  # seconds after which a test is stuck
 SCRATCH = Path(__file__).parents[3] / ".scratch"  # filled by scripts/clients
@@ -49,7 +50,7 @@ async def test_the_whole_path_works_with_another_interpreter(config: Config, pyt
         written = await run("open('outputs/f', 'w').write('x')")
         assert written.new_files == ("outputs/f",)
         assert "raw\n" in stream_text((await run("!echo raw")).outputs, "stdout")
-        assert (await sessions.health(session)).responsive
+        assert (await answered_health(sessions, session)).responsive
         assert [item.name for item in (await session.variables(10))[0]] == ["sys"]
         kept = await sessions.checkpoints.restart(session, "for the test", HANG)
         assert kept.restored == ("sys",) and not kept.failed and not kept.checkpoint.skipped

@@ -9,6 +9,7 @@ from kernelry import ExecutionStatus, KernelState, Session, Sessions, SessionSpe
 from kernelry.errors import KernelDeadError
 from kernelry.models.reports import InterruptStep
 from kernelry.output.fold import Display, Spill, stream_text
+from kernelry.session import interrupts
 from tests.faults.kernels import run, started
 from tests.faults.matrix import fault
 
@@ -21,6 +22,14 @@ HOLD_LOCK = "import ctypes; ctypes.PyDLL(None).usleep({microseconds})"
 @pytest.fixture
 async def session(sessions: Sessions) -> Session:
     return await sessions.create(SessionSpec(id="s"))
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Interrupts that wait for a kernel which gets no processor, instead of the next step."""
+    monkeypatch.setattr(interrupts, "GRACES", (HANG, HANG))
+    monkeypatch.setattr(interrupts, "BEGIN_DEADLINE", HANG)
+    monkeypatch.setattr(interrupts, "PROBE_DEADLINE", HANG)
 
 
 async def test_variables_last_from_one_execution_to_the_next(
@@ -93,6 +102,7 @@ async def test_a_timeout_stops_the_cell_and_keeps_the_kernel(
     assert after.status is ExecutionStatus.COMPLETED
 
 
+@pytest.mark.usefixtures("patient")
 async def test_an_interrupt_says_which_step_worked(sessions: Sessions, session: Session) -> None:
     await started(sessions, session, "print(1)\nimport time\nwhile True: time.sleep(1)")
     report = await session.interrupt()
@@ -130,6 +140,7 @@ async def test_native_code_that_holds_the_interpreter_is_reported_with_its_stack
     assert (await run(sessions, session, "1")).status is ExecutionStatus.COMPLETED
 
 
+@pytest.mark.usefixtures("patient")
 async def test_an_interrupt_right_after_the_call_is_not_too_early(
     sessions: Sessions, session: Session
 ) -> None:

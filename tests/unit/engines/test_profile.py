@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kernelry.engines import forkserver
+from kernelry.engines import INSIDE, forkserver
 from kernelry.engines.forkserver import Profile
 
 
@@ -14,7 +14,7 @@ def test_a_fork_server_with_another_code_for_kernels_is_another_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = tmp_path / "inside"
-    shutil.copytree(forkserver.INSIDE.parent, copy)
+    shutil.copytree(INSIDE.parent, copy)
     monkeypatch.setattr(forkserver, "INSIDE", copy / "__main__.py")
     profile = Profile(python=Path("python"), env={}, directory=tmp_path, log_file=tmp_path / "log")
     before = profile.digest(["shell"])

@@ -14,6 +14,7 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
+HANG = 60  # seconds after which a test is stuck
 OBJECTS = st.dictionaries(st.sampled_from(["id", "method", "params", "x"]) | st.text(), VALUES)
 
 
@@ -51,4 +52,4 @@ def test_hostile_lines_are_looked_at_in_a_bounded_time() -> None:
     began = time.monotonic()
     for line in (b'{"' + b'\\"' * (8 << 20), b"[]" * (8 << 20), b"[" * (16 << 20), b'"' * TOKENS):
         outline(line)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < HANG
