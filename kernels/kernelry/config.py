@@ -78,6 +78,8 @@ class Config:
     limits: Limits = field(default_factory=Limits)
     #: presets for sessions, by name
     templates: Mapping[str, Template] = field(default_factory=dict)
+    #: whether kernels get control groups of their own where these can be had
+    control_groups: bool = True
     #: how much a session may keep as artifacts
     artifacts: ArtifactLimits = field(default_factory=ArtifactLimits)
     #: automatic checkpoints that are kept of each session

@@ -15,6 +15,7 @@ from typing import Any
 from kernelry.shielding import to_the_end
 
 F_SETSIG = 10  # Linux; the fcntl module has no name for it
+TERM_GRACE = 6.0  # seconds a program has to end in after SIGTERM; `confined` takes up to 5
 LAST_WORDS = 1.0  # seconds that what outlived the kill may hold the pipes open
 OUTPUT_BYTES = 20_000  # of each of stdout and stderr that is kept
 
@@ -42,9 +43,10 @@ async def run_program(
     """Run a program to its end, in a process group of its own, without a shell.
 
     Its output is kept up to a limit (beginning and end), and `hear` is called with all of it
-    as it comes. On timeout and on cancellation the whole group is killed before this returns;
+    as it comes. On timeout and on cancellation the whole group is ended before this returns (by
+    SIGTERM, which `confined` heeds by ending all that its program has started, then by SIGKILL);
     a timeout is returncode -9 and says so; that of a program which has ended, and left others
-    that hold its output, is its own. Should we be killed, Linux kills the group.
+    that hold its output, is its own. Should we be killed, Linux ends the group.
 
     Args:
         argv: The program and its arguments.
@@ -150,19 +152,30 @@ class Program(asyncio.SubprocessProtocol):
             await self.end()
         assert self._transport is not None
         code = self._transport.get_returncode()
+        if code == -signal.SIGTERM and note:  # how it is ended is not the reader's business
+            code = -signal.SIGKILL
         out, err = (self._kept[fd].text for fd in (1, 2))
         return Completed(returncode=-9 if code is None else code, stdout=out, stderr=err + note)
 
+    def _send(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
+
     async def end(self) -> None:
-        """Kill its group, and return when it is gone and was heard to the end.
+        """End its group, and return when it is gone and was heard to the end.
 
         Whoever has left the group and still holds the pipes open is waited for a moment only.
         """
         if self._transport is None or self._transport.is_closing():
             return  # it could not be started, or this was done
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
-        await self._ended.wait()
+        self._send(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(TERM_GRACE):
+                await self._ended.wait()
+        except TimeoutError:
+            self._send(signal.SIGKILL)
+            await self._ended.wait()
+        self._send(signal.SIGKILL)  # those of its group that had other plans for SIGTERM
         with suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORDS):
                 await self._quiet.wait()
@@ -211,11 +224,11 @@ async def _over(starting: "asyncio.Future[Any]", program: Program) -> None:
 
 @contextmanager
 def lifeline() -> Iterator[int]:
-    """Make a pipe whose other end only we hold; who owns this end is killed when we are gone."""
+    """Make a pipe whose other end only we hold; who owns this end is ended when we are gone."""
     readable, writable = os.pipe()
     try:
         if sys.platform == "linux":
-            fcntl.fcntl(readable, F_SETSIG, signal.SIGKILL)
+            fcntl.fcntl(readable, F_SETSIG, signal.SIGTERM)
             flags = fcntl.fcntl(readable, fcntl.F_GETFL)
             fcntl.fcntl(readable, fcntl.F_SETFL, flags | os.O_ASYNC)
         yield readable

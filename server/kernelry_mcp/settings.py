@@ -199,6 +199,11 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="Seconds of processor time of one execution; 0: no limit.",
     )
+    control_groups: bool | None = Field(
+        default=None,
+        description="Put each kernel into a control group of its own where Linux lets us: what "
+        "belongs to a session is known for sure then. Default: on.",
+    )
     idle_timeout: float = Field(
         default=0,
         ge=0,
@@ -399,6 +404,7 @@ class Settings(BaseSettings):
             allow_read=tuple(path.expanduser().absolute() for path in self.allow_read),
             allow_write=tuple(path.expanduser().absolute() for path in self.allow_write),
             kernel_env=tuple(self.kernel_env),
+            control_groups=self.control_groups is not False,
             limits=Limits(
                 memory=self.memory_limit if self.memory_limit >= 0 else default_memory(),
                 processes=self.process_limit,

@@ -27,11 +27,10 @@ from .test_server_deaths import (
 )
 
 HANG = 60.0
-GONE = 20.0  # seconds; less than the orphan timeout of most servers here
 LINES = 60
 LOOP = f"import time\nfor i in range({LINES}):\n    print(i)\n    time.sleep(0.02)"
 ALL_LINES = "".join(f"{i}\n" for i in range(LINES))
-FLAGS = ("--orphan-timeout", "30", "--kernel-start", "fork", "--preload", "none", "--warm", "0")
+FLAGS = ("--orphan-timeout", "600", "--kernel-start", "fork", "--preload", "none", "--warm", "0")
 
 
 def serve(place: Place, *flags: str, **env: str) -> RawServer:
@@ -67,20 +66,31 @@ def change(place: Place, statement: str, *values: object) -> None:
     connection.close()
 
 
+def has_noted_the_end(place: Place) -> bool:
+    """Say whether the one kernel there is has written down that its newest request ended."""
+    return b'"channel":"shell"' in journal_of(place).read_bytes()
+
+
 @fault("D2")
 def test_what_ended_in_time_did_not_time_out(server: RawServer, place: Place) -> None:
-    code = "import time; print('a'); time.sleep(0.3); open('ended', 'w').close()"
-    running = server.tool("run_python_code", code=code, session_id="other", wait=0, timeout=1)
+    waiting = "import os, time\nwhile not os.path.exists('go'): time.sleep(0.01)\n"
+    code = f"print('a')\n{waiting}open('ended', 'w').close()"
+    asked = time.monotonic()
+    running = server.tool("run_python_code", code=code, session_id="other", wait=0, timeout=3600)
     execution_id = running["execution_id"]
     assert until(lambda: has_printed(server, execution_id, "a\n"), HANG)
     kill(server)
-    begun = time.monotonic()
+    (place.workspace / "go").touch()
     assert until((place.workspace / "ended").exists, HANG)
-    assert until(lambda: time.monotonic() - begun > 1, HANG)
+    # Its timeout is one that it kept, however slow the machine is, and that is over by now.
+    assert until(lambda: has_noted_the_end(place), HANG)
+    timeout = time.monotonic() - asked
+    change(place, "UPDATE executions SET timeout=? WHERE id=?", timeout, execution_id)
+    assert until(lambda: time.monotonic() - asked > 2 * timeout, HANG)
     with serve(place) as after:
         done = outcome(after, execution_id)
         assert done["status"] == "completed", done
-        assert done["execution_time"] < 1, done
+        assert done["execution_time"] < timeout, done
 
 
 @fault("D2")
@@ -191,13 +201,15 @@ def test_what_ran_without_a_record_of_it_does_not_run_again(
     code = "with open('runs', 'a') as file: print('ran', file=file)"
     first = started(server, code, "other")
     outcome(server, first)
-    second = started(server, code + "\nimport time; time.sleep(1)", "other")
+    waiting = "import os, time\nwhile not os.path.exists('go'): time.sleep(0.01)"
+    second = started(server, f"{code}\n{waiting}", "other")
     assert until(lambda: (place.workspace / "runs").read_text() == "ran\n" * 2, HANG)
     kill(server)
     unsaved = "UPDATE executions SET status='queued', started_at=NULL, ended_at=NULL WHERE id=?"
     change(place, unsaved, first)
     change(place, unsaved, second)
     with serve(place) as after:
+        (place.workspace / "go").touch()
         assert outcome(after, second)["status"] == "completed"
         assert outcome(after, first)["status"] == "lost"
         after.tool("run_python_code", code="1", session_id="other")
@@ -291,10 +303,12 @@ def test_an_old_fork_server_ends_with_its_last_kernel(server: RawServer, place: 
 
     before = sockets(place)
     with serve(place, "--preload", "json") as after:
-        assert after.tool("get_kernel_health", session_id="other")["status"] == "healthy"
+        done = after.tool("run_python_code", code="1+1", session_id="other")
+        assert done["results"] == ["2"]
         assert before < sockets(place)
         after.tool("restart_kernel", session_id="other")
-        assert until(lambda: not before & sockets(place), HANG)
+        # The guardian is of the same kind, and goes on.
+        assert until(lambda: len(before & sockets(place)) == 1, HANG)
 
 
 @fault("D2")
@@ -303,20 +317,21 @@ def test_the_newest_orphan_timeout_counts(server: RawServer, place: Place) -> No
     with serve(place, "--orphan-timeout", "1") as after:
         after.tool("run_python_code", code="1", session_id="other")
         kill(after)
-    assert not place.survivors(GONE)
+    assert not place.survivors(HANG)
     with serve(place):
         pass
 
 
 @fault("D2")
-def test_a_fork_server_that_dies_is_replaced_as_guardian(server: RawServer, place: Place) -> None:
+def test_guardian_and_fork_server_that_die_are_replaced(server: RawServer, place: Place) -> None:
     pid = kernel_pid(server, "other")
     old = sockets(place)
     roots = [
         p for p in psutil.Process(server.process.pid).children() if "forkserver" in p.cmdline()
     ]
-    assert len(roots) == 1
-    roots[0].kill()
+    assert len(roots) == 2
+    for process in roots:
+        process.kill()
     server.tool("run_python_code", code="x = 1", session_id="other")
     assert until(lambda: bool(sockets(place) - old), HANG)
     assert until(lambda: is_guarded(server, pid), HANG)
@@ -350,7 +365,7 @@ def test_the_runtime_directory_of_live_sessions_is_deleted(place: Place, start: 
     with serve(place) as after:
         after.tool("restart_kernel", session_id="other")
         assert after.tool("run_python_code", code="2", session_id="other")["results"] == ["2"]
-    assert not place.survivors(GONE)
+    assert not place.survivors(HANG)
 
 
 @fault("D2")

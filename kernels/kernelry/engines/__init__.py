@@ -1,5 +1,6 @@
 """Where kernels run, and how we talk to them."""
 
+from kernelry.engines.cgroups import end_groups
 from kernelry.engines.forkserver import Profile
 from kernelry.engines.guardians import Started
 from kernelry.engines.kernel import LocalKernel
@@ -23,6 +24,7 @@ __all__ = [
     "Walls",
     "WarmKernel",
     "WarmPool",
+    "end_groups",
     "end_strays",
     "links",
     "own_paths",

@@ -1,12 +1,16 @@
-"""A control group for the memory of a kernel and all it starts, where we may make one.
+"""A control group for a kernel and all it starts, where we may make one.
 
-It catches what grows faster than anybody can look (the supervisor looks ten times a second),
-so it allows a fifth more than the limit. Most machines let only root make one, and nobody is
-told when there is none: the limit is kept without it, too. Both versions of Linux's control
-groups are known.
+No process can leave it by what it does (forks, sessions, names, variables), so it says for sure
+who belongs to a session, and ends them. It catches memory that grows faster than anybody can
+look (the supervisor looks ten times a second), so it allows a fifth more than the limit. Most
+machines let only root make one, and nobody is told when there is none: then descent tells who
+belongs together (which a session can't leave behind walls), and limits are kept by looking.
+Both versions of Linux's control groups are known.
 """
 
 import os
+import signal
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +20,8 @@ from pathlib import Path
 ROOT = Path("/sys/fs/cgroup")
 SLACK = 1.2  # of the limit; below that the supervisor acts, and knows more
 PREFIX = "kernelry-"
+END_DEADLINE = 2.0  # seconds to end all that is in a group
+END_PAUSE = 0.002  # seconds between looks at what still lives then
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +37,7 @@ class Hierarchy:
 
 
 @dataclass(frozen=True, slots=True)
-class MemoryGroup:
+class Group:
     """The group of one kernel."""
 
     #: its folder
@@ -47,6 +53,31 @@ class MemoryGroup:
             counts = dict(line.split() for line in lines if len(line.split()) == 2)
             return int(counts.get("oom_kill", 0)) > 0
         return False
+
+    @property
+    def members(self) -> list[int]:
+        """The pids in it, those of zombies left out; none if it is gone."""
+        with suppress(OSError):
+            text = (self.folder / "cgroup.procs").read_text(encoding="ascii")
+            return [int(word) for word in text.split()]
+        return []
+
+    def end(self) -> int:
+        """Kill all that is in it, and wait until it is gone; return how many that were.
+
+        Takes up to `END_DEADLINE` seconds: not for the event loop.
+        """
+        ended = set(self.members)
+        with suppress(OSError):
+            (self.folder / "cgroup.kill").write_text("1", encoding="ascii")
+        deadline = time.monotonic() + END_DEADLINE
+        while (left := self.members) and time.monotonic() < deadline:
+            ended |= set(left)
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(END_PAUSE)
+        return len(ended)
 
     def remove(self) -> None:
         """Remove it; a process that is still dying keeps it for the next start of a server."""
@@ -79,24 +110,25 @@ def has_memory(folder: Path) -> bool:
     return False
 
 
-def limit_memory(name: str, pids: Iterable[int], limit: int) -> MemoryGroup | None:
+def make_group(name: str, pids: Iterable[int], limit: int) -> Group | None:
     """Put processes into a group of their own; what they start is in it, too.
 
     Args:
         name: What no other group is called.
         pids: The processes; those that are gone are left out.
-        limit: Bytes that they shall use; 0: no group is made.
+        limit: Bytes of memory that they shall use; 0: as many as they like.
 
     Returns:
         The group; None: none can be made here.
     """
-    found = hierarchy() if limit else None
+    found = hierarchy()
     if found is None:
         return None
-    group = MemoryGroup(found.folder / f"{PREFIX}{name}", found.events)
+    group = Group(found.folder / f"{PREFIX}{name}", found.events)
     try:
         group.folder.mkdir(exist_ok=True)
-        (group.folder / found.limit).write_text(str(round(limit * SLACK)), encoding="ascii")
+        if limit:
+            (group.folder / found.limit).write_text(str(round(limit * SLACK)), encoding="ascii")
         if (whole := group.folder / "memory.oom.group").exists():
             whole.write_text("1", encoding="ascii")  # all of it goes, not a child here and there
         for pid in pids:
@@ -108,11 +140,20 @@ def limit_memory(name: str, pids: Iterable[int], limit: int) -> MemoryGroup | No
     return group
 
 
-def known_group(name: str) -> MemoryGroup | None:
+def known_group(name: str) -> Group | None:
     """Return the group that a server before has made."""
     found = hierarchy()
     folder = found.folder / f"{PREFIX}{name}" if found else None
-    return MemoryGroup(folder, found.events) if found and folder and folder.is_dir() else None
+    return Group(folder, found.events) if found and folder and folder.is_dir() else None
+
+
+def end_groups(names: Iterable[str]) -> int:
+    """End what is in the groups of kernels that are gone, and the groups; count processes."""
+    ended = 0
+    for group in filter(None, map(known_group, names)):
+        ended += group.end()
+        group.remove()
+    return ended
 
 
 def remove_unused() -> None:

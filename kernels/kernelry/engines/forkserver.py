@@ -180,11 +180,6 @@ class ForkServer:
             process.tell_code(self._early_exits.get(pid))
         return process
 
-    def give_up_forking(self) -> None:
-        """Have a later server take it for a guardian only."""
-        with suppress(OSError):
-            self._socket.send(json.dumps({"op": "guard"}).encode())
-
     async def aclose(self) -> None:
         """End the fork server, and all its kernels that are not down already."""
         await self.end()

@@ -1,8 +1,10 @@
-"""Start a fork server, and find those that a dead server has left.
+"""Start guardian and fork server, and find those that a dead server has left.
 
-A server has one fork server, started in the background. What an earlier server of the same
-state directory left is found by its socket in the runtime directory: it goes on as ours if
-it was started as ours would be, and else guards its kernels until they are gone.
+The first process of a server is its guardian: a fork server that prepares nothing, so that it
+is there in milliseconds. It spawns kernels, and knows all others. The fork server proper comes
+in the background. What an earlier server of the same state directory left is found by its
+socket in the runtime directory: it goes on as ours if it was started as ours would be, and
+else guards its kernels until they are gone.
 """
 
 import asyncio
@@ -12,11 +14,13 @@ import os
 import secrets
 import socket
 import subprocess
-from dataclasses import dataclass, field
+import sys
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from kernelry.engines.forkserver import ForkServer, Inventory, Profile
-from kernelry.engines.launch import log_tail, write_private
+from kernelry.engines.launch import log_tail
 from kernelry.engines.walls import INSIDE
 from kernelry.errors import KernelStartError
 
@@ -24,6 +28,7 @@ log = logging.getLogger(__name__)
 
 START_DEADLINE = 120.0  # seconds for the imports, also the slow ones on a slow disk
 SOCKETS = "*.sock"
+GUARDIAN = "none"  # how far it prepares kernels
 
 
 @dataclass(slots=True)
@@ -75,6 +80,22 @@ def connect(path: Path) -> socket.socket:
     return connection
 
 
+async def start_guardian(profile: Profile) -> tuple[ForkServer | None, Started]:
+    """Start a guardian, in our own interpreter: no session can write that one.
+
+    Args:
+        profile: What the fork server is, or would be, started with.
+
+    Returns:
+        The guardian, or None if it can't be had here, and what it said.
+    """
+    own = replace(profile, python=Path(sys.executable), preloads=())
+    started = Started()
+    digest = profile.digest((GUARDIAN,))
+    server, _ = await _start_once(own, GUARDIAN, [], started, digest)
+    return server, started
+
+
 async def start_fork_server(
     profile: Profile, level: str, digest: str = ""
 ) -> tuple[ForkServer | None, Started]:
@@ -82,7 +103,7 @@ async def start_fork_server(
 
     Args:
         profile: What it is started with.
-        level: "shell", "imports" or "none": how much it prepares.
+        level: "shell" or "imports": how much it prepares.
         digest: By which a later server knows what this one is good for.
 
     Returns:
@@ -120,10 +141,8 @@ async def _start_once(
         "profile": digest,
         "lifeline": str(profile.lifeline or ""),
     }
-    config_file = profile.directory / f"{name}.forkserver"
-    write_private(config_file, config)
     try:
-        popen = _start_process(profile, config_file, writable)
+        popen = _start_process(profile, level, config, writable)
     except OSError as error:
         started.why = f"can't start {profile.python}: {error.strerror or error}"
         os.close(readable)
@@ -136,8 +155,6 @@ async def _start_once(
         popen.kill()
         await asyncio.to_thread(popen.wait)
         raise
-    finally:
-        config_file.unlink(missing_ok=True)
     if not started.level:
         popen.kill()
         await asyncio.to_thread(popen.wait)
@@ -146,9 +163,12 @@ async def _start_once(
     return ForkServer(connect(path), popen), None
 
 
-def _start_process(profile: Profile, config_file: Path, report_fd: int) -> subprocess.Popen[bytes]:
+def _start_process(
+    profile: Profile, level: str, config: dict[str, Any], report_fd: int
+) -> subprocess.Popen[bytes]:
+    options = ("-I", "-S") if level == GUARDIAN else ("-P",)  # it needs no packages
     return subprocess.Popen(
-        [str(profile.python), "-P", str(INSIDE), "forkserver", str(config_file)],
+        [str(profile.python), *options, str(INSIDE), "forkserver", json.dumps(config)],
         env=profile.env,
         cwd="/",
         stdin=subprocess.DEVNULL,

@@ -6,7 +6,7 @@ import signal
 from contextlib import suppress
 from typing import Any
 
-from kernelry.engines.cgroups import MemoryGroup, known_group, limit_memory
+from kernelry.engines.cgroups import Group, known_group, make_group
 from kernelry.engines.forkserver import ForkServer
 from kernelry.engines.process import Exit, KernelProcess, boot_id, end_strays
 from kernelry.engines.walls import Walls
@@ -32,8 +32,8 @@ class LocalKernel:
         self.channels = channels
         #: the fork server that ends it when no server comes for it; None: nobody does yet
         self.guardian: ForkServer | None = None
-        #: the control group for its memory; None: there is none
-        self.group: MemoryGroup | None = None
+        #: the control group of all its processes; None: there is none
+        self.group: Group | None = None
         self._connection = connection
         self._tidying: asyncio.Future[int] | None = None
         process.on_exit(self._on_exit)
@@ -58,11 +58,11 @@ class LocalKernel:
         """Say whether Linux killed something of it because its memory was used up."""
         return self.group is not None and self.group.has_killed
 
-    def limit_memory(self) -> None:
+    def make_group(self) -> None:
         """Put it into a control group of its own, where there can be one."""
         pids = (self.process.pid, *self.process.halves, self.process.leader)
         name, limit = self._connection.path.name, self.walls.limits.memory
-        self.group = limit_memory(name, pids, limit)
+        self.group = make_group(name, pids, limit)
 
     def find_group(self) -> None:
         """Find the control group that a server before has made for it."""
@@ -120,9 +120,15 @@ class LocalKernel:
                 )
                 await self.process.wait(grace)
         await self.process.kill(family)
+        await self._end_group()
         if self._tidying is not None:
             await self._tidying
         self.release()
+
+    async def _end_group(self) -> None:
+        """End what is still in its control group, however it got away from its family."""
+        if self.group is not None and self.group.members:
+            await asyncio.to_thread(self.group.end)
 
     async def drain(self) -> None:
         """Take what a dead kernel sent before it went."""
@@ -138,10 +144,12 @@ class LocalKernel:
 
     def _on_exit(self, ended: Exit) -> None:
         self.channels.give_up(f"the kernel has ended ({ended})")
+        loop = asyncio.get_running_loop()
         if not self.process.has_heir:
             name = self._connection.path.name
-            loop = asyncio.get_running_loop()
             self._tidying = loop.run_in_executor(None, end_strays, [name])
+        elif self.group is not None:
+            self._tidying = loop.run_in_executor(None, self.group.end)
 
     def leave(self) -> None:
         """Close the channels and leave the kernel as it is, for the next server."""

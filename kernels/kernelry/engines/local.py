@@ -11,7 +11,7 @@ import logging
 import os
 import secrets
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,13 @@ import zmq
 
 from kernelry.engines.cgroups import remove_unused
 from kernelry.engines.forkserver import ForkServer, Inventory, Profile
-from kernelry.engines.guardians import Started, find_fork_servers, start_fork_server
+from kernelry.engines.guardians import (
+    GUARDIAN,
+    Started,
+    find_fork_servers,
+    start_fork_server,
+    start_guardian,
+)
 from kernelry.engines.kernel import LocalKernel, handshake, remove_files
 from kernelry.engines.launch import Launch
 from kernelry.engines.process import FAMILY_DEADLINE, Exit, KernelProcess, boot_id, kill_family
@@ -38,7 +44,6 @@ START_DEADLINE = 60.0  # seconds from the start of a process to its answer
 TEST_DEADLINE = 20.0  # seconds a forked kernel has to pass the start-up test
 REPLACEMENTS = 5  # times that a fork server which died is replaced without being needed
 LEVELS = ("shell", "imports")  # how far a fork server prepares its kernels; best first
-GUARDIAN = "none"  # it prepares nothing, it only looks after kernels that are spawned
 
 
 class LocalEngine:
@@ -50,6 +55,7 @@ class LocalEngine:
         new_probe: Returns a launch of a private directory of its own, to try a fork server by.
         mode: "fork": a kernel that can't be forked is an error; "spawn": each is a fresh
             process, and the fork server is only their guardian; "auto": what works.
+        groups: Whether kernels get control groups, where these can be had.
     """
 
     def __init__(
@@ -59,21 +65,25 @@ class LocalEngine:
         new_probe: Callable[[], Launch],
         *,
         mode: str,
+        groups: bool = True,
     ) -> None:
         self._runtime = runtime
+        self._groups = groups
         self._profile = profile
         self._mode = mode
         self._context: zmq.Context[Any] = zmq.Context()
         self._server: ForkServer | None = None
         self._level = ""
         self._server_lock = asyncio.Lock()
+        self._guardian: ForkServer | None = None
+        self._guardian_lock = asyncio.Lock()
         self._kernels: list[LocalKernel] = []
         self._inherited: list[tuple[ForkServer, Inventory]] = []
         self._claimed: set[int] = set()
         self._lifelines: list[int] = []
         self._hold_lifeline()
         self._new_probe = new_probe
-        self._replacing: asyncio.Task[None] | None = None
+        self._starting: set[asyncio.Task[None]] = set()  # guardians and fork servers
         self._replaced = 0
         self._killed: list[psutil.Process] = []
         #: what the fork server said when it started; None: it has not been started
@@ -82,16 +92,23 @@ class LocalEngine:
     @property
     def can_fork(self) -> bool:
         """Say whether a kernel can be forked at once."""
-        return self._has_guardian and self._level != "none"
+        return is_alive(self._server)
 
     @property
     def fork_server_pid(self) -> int:
-        """The process that kernels are forked from, or that guards them; 0: none yet."""
-        return self._server.pid if self._server is not None and self._has_guardian else 0
+        """The process that kernels are forked from, or else that guards them; 0: none yet."""
+        found = (server for server in (self._server, self._guardian) if is_alive(server))
+        return next((server.pid for server in found if server is not None), 0)
 
     @property
-    def _has_guardian(self) -> bool:
-        return self._server is not None and not self._server.is_closed
+    def guardian_pids(self) -> tuple[int, ...]:
+        """The processes that look after kernels when this one is gone."""
+        return tuple(server.pid for server in self._servers())
+
+    def begin(self) -> None:
+        """Start the guardian, beside what else is to be done; kernels that start wait for it."""
+        if self._profile is not None:
+            self._soon(self._see_to_guardian())
 
     async def start(
         self, launch: Launch, *, fresh: bool = False, deadline: float = START_DEADLINE
@@ -123,9 +140,12 @@ class LocalEngine:
             await process.kill()
             kernel.release()
             raise
-        kernel.limit_memory()
+        if self._groups:
+            kernel.make_group()
         self._kernels = [k for k in self._kernels if k.process.exit is None] + [kernel]
-        await self._watch_all(self._server)
+        if guardian is not self._guardian and self._guardian is not None:
+            # Should the fork server go together with us, somebody else must know of it.
+            await self._guardian.watch(process, f"{kernel.record.path}.launch")
         return kernel
 
     async def find_inherited(self) -> None:
@@ -136,11 +156,13 @@ class LocalEngine:
         wanted = self._profile.digest(self._levels)
         for server, inventory in self._inherited:
             await server.wait_for_servers(self._profile.orphan_timeout)
-            if inventory.profile == wanted and not self._has_guardian:
+            if inventory.profile == self._profile.digest((GUARDIAN,)):
+                if not is_alive(self._guardian):
+                    self._take_guardian(server)
+            elif inventory.profile == wanted and not is_alive(self._server):
                 self._take_server(server, inventory.level)
-                if inventory.level != "none":
-                    preloaded = list(self._profile.preloads)
-                    self.started = Started(level=inventory.level, preloaded=preloaded)
+                preloaded = list(self._profile.preloads)
+                self.started = Started(level=inventory.level, preloaded=preloaded)
 
     def adopt(self, record: KernelRecord) -> LocalKernel | Exit:
         """Take over a kernel of an earlier server; say how it ended if it has.
@@ -152,8 +174,11 @@ class LocalEngine:
         launch = f"{record.path}.launch"
         sockets = (Path(f"{record.path}-{PORTS[name]}") for name in ("shell", "iopub", "control"))
         is_reachable = all(path.is_socket() for path in sockets)
-        mine = record.boot == boot_id() and process_start(record.pid) == record.started
-        for server, inventory in self._inherited:
+        mine = is_same_process(record)
+        # Its parent is asked first, which knows how it ends.
+        for server, inventory in sorted(
+            self._inherited, key=lambda found: record.pid in found[1].strangers
+        ):
             if launch in inventory.exits:
                 return Exit(inventory.exits[launch])
             if inventory.kernels.get(launch) == record.pid and mine and is_reachable:
@@ -177,7 +202,8 @@ class LocalEngine:
                 with suppress(ProcessLookupError):
                     await server.adopt(pid, "", knows_exit=False).kill()
                     ended += 1
-            if server is not self._server and not self._claimed & set(inventory.kernels.values()):
+            is_ours = server in (self._server, self._guardian)
+            if not is_ours and not self._claimed & set(inventory.kernels.values()):
                 await server.aclose()
         return ended
 
@@ -185,7 +211,7 @@ class LocalEngine:
         """Start the fork server if there is none, and try it; say whether kernels can be forked.
 
         Each level is tried by forking a kernel that must run ``1 + 1``; the next simpler one
-        is taken if it does not. At the last one kernels are spawned, and it guards them.
+        is taken if it does not. Where none does, the guardian spawns kernels.
 
         Raises:
             KernelStartError: They can't, and it was asked for explicitly.
@@ -194,10 +220,9 @@ class LocalEngine:
             return False
         async with self._server_lock:
             levels = self._levels if not self._level else (self._level,)
-            for level in () if self._has_guardian else levels:
+            for level in () if is_alive(self._server) else levels:
                 if server := await self._start_server(self._profile, level):
                     self._take_server(server, level)
-                    await self._watch_all(server)
                     break
         if self._mode == "fork" and not self.can_fork:
             why = self.started.why if self.started else ""
@@ -205,28 +230,38 @@ class LocalEngine:
             raise KernelStartError(msg)
         return self.can_fork
 
+    async def ensure_guardian(self) -> ForkServer | None:
+        """Return the guardian, which is started if there is none; None: it can't be had here."""
+        if self._profile is None:
+            return None
+        async with self._guardian_lock:
+            if not is_alive(self._guardian):
+                private_directory(self._runtime)
+                server, started = await start_guardian(self._profile)
+                if server is None:
+                    log.warning("there is no guardian for kernels: %s", started.why)
+                    return None
+                self._take_guardian(server)
+                await self._watch_all(server)
+            return self._guardian
+
     @property
     def _levels(self) -> tuple[str, ...]:
-        return {"fork": LEVELS, "spawn": (GUARDIAN,)}.get(self._mode, (*LEVELS, GUARDIAN))
+        return () if self._mode == "spawn" else LEVELS
 
     async def _start_server(self, profile: Profile, level: str) -> ForkServer | None:
         server, started = await start_fork_server(profile, level, profile.digest(self._levels))
-        # Before it is tried: until then nobody guards the first kernels of a server.
-        await self._watch_all(server)
-        if level == GUARDIAN:
-            return server
         self.started = started
         for name, why in started.refused.items():
             log.warning("not preloaded: %s (%s)", name, why)
         try:
             passes = server is not None and await self._passes_test(server)
         except BaseException:
-            if server is not None:  # untried, but by now it guards the first kernels
-                server.give_up_forking()
-                self._inherited.append((server, Inventory()))
+            if server is not None:
+                server.end()
             raise
         if server is not None and not passes:
-            await server.end(spare=True)
+            await server.end()
             return None
         return server
 
@@ -234,28 +269,50 @@ class LocalEngine:
         self._server, self._level = server, level
         server.on_death = self._on_server_death
 
+    def _take_guardian(self, server: ForkServer) -> None:
+        self._guardian = server
+        server.on_death = self._on_guardian_death
+
     def _on_server_death(self) -> None:
-        """Replace a fork server that died: kernels without a guardian end with us."""
+        """Replace a fork server that died; the guardian has its kernels."""
         if self._replaced < REPLACEMENTS:
             self._replaced += 1
-            self._replacing = asyncio.ensure_future(self._replace_server())
+            self._soon(self._replace_server())
+
+    def _on_guardian_death(self) -> None:
+        """Replace the guardian: kernels that nobody guards would end with us."""
+        if self._replaced < REPLACEMENTS:
+            self._replaced += 1
+            self._soon(self._see_to_guardian())
+
+    def _soon(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._starting.add(task)
+        task.add_done_callback(self._starting.discard)
+
+    async def _see_to_guardian(self) -> None:
+        try:
+            await self.ensure_guardian()
+        except (KernelryError, OSError) as error:  # the next start of a kernel tries it again
+            log.warning("the guardian can't be started: %s", error)
 
     async def _replace_server(self) -> None:
         try:
             private_directory(self._runtime)
+            if (guardian := await self.ensure_guardian()) is not None:
+                await self._watch_all(guardian)
             await self.ensure_fork_server()
-        except KernelryError as error:  # the next start of a kernel tries it again
+        except (KernelryError, OSError) as error:  # the next start of a kernel tries it again
             log.warning("the fork server died and can't be replaced: %s", error)
 
-    async def _watch_all(self, server: ForkServer | None) -> None:
-        """Give kernels that no living fork server guards to this one."""
-        if server is None or server.is_closed:
-            return
+    async def _watch_all(self, server: ForkServer) -> None:
+        """Tell a guardian of all kernels that are not its own children."""
         for kernel in self._kernels:
-            unguarded = kernel.guardian is None or kernel.guardian.is_closed
-            if unguarded and kernel.process.exit is None:
+            if kernel.guardian is server or kernel.process.exit is not None:
+                continue
+            if not is_alive(kernel.guardian):
                 kernel.guardian = server
-                await server.watch(kernel.process, f"{kernel.record.path}.launch")
+            await server.watch(kernel.process, f"{kernel.record.path}.launch")
 
     def _reattach(
         self, process: KernelProcess, guardian: ForkServer, record: KernelRecord
@@ -272,7 +329,9 @@ class LocalEngine:
     def _retire(self, guardian: ForkServer) -> None:
         """End a fork server of an earlier server that has no kernel of ours any more."""
         alive = (kernel for kernel in self._kernels if kernel.process.exit is None)
-        if guardian is not self._server and all(k.guardian is not guardian for k in alive):
+        if guardian in (self._server, self._guardian):
+            return
+        if all(kernel.guardian is not guardian for kernel in alive):
             guardian.end(spare=True)
 
     async def _passes_test(self, server: ForkServer) -> bool:
@@ -317,9 +376,11 @@ class LocalEngine:
 
     async def aclose(self) -> None:
         """End the fork servers and give everything back; all kernels must be down."""
-        if self._replacing is not None:
-            self._replacing.cancel()
-            await asyncio.wait([self._replacing])
+        starting = list(self._starting)
+        for task in starting:
+            task.cancel()
+        if starting:
+            await asyncio.wait(starting)
         for server in self._servers():
             await server.aclose()
         self._close()
@@ -331,14 +392,13 @@ class LocalEngine:
         self._close()
 
     def _servers(self) -> list[ForkServer]:
-        servers = {id(server): server for server, _ in self._inherited}
-        if self._server is not None:
-            servers[id(self._server)] = self._server
-        return [server for server in servers.values() if not server.is_closed]
+        found = [server for server, _ in self._inherited]
+        found += [server for server in (self._server, self._guardian) if server is not None]
+        return [server for server in dict.fromkeys(found) if not server.is_closed]
 
     def _close(self) -> None:
-        if self._replacing is not None:
-            self._replacing.cancel()
+        for task in list(self._starting):
+            task.cancel()
         self._context.destroy(linger=0)
         for fd in self._lifelines:
             os.close(fd)
@@ -359,21 +419,34 @@ class LocalEngine:
         died = self._server is not None and self._server.is_closed
         # A box is made around a fresh process only.
         must_spawn = fresh or launch.walls.isolation is Isolation.BOX
-        if died or (self._mode == "fork" and not must_spawn):
+        if not must_spawn and (died or self._mode == "fork"):
             await self.ensure_fork_server()
-        for _ in range(2):
-            server = self._server
-            if server is None or server.is_closed:
+        for _ in range(2):  # it may have died, and this request be the first to notice
+            forker = self._server if not must_spawn and is_alive(self._server) else None
+            server = forker or await self.ensure_guardian()
+            if server is None:
                 break
-            start = server.spawn if must_spawn or self._level == GUARDIAN else server.fork
+            start = server.spawn if forker is None else server.fork
             try:
                 return await start(launch, connection, deadline=deadline), server
             except KernelStartError:
                 if not server.is_closed:
                     raise
-            # It had died, and this request was the first to notice.
-            await self.ensure_fork_server()
+            if forker is not None:
+                await self.ensure_fork_server()
         return await spawn(launch, connection, deadline=deadline), None
+
+
+def is_alive(server: ForkServer | None) -> bool:
+    """Say whether there is a fork server, or a guardian, that answers as far as we know."""
+    return server is not None and not server.is_closed
+
+
+def is_same_process(record: KernelRecord) -> bool:
+    """Say whether the process of a record still is; one that can't be told is never ours."""
+    if not (record.pid > 0 and record.started > 0 and record.boot):
+        return False
+    return record.boot == boot_id() and process_start(record.pid) == record.started
 
 
 def hold_lifeline(path: Path) -> int:

@@ -1,13 +1,26 @@
-"""Processes as Linux shows them: start one, find its family, end it. No psutil here."""
+"""Processes as Linux shows them: start one, find its family, wait for its end, end it.
+
+No psutil here. Whoever waits believes only real ends: a child can stage stops (by ptrace), and
+what it stages is no exit.
+"""
 
 import contextlib
+import ctypes
 import os
 import signal
+import time
 from typing import Any
 
 READY_FD = 3  # descriptor at which a spawned kernel finds its ready pipe
 #: a link is no file of a session, and a FIFO without a reader would block
 OWN_FILE = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+PR_SET_CHILD_SUBREAPER = 36
+PAUSE = 0.002  # seconds between looks at what was killed and is not gone yet
+
+
+def inherit_orphans() -> None:
+    """Become the parent of what our children, and theirs, leave behind."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def spawn(launch: dict[str, Any], ready_fd: int) -> int:
@@ -37,7 +50,7 @@ def start_time(pid: int) -> int:
 
 
 def children(pid: int) -> list[int]:
-    """Return the pids of the children of a process's main thread and all others."""
+    """Return the pids of the children of all threads of a process."""
     found: list[int] = []
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):
@@ -58,3 +71,42 @@ def kill(pid: int) -> None:
     """Send SIGKILL to a process that may be gone."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, signal.SIGKILL)
+
+
+def next_end() -> tuple[int, int] | None:
+    """Return pid and exit code of a child that has ended; None: none has, or there is none.
+
+    The code is negative for a signal. A child that only stops, since it had itself traced by
+    its parent (PTRACE_TRACEME), is killed: nobody here would let it go on.
+    """
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return None
+        if pid == 0:
+            return None
+        if os.WIFEXITED(status) or os.WIFSIGNALED(status):
+            return pid, os.waitstatus_to_exitcode(status)
+        kill(pid)
+
+
+def end_children(seconds: float) -> bool:
+    """Kill our children, and what they leave us, until there are none; say whether that is so.
+
+    Without a pause as long as there are new ones: what starts processes faster than we look
+    would outlive us.
+    """
+    deadline = time.monotonic() + seconds
+    known: set[int] = set()
+    while found := children(os.getpid()):
+        for pid in found:
+            kill(pid)
+        while next_end() is not None:
+            pass
+        if time.monotonic() > deadline:
+            return False
+        if known >= set(found):
+            time.sleep(PAUSE)
+        known = set(found)
+    return True

@@ -30,7 +30,11 @@ class KernelSource:
         self._levels = levels
         self._is_forking = config.kernel_start == "fork"
         self.engine = LocalEngine(
-            launches.state.runtime, launches.profile(), launches.fresh, mode=config.kernel_start
+            launches.state.runtime,
+            launches.profile(),
+            launches.fresh,
+            mode=config.kernel_start,
+            groups=config.control_groups,
         )
         self._pool = WarmPool(self.engine, config.warm, launches.fresh)
 
@@ -56,6 +60,7 @@ class KernelSource:
             KernelStartError: Kernels can't be forked, and nothing else is allowed.
         """
         await self.engine.find_inherited()
+        self.engine.begin()
         if self._is_forking:  # what can't be had is an error now, not later
             await self.engine.ensure_fork_server()
 
@@ -111,11 +116,10 @@ class KernelSource:
         return str(found)
 
     async def find_guardian(self) -> None:
-        """See to it that somebody looks after kernels that are left: a young server has nobody."""
-        with suppress(TimeoutError, KernelryError):
+        """See to it that somebody looks after kernels that are left."""
+        with suppress(TimeoutError, KernelryError, OSError):
             async with asyncio.timeout(GUARDIAN_DEADLINE):
-                await self._pool.settled.wait()
-                await self.engine.ensure_fork_server()
+                await self.engine.ensure_guardian()
 
     async def drain(self) -> None:
         """End the kernels that nobody took."""

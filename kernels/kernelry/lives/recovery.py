@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 from kernelry.beneath import reading, writing
 from kernelry.crashpoints import crash_point
-from kernelry.engines import Exit, LocalEngine, end_strays
+from kernelry.engines import Exit, LocalEngine, end_groups, end_strays
 from kernelry.models import Execution, ExecutionStatus, KernelRecord, SessionRecord, SessionStatus
 from kernelry.paths import StateDirectory
 from kernelry.session import Session, with_what_ran
@@ -124,6 +124,7 @@ class Recovery:
         # From here on every kernel that lives is a session's: what files say is final.
         self.report.kernels_ended = await self._engine.end_unclaimed()
         dead = await asyncio.to_thread(self._find_unclaimed, kernels)
+        await asyncio.to_thread(end_groups, dead)
         await asyncio.to_thread(end_strays, dead)
         for name in self._sessions:
             await self._conclude(name, ends.get(name))
@@ -195,12 +196,8 @@ class Recovery:
         kept = {session.directory.name for session in self._sessions.values()}
         sockets = {Path(kernels[name].path).name for name in self.report.adopted}
         garbage = [path for path in entries(self._state.sessions) if path.name not in kept]
-        garbage += [
-            path
-            for path in entries(self._state.runtime)
-            if path.suffix == ".forkserver" or (path.is_dir() and path.name not in sockets)
-        ]
-        return garbage
+        runtime = entries(self._state.runtime)
+        return garbage + [path for path in runtime if path.is_dir() and path.name not in sockets]
 
 
 def last_report(database: Path) -> tuple[datetime, RecoveryReport] | None:

@@ -164,7 +164,13 @@ class Supervisor:
         return [
             Usage()
             if kernel is None
-            else measure(kernel.process, kernel.walls.isolation, limits.memory, sizes.get(name, 0))
+            else measure(
+                kernel.process,
+                kernel.walls.isolation,
+                limits.memory,
+                sizes.get(name, 0),
+                kernel.group.members if kernel.group is not None else (),
+            )
             for name, kernel, limits in kernels
         ]
 

@@ -73,11 +73,14 @@ class SharedMemory:
         return found
 
 
-def measure(process: KernelProcess, isolation: Isolation, limit: int, shared: int) -> Usage:
+def measure(
+    process: KernelProcess, isolation: Isolation, limit: int, shared: int, known: Collection[int]
+) -> Usage:
     """Read what a kernel and all that it started use.
 
     Args:
         process: The kernel.
+        known: Pids that are known to belong to it, whatever they descend from.
         isolation: Its level; a box has a /dev/shm of its own.
         limit: Bytes of memory it may use; 0: it does not matter how much.
         shared: Bytes of files in /dev/shm that are known to be its.
@@ -86,6 +89,8 @@ def measure(process: KernelProcess, isolation: Isolation, limit: int, shared: in
     if isolation is Isolation.BOX:
         shared = used_of(Path(f"/proc/{leader}/root{SHARED}"))
     members = family(leader)
+    if known:
+        members += set(known) - {*members, process.pid, *process.halves}
     memory = sum(map(resident, members)) + shared
     if limit and memory > NEAR * limit:
         memory = sum(map(proportional, members)) + shared

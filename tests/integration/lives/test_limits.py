@@ -23,6 +23,7 @@ from kernelry.models.sessions import Isolation
 from kernelry.session import steering
 from kernelry.session.session import Session
 from kernelry.session.usage import Usage, quantity
+from tests.faults.kernels import until
 from tests.faults.matrix import fault
 
 GIGABYTE = 10**9
@@ -151,7 +152,8 @@ async def test_files_in_shared_memory_go_with_the_kernel_that_made_them(
 async def test_too_many_processes_are_killed_and_counted(
     sessions: Sessions, session: Session
 ) -> None:
-    code = "import os, time\nfor i in range(500):\n    if not os.fork(): time.sleep(60)"
+    # It does not end before it is looked at.
+    code = "import os, time\nfor i in range(500):\n    if not os.fork(): break\ntime.sleep(600)"
     ended = await run(sessions, session, code)
     assert ended.error is not None
     assert ended.error.message.startswith("killed: ")
@@ -194,15 +196,27 @@ async def test_a_session_that_is_busy_or_paused_is_never_suspended_for_being_unu
     sessions: Sessions,
 ) -> None:
     session = await sessions.create(SessionSpec(id="busy", limits={"idle_seconds": 0.01}))
-    code = "import kernelry_session, time\ntime.sleep(3)\nkernelry_session.checkpoint()\nkept = 1"
+    code = (
+        "import kernelry_session, os, time\n"
+        "while not os.path.exists('go'): time.sleep(0.01)\n"
+        "while not os.path.exists('end'): kernelry_session.checkpoint()\n"
+        "kept = 1"
+    )
     running = await sessions.run(session, code)
     assert await running.begun.wait()
+
+    async def check(status: SessionStatus) -> None:
+        """Check the status once the policy was at work: another session is suspended by it."""
+        other = await sessions.create(SessionSpec(limits={"idle_seconds": 0.01}))
+        await until(lambda: other.record.status is SessionStatus.SUSPENDED, "it is suspended")
+        assert session.record.status is status
+
+    await check(SessionStatus.ACTIVE)
+    (sessions.workspace.root / "go").touch()
     await steering.steer(session, "pause", by="a test", wait=HANG)
-    other = await sessions.create(SessionSpec(id="other", limits={"idle_seconds": 0.01}))
-    (event,) = await sessions.events.read(topics=["session.suspended"], wait=HANG)
-    assert event.session_id == other.id  # the policy was at work meanwhile
-    assert session.record.status is SessionStatus.PAUSED
+    await check(SessionStatus.PAUSED)
     await steering.steer(session, "resume", by="a test", wait=HANG)
+    (sessions.workspace.root / "end").touch()
     assert await running.wait(HANG)
     assert running.snapshot().status is ExecutionStatus.COMPLETED
 

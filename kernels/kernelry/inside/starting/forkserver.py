@@ -24,15 +24,26 @@ import struct
 import sys
 import threading
 import time
+import traceback
 from typing import Any, NoReturn
 
-from ..processes import children, family, kill, spawn, start_time
+from ..processes import (
+    children,
+    end_children,
+    family,
+    inherit_orphans,
+    kill,
+    next_end,
+    spawn,
+    start_time,
+)
 
 PACKET_BYTES = 1 << 16
 EXITS_KEPT = 1000  # exit codes remembered for servers that ask later
 LISTED_AT_ONCE = 100  # kernels or exit codes in one packet of a list
 END_DEADLINE = 5.0  # seconds to end everything in; what is stuck in the system stays
-END_PAUSE = 0.005  # seconds between looks at what still lives then
+STRAYS_DEADLINE = 0.2  # seconds in which nothing else is done but to end strays
+RETRY = 20.0  # milliseconds until they are looked for again
 CREDENTIALS = struct.Struct("3i")  # pid, uid, gid of SO_PEERCRED
 
 
@@ -44,17 +55,20 @@ class BecomeKernel(BaseException):
         self.ready_fd = ready_fd
 
 
-def main(config_file: str) -> None:
-    """Run a fork server until it is told to end, or nobody wants it any more."""
-    with open(config_file, encoding="utf-8") as file:
-        config = json.load(file)
+def main(config_text: str) -> None:
+    """Run a fork server until it is told to end, or nobody wants it any more.
+
+    Args:
+        config_text: What it is told, as JSON; no secret.
+    """
+    config = json.loads(config_text)
     report = Report(config["report_fd"])
     become_daemon(config["log_file"])
-    from . import launcher
-
-    launcher.prctl(launcher.PR_SET_CHILD_SUBREAPER, 1)
+    inherit_orphans()
     level = config["level"]
     if level != "none":
+        from . import launcher
+
         level = launcher.prepare(with_shell=level == "shell")
         preload(config["preloads"], report, optional=config["optional"])
     gc.collect()
@@ -67,6 +81,8 @@ def main(config_file: str) -> None:
     except BecomeKernel as become:
         child = become
     # Outside of the handler: a cell's exception must not have ours as its context.
+    from . import launcher
+
     launcher.run_forked(child.launch, child.ready_fd)
 
 
@@ -154,6 +170,7 @@ class ForkServer:
         self._exits: dict[str, tuple[int, int]] = {}  # launch file -> pid, exit code
         self._clients: dict[int, socket.socket] = {}
         self._orphaned_at: float | None = time.monotonic()
+        self._has_strays = False
         self._was_wanted = False
         # While we hold it, kernels live; see launcher.hold_on_to.
         self._lifeline = os.open(config["lifeline"], os.O_RDWR) if config["lifeline"] else -1
@@ -176,19 +193,39 @@ class ForkServer:
         self._poller.register(self._wake_in, select.POLLIN)
         while True:
             for fd, _ in self._poller.poll(self._patience()):
-                if fd == self._listener.fileno():
-                    self._accept()
-                elif fd == self._wake_in:
-                    self._reap()
-                elif fd in self._watched:
-                    self._unwatch(fd)
-                else:
-                    self._answer(fd)
+                try:
+                    self._serve(fd)
+                except Exception:  # whatever one kernel or request brings, the others live on
+                    traceback.print_exc()
+                    self._drop(fd)
+            if self._has_strays:
+                self._end_strays()
             if self._is_abandoned():
                 self._end()
 
+    def _serve(self, fd: int) -> None:
+        if fd == self._listener.fileno():
+            self._accept()
+        elif fd == self._wake_in:
+            self._reap()
+        elif fd in self._watched:
+            self._unwatch(fd)
+        elif fd in self._clients:
+            self._answer(fd)
+
+    def _drop(self, fd: int) -> None:
+        """Have nothing to do with a client any more; any other descriptor stays."""
+        if (client := self._clients.pop(fd, None)) is None:
+            return
+        self._poller.unregister(fd)
+        client.close()
+        if not self._clients:
+            self._orphaned_at = time.monotonic()
+
     def _patience(self) -> float | None:
-        """Return milliseconds until we are abandoned; None: somebody is there."""
+        """Return milliseconds until there is something to do anyway; None: never."""
+        if self._has_strays:
+            return RETRY
         if self._orphaned_at is None:
             return None
         left = self._orphaned_at + self._orphan_timeout - time.monotonic()
@@ -220,11 +257,7 @@ class ForkServer:
         except OSError:
             data = b""
         if not data:
-            self._poller.unregister(fd)
-            del self._clients[fd]
-            client.close()
-            if not self._clients:
-                self._orphaned_at = time.monotonic()
+            self._drop(fd)
             return
         request = json.loads(data)
         match request["op"]:
@@ -238,8 +271,6 @@ class ForkServer:
                 self._list(client)
             case "patience":
                 self._orphan_timeout = request["seconds"]
-            case "guard":
-                self._profile = ""
             case "end":
                 self._end(spare=request.get("spare", False))
 
@@ -251,7 +282,12 @@ class ForkServer:
             self._refuse(client, request, ready_fd, error)
             return
         if pid == 0:
-            raise BecomeKernel(self._read_launch_in_child(request["launch"]), ready_fd)
+            try:
+                launch = self._read_launch_in_child(request["launch"])
+            except BaseException:  # nobody but a kernel may go on from here
+                traceback.print_exc()
+                os._exit(1)
+            raise BecomeKernel(launch, ready_fd)
         self._introduce(client, request, pid, ready_fd)
 
     def _spawn(self, client: socket.socket, request: dict[str, Any], ready_fd: int) -> None:
@@ -330,16 +366,13 @@ class ForkServer:
         with contextlib.suppress(BlockingIOError):
             while os.read(self._wake_in, 512):
                 pass
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                break
-            if pid in self._kernels:
-                self._note_exit(pid, os.waitstatus_to_exitcode(status))
+        self._note_ends()
         self._end_strays()
+
+    def _note_ends(self) -> None:
+        while (end := next_end()) is not None:
+            if end[0] in self._kernels:
+                self._note_exit(*end)
 
     def _note_exit(self, pid: int, code: int) -> None:
         launch = self._kernels.pop(pid)
@@ -350,10 +383,18 @@ class ForkServer:
             self._send(client, {"exited": pid, "code": code})
 
     def _end_strays(self) -> None:
-        """Kill children that are no kernels: those of a kernel that died become ours."""
-        for pid in children(os.getpid()):
-            if pid not in self._kernels:
+        """Kill children that are no kernels: those of a kernel that died become ours.
+
+        What starts others faster than that is gone at once, or is looked for again soon.
+        """
+        deadline = time.monotonic() + STRAYS_DEADLINE
+        while strays := [pid for pid in children(os.getpid()) if pid not in self._kernels]:
+            for pid in strays:
                 kill(pid)
+            self._note_ends()
+            if time.monotonic() > deadline:
+                break
+        self._has_strays = bool(strays)
 
     def _send(self, client: socket.socket, packet: dict[str, Any], fds: list[int] = []) -> bool:  # noqa: B006  # never changed
         try:
@@ -377,15 +418,7 @@ class ForkServer:
         for pid in self._kernels:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)
-        deadline = time.monotonic() + END_DEADLINE
-        with contextlib.suppress(ChildProcessError):  # nobody is left
-            while time.monotonic() < deadline:
-                # Whoever dies leaves us its children, until there are none.
-                for pid in children(os.getpid()):
-                    kill(pid)
-                while os.waitpid(-1, os.WNOHANG)[0]:
-                    pass
-                time.sleep(END_PAUSE)
+        end_children(END_DEADLINE)  # whoever dies leaves us its children, until there are none
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
         os._exit(0)

@@ -8,7 +8,6 @@ what it bounds (output, see budget.py).
 """
 
 import contextlib
-import ctypes
 import faulthandler
 import fcntl
 import json
@@ -22,11 +21,10 @@ import traceback
 from types import ModuleType
 from typing import Any, TextIO
 
-from ..processes import OWN_FILE
+from ..processes import OWN_FILE, inherit_orphans
 from ..walls import guard, limits
 
 LOG_BYTES = 1 << 20  # size of a kernel's own log, which is turned over once
-PR_SET_CHILD_SUBREAPER = 36
 F_SETSIG = 10  # Linux; the fcntl module has no name for it
 DEBUGGER = "ipykernel.debugger"
 CHANNELS = ("shell", "stdin", "control", "iopub")
@@ -160,7 +158,7 @@ def hold_on_to(lifeline: str) -> None:
     """
     if not lifeline:
         return
-    prctl(PR_SET_CHILD_SUBREAPER, 1)  # what our children leave behind stays in our tree
+    inherit_orphans()  # what our children leave behind stays in our tree
     fd = os.open(lifeline, os.O_RDONLY | os.O_NONBLOCK)
     fcntl.fcntl(fd, fcntl.F_SETOWN, -os.getpgrp())
     fcntl.fcntl(fd, F_SETSIG, signal.SIGKILL)
@@ -168,11 +166,6 @@ def hold_on_to(lifeline: str) -> None:
     with contextlib.suppress(BlockingIOError):
         os.read(fd, 1)  # it blocks while somebody is there
         os._exit(0)  # they went before we asked
-
-
-def prctl(option: int, value: int) -> None:
-    """Set an attribute of this process."""
-    ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
 
 def enable_stack_dumps(path: str) -> None:

@@ -31,6 +31,9 @@ NUMBER_AT, ARCH_AT, ARGUMENTS_AT = 0, 4, 16  # in struct seccomp_data
 AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_VSOCK = 1, 2, 10, 16, 40
 SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET, TYPE_MASK = 1, 2, 5, 0xF
 IPPROTO_TCP, IPPROTO_UDP = 6, 17
+CLONE_PARENT = 0x00008000
+PTRACE_TRACEME = 0
+PR_SET_CHILD_SUBREAPER = 36
 NEW_NAMESPACE = 0x7E020000  # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C
 PRIO_PROCESS, IOPRIO_WHO_PROCESS = 0, 1
@@ -69,6 +72,7 @@ X86_64 = Machine(
         "sched_setscheduler": 144, "sched_setparam": 142, "sched_setattr": 314,
         "sched_setaffinity": 203, "ioprio_set": 251, "migrate_pages": 256,
         "move_pages": 279, "iopl": 172, "ioperm": 173, "inotify_init": 253, "inotify_init1": 294,
+        "ptrace": 101, "prctl": 157,
     },
 )  # fmt: skip
 AARCH64 = Machine(
@@ -91,7 +95,7 @@ AARCH64 = Machine(
         "msgrcv": 188, "mq_open": 180, "mq_unlink": 181, "prlimit64": 261,
         "setpriority": 140, "sched_setscheduler": 119, "sched_setparam": 118,
         "sched_setattr": 274, "sched_setaffinity": 122, "ioprio_set": 30,
-        "migrate_pages": 238, "move_pages": 239, "inotify_init1": 26,
+        "migrate_pages": 238, "move_pages": 239, "inotify_init1": 26, "ptrace": 117, "prctl": 167,
     },
 )  # fmt: skip
 MACHINES = {"x86_64": X86_64, "aarch64": AARCH64}
@@ -161,6 +165,11 @@ def early_rules(*, network: bool, sees_all: bool) -> list[Rule]:
         # glibc and Python do without it when it is missing; its flags can't be looked at.
         Rule("clone3", error=errno.ENOSYS),
         Rule("clone", (Test(0, "&", NEW_NAMESPACE),)),
+        # By these a process would leave the family of its session: as a child of its parent's
+        # parent, or as an orphan of somebody else's; by the third it would stop for its guardian.
+        Rule("clone", (Test(0, "&", CLONE_PARENT),)),
+        Rule("prctl", (Test(0, "==", PR_SET_CHILD_SUBREAPER), Test(1, "==", 0))),
+        Rule("ptrace", (Test(0, "==", PTRACE_TRACEME),)),
         Rule("ioctl", (Test(1, "==", TIOCSTI),)),
         Rule("ioctl", (Test(1, "==", TIOCLINUX),)),
         # Datagrams go to anybody's socket, also from one of a pair; SOCK_RAW is the same there.
