@@ -1,6 +1,6 @@
 """From messages to outputs, and from outputs to text and pictures."""
 
-from kernelry.output import fold
+from kernelry.output import fold, taking
 from kernelry.output.fold import (
     Display,
     Error,
@@ -43,5 +43,6 @@ __all__ = [
     "saved_in",
     "spill_of",
     "stream_text",
+    "taking",
     "text_of",
 ]

@@ -266,7 +266,9 @@ async def hear_last_words(run: Run, journal: Path) -> None:
         run: The execution, with what came live.
         journal: The kernel's file.
     """
-    kept = Run(run.execution)
+    if run.passed:
+        return
+    kept = run.again()
     catch_up = CatchUp(kept, journal)
     await catch_up.read_file()
     catch_up.settle()
