@@ -146,3 +146,16 @@ REMEMBERED_BYTES = _bound(
     "bytes",
     "the oldest are read from the database",
 )
+
+# What a kernel answers
+
+_ANSWERS = "answers of a kernel"
+VARIABLE_CHARS = _bound(_ANSWERS, "name, type or description of a variable", 200, "characters", CUT)
+SHAPE = _bound(_ANSWERS, "dimensions of one", 32, "numbers", CUT)
+MODULES = _bound(_ANSWERS, "modules that were loaded before an installation", 1000, "names", CUT)
+MODULE_CHARS = _bound(_ANSWERS, "the name of one", 200, "characters", CUT)
+ERROR_CHARS = _bound(_ANSWERS, "why it could not do something", 1000, "characters", CUT)
+SAVED_NAMES = _bound(_ANSWERS, "names in a checkpoint", 100_000, "names", "it is not kept")
+LEFT_OUT = _bound(_ANSWERS, "names that a checkpoint leaves out", 10_000, "names", "it is not kept")
+REPLAY_BYTES = _bound(_ANSWERS, "what it kept for the next server", 64 * MIB, "bytes", ENDS_RUN)
+REPLAY_LINES = _bound(_ANSWERS, "messages in that", 500_000, "messages", ENDS_RUN)

@@ -225,9 +225,9 @@ class Checkpoints:
             outcome = await saving.finish(begun.kernel, begun.checkpoint.id)
             done = replace(
                 begun.checkpoint,
-                python=str(outcome["python"]),
-                variables=tuple(map(str, outcome["variables"])),
-                skipped=saving.left_out(outcome["skipped"]),
+                python=outcome.python,
+                variables=outcome.variables,
+                skipped=outcome.skipped,
             )
         # From here on it comes to be, whoever is gone.
         return await self.unfinished.finish(self._keep_it(done, begun.session))
@@ -286,9 +286,9 @@ class Checkpoints:
         return Restoration(
             checkpoint=checkpoint,
             session_id=session.id,
-            restored=tuple(map(str, told["restored"])),
-            failed=saving.left_out(told["failed"]),
-            warnings=tuple(map(str, told["warnings"])),
+            restored=told.restored,
+            failed=told.failed,
+            warnings=told.warnings,
         )
 
     @asynccontextmanager

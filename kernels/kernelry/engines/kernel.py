@@ -6,13 +6,15 @@ import signal
 from contextlib import suppress
 from typing import Any
 
+from kernelry import bounds
 from kernelry.engines.cgroups import MemoryGroup, known_group, limit_memory
 from kernelry.engines.forkserver import ForkServer
 from kernelry.engines.process import Exit, KernelProcess, boot_id, end_strays
 from kernelry.engines.walls import Walls
 from kernelry.errors import KernelSilentError, KernelStartError
-from kernelry.messaging import Channels, Connection, Entry, Message, parse
+from kernelry.messaging import Channels, Connection, Entry, Message, parse, understood
 from kernelry.models import KernelRecord
+from kernelry.output import taking
 
 RESEND_AFTER = 0.1  # seconds without IOPub after which readiness is asked for again
 SHUTDOWN_GRACE = 0.5  # seconds an asked kernel has to run its exit handlers
@@ -80,29 +82,37 @@ class LocalKernel:
         """Return what the kernel published after number `since` of its journal.
 
         Raises:
-            KernelSilentError: It did not answer in time.
+            KernelSilentError: It did not answer in time, or nothing that makes sense.
+            PassedError: It has more than a kernel keeps.
         """
         entries: list[Entry] = []
-        more = True
+        size, more = 0, True
         while more:
             after = entries[-1].seq if entries else since
             answer = await self.request("replay", deadline=REPLAY_DEADLINE, since=after)
-            page = parse(answer["lines"])
+            with understood("replay"):
+                size += sum(map(len, answer["lines"]))
+                page = parse(answer["lines"])
+                more = bool(answer["more"] and page and page[-1].seq > after)
             entries += page
-            more = bool(answer["more"] and page)
+            if size > bounds.REPLAY_BYTES or len(entries) > bounds.REPLAY_LINES:
+                raise bounds.PassedError("more than a kernel keeps for the next server")
         return entries
 
     async def request(self, op: str, *, deadline: float, **args: Any) -> Any:
         """Ask the helper inside the kernel; it answers while a cell runs.
 
         Raises:
-            KernelSilentError: No answer in time, or the helper failed.
+            KernelSilentError: No answer in time, or the helper failed. What the answer says is
+                the kernel's word: read it in a block of `understood`.
         """
         content = {"op": op, "args": args}
         reply = await self.channels.ask("control", "kernelry_request", content, deadline=deadline)
         if reply.get("status") != "ok":
-            raise KernelSilentError(f"the kernel could not tell: {reply.get('error')}")
-        return reply["answer"]
+            why = taking.line(reply.get("error"), bounds.ERROR_CHARS)
+            raise KernelSilentError(f"the kernel could not tell: {why}")
+        with understood(op):
+            return reply["answer"]
 
     def interrupt(self) -> None:
         """Send SIGINT to the kernel and its children; wake it first if it is halted."""

@@ -9,13 +9,13 @@ from kernelry.output.fold import (
     Spill,
     Stream,
     clip,
-    plain,
     readable,
     spill_of,
     stream_text,
     text_of,
 )
 from kernelry.output.images import SAVED, image_bytes, images_of, save_images, saved_files, saved_in
+from kernelry.output.taking import plain
 from kernelry.output.transcript import SPILL_BYTES, Page, Source, Transcript, beyond, cut
 
 __all__ = [

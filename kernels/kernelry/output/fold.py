@@ -5,16 +5,14 @@ error; and one of ours, `Spill`, which stands where an execution's text went pas
 the kernel sends (kernelry/inside/kernel/budget.py) and its rest is in a file.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kernelry import bounds
 from kernelry.output import taking
+from kernelry.output.taking import ANSI, CONTROL, plain
 
-ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
-CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 IMAGE_MIMES = ("image/png", "image/jpeg", "image/gif", "image/webp", "image/svg+xml")
 OVERFLOW = "kernelry_overflow"
 SPILLED = ("stdout", "stderr", "display")  # what a kernel counts
@@ -304,11 +302,6 @@ def spill_from(content: Mapping[str, Any]) -> Spill:
             name: taking.words(tails[name], bounds.TAIL_CHARS) for name in SPILLED if name in tails
         },
     )
-
-
-def plain(text: str) -> str:
-    """Return `text` without ANSI escapes and control characters."""
-    return CONTROL.sub("", ANSI.sub("", text))
 
 
 def readable(text: str) -> str:

@@ -15,6 +15,20 @@ from kernelry import bounds
 JSON_MIME = re.compile(r"application/(?:.*\+)?json")
 
 
+ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+
+
+def plain(text: str) -> str:
+    """Return `text` without ANSI escapes and control characters."""
+    return CONTROL.sub("", ANSI.sub("", text))
+
+
+def line(value: object, most: int) -> str:
+    """Return what should be a name or a few words, to be shown as they are."""
+    return plain(words(value, most))
+
+
 def words(value: object, most: int) -> str:
     """Return what should be text, at most so many characters of it."""
     return (value if isinstance(value, str) else as_json(value, most))[:most]

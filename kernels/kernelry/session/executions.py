@@ -18,20 +18,21 @@ from kernelry import bounds
 from kernelry.artifacts import captures
 from kernelry.crashpoints import crash_point
 from kernelry.engines import Exit, LocalKernel
-from kernelry.errors import StoreError
-from kernelry.messaging import Message
+from kernelry.errors import KernelSilentError, StoreError
+from kernelry.messaging import Message, understood
 from kernelry.models import Execution, ExecutionStatus, InterruptStep, SessionRecord
 from kernelry.output import save_images
 from kernelry.session import interrupts
 from kernelry.session.adoption import CatchUp, hear_last_words, with_late_output
 from kernelry.session.late import LateOutput
 from kernelry.session.notes import Notes
-from kernelry.session.run import Run
+from kernelry.session.run import NO_REPLY, Run
 from kernelry.session.services import Services, isolated
 
 log = logging.getLogger(__name__)
 
 CATCH_UP_GRACE = 2.0  # seconds an adopted kernel has to say what it did before a timeout counts
+LOOK_PERIOD = 5.0  # seconds between looks whether a kernel forgot to answer
 IDLE_GRACE = 2.0  # seconds after the reply for the rest of the output
 
 
@@ -391,8 +392,22 @@ class Executions:
                 await self._time_out(run)
                 return
             with suppress(TimeoutError):
-                async with asyncio.timeout(left):
+                async with asyncio.timeout(min(left or LOOK_PERIOD, LOOK_PERIOD)):
                     await run.ended.wait()
+            if run.idle.is_set() and not run.ended.is_set():
+                await self._look_for_reply(run)
+
+    async def _look_for_reply(self, run: Run) -> None:
+        """Conclude an execution that the kernel is done with and has not answered."""
+        kernel = self._owner.kernel
+        with suppress(KernelSilentError):
+            if kernel is not None:
+                status = await kernel.request("status", deadline=LOOK_PERIOD)
+                with understood("status"):
+                    is_over = status["msg_id"] != run.id
+                if is_over and not run.ended.is_set():
+                    run.lose(NO_REPLY)
+                    run.ended.set()
 
     async def _time_out(self, run: Run) -> None:
         run.stop_as = ExecutionStatus.TIMED_OUT

@@ -17,7 +17,7 @@ from kernelry.errors import InvalidArgumentError, KernelSilentError
 from kernelry.events import check_data, check_topic
 from kernelry.messaging import UNSOUND, Message
 from kernelry.models import Execution, ExecutionStatus, Question, SessionRecord, SessionStatus
-from kernelry.output import plain, taking
+from kernelry.output import taking
 from kernelry.session.run import Run
 from kernelry.session.services import Services
 
@@ -190,7 +190,7 @@ class Notes:
 
 def short(words: object) -> str:
     """Return what a note says in words, no longer than those of the kernel's own module."""
-    return plain(taking.words(words, bounds.NOTE_CHARS))
+    return taking.line(words, bounds.NOTE_CHARS)
 
 
 def with_changes(

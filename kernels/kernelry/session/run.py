@@ -43,7 +43,8 @@ class Run:
         allowance: bounds.Allowance = bounds.DEFAULT,
     ) -> None:
         self.execution = execution
-        self._allowance = allowance
+        #: how much of its output is taken
+        self.allowance = allowance
         self.fold = OutputFold(allowance)
         #: which bound its output has passed; empty: none
         self.passed = ""
@@ -208,7 +209,7 @@ class Run:
 
     def again(self) -> "Run":
         """Return the same execution, to be heard from its beginning; its notes wait for `take`."""
-        return Run(self.execution, allowance=self._allowance)
+        return Run(self.execution, allowance=self.allowance)
 
     def take(self, kept: "Run") -> None:
         """Take the rest of what was heard of this execution from what its kernel kept of it."""
@@ -320,16 +321,16 @@ class Run:
     def _report(self, reply: dict[str, Any]) -> tuple[str, ...]:
         """Take the kernel's report on the execution; return the files that it made."""
         report = taking.table(reply.get("kernelry"))
-        self._hint = taking.words(report.get("hint", ""), HINT_CHARS)
+        self._hint = taking.line(report.get("hint", ""), HINT_CHARS)
         if missed := report.get("missed"):
-            by, action = (taking.words(missed[key], HINT_CHARS) for key in ("by", "action"))
+            by, action = (taking.line(missed[key], HINT_CHARS) for key in ("by", "action"))
             asked = f"{by} asked to {action} it"
             self._hint = self._hint or f"{asked}, but it ended before a safe point"
         before, after = report.get("memory", (0, 0))
         progress = report.get("progress", self.execution.progress)
         self.execution = replace(
             self.execution,
-            progress=plain(taking.words(progress, bounds.NOTE_CHARS)),
+            progress=taking.line(progress, bounds.NOTE_CHARS),
             memory_before=taking.number(before),
             memory_after=taking.number(after),
         )
@@ -349,8 +350,8 @@ class Run:
             error = ExecutionError(type="Cancelled", message="the kernel did not run it")
             return ExecutionStatus.CANCELLED, error
         error = ExecutionError(
-            type=plain(taking.words(reply.get("ename", "Error"), bounds.ENAME_CHARS)),
-            message=plain(taking.words(reply.get("evalue", ""), bounds.EVALUE_CHARS)),
+            type=taking.line(reply.get("ename", "Error"), bounds.ENAME_CHARS),
+            message=taking.line(reply.get("evalue", ""), bounds.EVALUE_CHARS),
             traceback=plain("\n".join(taking.lines(reply.get("traceback")))),
         )
         if taking.table(reply.get("kernelry")).get("stopped") and error.type == STOPPED:
