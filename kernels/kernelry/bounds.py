@@ -159,3 +159,25 @@ SAVED_NAMES = _bound(_ANSWERS, "names in a checkpoint", 100_000, "names", "it is
 LEFT_OUT = _bound(_ANSWERS, "names that a checkpoint leaves out", 10_000, "names", "it is not kept")
 REPLAY_BYTES = _bound(_ANSWERS, "what it kept for the next server", 64 * MIB, "bytes", ENDS_RUN)
 REPLAY_LINES = _bound(_ANSWERS, "messages in that", 500_000, "messages", ENDS_RUN)
+
+# What a session leaves in files
+
+_FILES = "files of a session"
+WORKERS = _bound(_FILES, "threads that read or remove them", 2, "threads", "the rest waits")
+WORK_WAITING = _bound(_FILES, "pieces of work that wait", 200, "", "refused: session_busy")
+WORK_SECONDS = _share(_FILES, "wait for one piece of work", 120, "seconds", "refused: session_busy")
+END_SECONDS = _share(
+    _FILES, "wait of an end for what goes on", 2, "seconds", "the next start takes care of it"
+)
+REMOVE_SECONDS = _share(
+    _FILES, "wait for their removal", 2, "seconds", "it goes on, and nobody waits"
+)
+JOURNAL_BYTES = _bound(_FILES, "its journal", REPLAY_BYTES, "bytes", CUT)
+SPILL_BYTES = _bound(_FILES, "one file of spilled output", GIB, "bytes", CUT)
+NAMES = _bound(_FILES, "names of one folder", 100_000, "names", "the rest is looked at later")
+CHECKPOINT_FACTOR = _bound(
+    _FILES, "a checkpoint", 4, "times the memory of the machine", "it is not kept"
+)
+EXPORT_IMAGES = _bound(_FILES, "saved images in one notebook", 256 * MIB, "bytes", "left out")
+STACKS_BYTES = _bound(_FILES, "stacks that a stuck kernel wrote", 256 * KIB, "bytes", CUT)
+LOG_BYTES = _bound(_FILES, "the end of its log", 64 * KIB, "bytes", CUT)

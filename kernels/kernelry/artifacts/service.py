@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from kernelry.apart import Apart
 from kernelry.artifacts import records
 from kernelry.artifacts.models import Artifact, ArtifactQuery
 from kernelry.artifacts.reading import content_of, guess
@@ -51,6 +52,7 @@ class Artifacts:
         self._workspace = workspace
         self._limits = limits
         self._unfinished = Unfinished()
+        self._apart = Apart()
 
     async def open(self) -> None:
         """Remove what a server before was writing.
@@ -229,7 +231,7 @@ class Artifacts:
         def write() -> Blob:
             return self._blobs.write(_bounded(chunks(), self._limits.size))
 
-        blob = await asyncio.to_thread(write)
+        blob = await self._apart.run(session_id, write)
         artifact = Artifact(
             id=f"art-{secrets.token_hex(8)}",
             session_id=session_id,
@@ -266,7 +268,7 @@ class Artifacts:
                 return work(source)
 
         try:
-            return await asyncio.to_thread(read)
+            return await self._apart.run(artifact.session_id, read)
         except DamagedError as error:
             await self.get(artifact.id)  # it may have been deleted meanwhile
             msg = (

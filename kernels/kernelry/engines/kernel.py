@@ -1,12 +1,13 @@
 """One running kernel: its process, its channels, and what can be asked of them."""
 
 import asyncio
-import shutil
 import signal
 from contextlib import suppress
 from typing import Any
 
 from kernelry import bounds
+from kernelry.apart import in_thread
+from kernelry.beneath import put_aside, remove_tree
 from kernelry.engines.cgroups import MemoryGroup, known_group, limit_memory
 from kernelry.engines.forkserver import ForkServer
 from kernelry.engines.process import Exit, KernelProcess, boot_id, end_strays
@@ -131,7 +132,7 @@ class LocalKernel:
                 await self.process.wait(grace)
         await self.process.kill(family)
         if self._tidying is not None:
-            await self._tidying
+            await asyncio.wait([self._tidying], timeout=bounds.END_SECONDS)
         self.release()
 
     async def drain(self) -> None:
@@ -150,8 +151,7 @@ class LocalKernel:
         self.channels.give_up(f"the kernel has ended ({ended})")
         if not self.process.has_heir:
             name = self._connection.path.name
-            loop = asyncio.get_running_loop()
-            self._tidying = loop.run_in_executor(None, end_strays, [name])
+            self._tidying = in_thread(end_strays, [name], name="strays")
 
     def leave(self) -> None:
         """Close the channels and leave the kernel as it is, for the next server."""
@@ -197,6 +197,13 @@ async def handshake(kernel: LocalKernel, deadline: float | None) -> None:
 
 
 def remove_files(connection: Connection) -> None:
-    """Remove a kernel's sockets and files from the runtime directory."""
-    if connection.path.parent.name == connection.path.name:  # its own, as this version makes it
-        shutil.rmtree(connection.path.parent, ignore_errors=True)
+    """Remove a kernel's sockets and files from the runtime directory, whatever is there.
+
+    Its name is gone at once; nobody waits for the rest, which the next start finishes.
+    """
+    folder = connection.path.parent
+    if folder.name != connection.path.name:  # not its own, as this version makes it
+        return
+    aside = put_aside(folder)
+    if aside is not None:
+        in_thread(remove_tree, aside, name=f"remove {folder.name}")

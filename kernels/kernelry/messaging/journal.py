@@ -33,7 +33,7 @@ class Entry:
 
 def read_journal(path: Path) -> list[Entry] | None:
     """Return what the file at `path` holds; None if there is no such file."""
-    data = _read(path, bounds.REPLAY_BYTES)
+    data = _read(path, bounds.JOURNAL_BYTES)
     return None if data is None else parse(data.split(b"\n"))
 
 

@@ -171,7 +171,8 @@ class Executions:
         """Keep the images that an execution showed, and note where they are."""
         ran = run.execution
         stem = f"{ran.session_id}-{ran.index}"
-        saved = await save_images(ran.outputs, self._services.workspace, stem)
+        where, apart = self._services.workspace, self._services.apart
+        saved = await save_images(ran.outputs, where, stem, apart, ran.session_id)
         run.execution = replace(run.execution, outputs=saved)
 
     async def withdraw(self, run: Run, why: str) -> bool:

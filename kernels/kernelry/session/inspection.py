@@ -15,7 +15,6 @@ from kernelry.output import taking
 
 REQUEST_DEADLINE = 2.0  # seconds a kernel has for a question of ours
 STACK_BYTES = 4000  # longest stack that is reported
-STACKS_BYTES = 1 << 18  # of all threads that are read, to find the one that runs cells
 STACK_DEADLINE = 0.3  # seconds the fault handler has to write the stacks
 STACK_PAUSE = 0.05  # seconds in which it writes nothing when it is done
 
@@ -112,5 +111,5 @@ def size_of(path: Path) -> int:
 
 def read_from(path: Path, offset: int) -> str:
     """Return the text of a file from an offset in bytes, as much as is read."""
-    data = reading.head(path.parent, path.name, STACKS_BYTES, start=offset) or b""
+    data = reading.head(path.parent, path.name, bounds.STACKS_BYTES, start=offset) or b""
     return data.decode("utf-8", "replace")
