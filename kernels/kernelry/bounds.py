@@ -135,6 +135,10 @@ NOTES = _bound(_NOTES, "events, changes of the context, questions, pauses", 20_0
 NOTE_CHARS = _bound(_NOTES, "any words: progress, a prompt, who asked", 2000, "characters", CUT)
 NOTE_ID_CHARS = _bound(_NOTES, "the id of a message", 100, "characters", REJECTED)
 CONTEXT_KEYS = _bound(_NOTES, "keys in one change of the context", 10_000, "keys", REJECTED)
+CONTEXT_BYTES = _bound(_NOTES, "all of a session's context, about", MIB, "bytes", REJECTED)
+EVENT_BYTES = _bound(
+    _NOTES, "data of one event, a value of the context", 64 * KIB, "bytes", REJECTED
+)
 PENDING_NOTES = _bound(_NOTES, "notes that wait to be written down", 4, "notes", WAITS)
 NEW_FILES = _bound(_NOTES, "files that it wrote", 1000, "files", CUT)
 PATH_CHARS = _bound(_NOTES, "the path of one", 4096, "characters", "it is left out")

@@ -24,7 +24,6 @@ from kernelry.session.services import Services
 log = logging.getLogger(__name__)
 
 TELL_DEADLINE = 1.0  # seconds a kernel has to take a change of its context
-CONTEXT_BYTES = 1 << 20  # of all of a session's context, about
 GO_ON = bounds.PENDING_NOTES // 4  # notes not written yet at which more are taken
 LEFT_OUT_LOGGED = 20  # notes of one session: there is no end to what code can send
 FAR = 1e11  # seconds after the epoch by which nothing happens
@@ -203,8 +202,8 @@ def with_changes(
     """
     gone = set(removed)
     merged = {key: value for key, value in {**context, **values}.items() if key not in gone}
-    if len(repr(merged)) > CONTEXT_BYTES:
-        msg = f"the context of a session may have about {CONTEXT_BYTES} bytes, not more"
+    if len(repr(merged)) > bounds.CONTEXT_BYTES:
+        msg = f"the context of a session may have about {bounds.CONTEXT_BYTES} bytes, not more"
         raise InvalidArgumentError(msg)
     return merged
 
