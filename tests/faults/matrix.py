@@ -128,6 +128,7 @@ CASES: dict[str, Case] = {
     "E5": Case("1,000 cells that print 1 MB", "server, kernel and disk bounded"),
     "E6": Case("100 restarts under calls", "each call answered; 100 generations"),
     "E7": Case("1, 50 and 200 idle sessions beside a cell", "its latency stays as it is"),
+    "E8": Case("ten minutes of messages, frames, answers and files at random, from a seed", "nothing of ours fails; p99 of a neighbour at most 3 times quiet, memory flat"),
 }
 # fmt: on
 
