@@ -2,7 +2,8 @@
 
 scripts/soak [--quick] [--seed N] [--seconds S] [CASE ...]
 Without a CASE all run, and the long walks of the model of sessions. --quick does a tenth of
-each. --seed and --seconds are for the chaos (E4) and the fuzzer (E8). The exit code is 1 if a bound was broken.
+each. --seed and --seconds are for the chaos (E4) and the fuzzer (E8). The exit code is 1 if a
+bound was broken.
 """
 
 from __future__ import annotations

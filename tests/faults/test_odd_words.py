@@ -1,9 +1,16 @@
 """Odd types and sizes in every field that a kernel fills, and a replay without end."""
 
+import asyncio
 import json
 import signal
+import socket
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from kernelry import Sessions, SessionSpec
+from kernelry.messaging.link import own_socket
 from tests.acceptance.harness import Agent, Place, RawServer, until
 
 from .kernels import HANG
@@ -222,3 +229,33 @@ def test_a_replay_without_end_is_stopped_by_the_next_server(place: Place) -> Non
         assert found["status"] == "interrupted", found
         assert "keeps for the next server" in found["note"]
         assert after.tool("run_python_code", session_id="s", code="1+1")["results"] == ["2"]
+
+
+@fault("B25")
+async def test_spilled_output_that_is_not_there_is_no_work_for_every_server_to_come(
+    sessions: Sessions,
+) -> None:
+    session = await sessions.create(SessionSpec(id="s"))
+    code = (
+        "kernel = get_ipython().kernel\n"
+        "parent, told = kernel.get_parent('shell'), {'file': 'gone.txt'}\n"
+        "kernel.session.send(kernel.iopub_socket, 'kernelry_overflow', told, parent)"
+    )
+    running = await sessions.run(session, code)
+    assert await running.wait(HANG)
+    async with asyncio.timeout(HANG):
+        while await sessions._store.read(lambda s: s.execute("uncaptured").fetchall()):
+            await asyncio.sleep(0.01)
+
+
+@fault("B25")
+async def test_a_link_in_the_place_of_a_kernel_s_socket_is_not_followed(tmp_path: Path) -> None:
+    real, link = tmp_path / "real", tmp_path / "k-1"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(real))
+        with own_socket(str(real)) as path, socket.socket(socket.AF_UNIX) as made:
+            listener.listen()
+            made.connect(path)
+        link.symlink_to(real)
+        with pytest.raises(OSError), own_socket(str(link)):
+            pass

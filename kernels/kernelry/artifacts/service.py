@@ -20,6 +20,7 @@ from kernelry.artifacts.specs import ArtifactSpec, check_spec
 from kernelry.beneath import reading
 from kernelry.errors import (
     ArtifactNotFoundError,
+    ConflictError,
     IntegrityError,
     KernelryError,
     LimitExceededError,
@@ -288,14 +289,27 @@ class Artifacts:
         await self._store.read(work)
 
 
+def _read(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield `chunks`; that they can't be read is no failure of what we write.
+
+    Raises:
+        ConflictError: They can't be read.
+    """
+    try:
+        yield from chunks
+    except OSError as error:
+        raise ConflictError(f"it can't be read: {error.strerror or error}") from error
+
+
 def _bounded(chunks: Iterable[bytes], limit: int) -> Iterator[bytes]:
     """Yield `chunks`.
 
     Raises:
         LimitExceededError: They are more than `limit` bytes; 0: no limit.
+        ConflictError: They can't be read.
     """
     size = 0
-    for chunk in chunks:
+    for chunk in _read(chunks):
         size += len(chunk)
         if limit and size > limit:
             msg = f"an artifact may have {limit} bytes (artifact_size_limit), this one has more"

@@ -10,9 +10,12 @@ Source: https://rfc.zeromq.org/spec/23/ with the NULL mechanism; the other side 
 
 import asyncio
 import errno
+import os
 import socket
+import stat
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from kernelry import bounds
 
@@ -122,7 +125,8 @@ class Link:
         made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         made.setblocking(False)
         try:
-            made.connect(self._path)
+            with own_socket(self._path) as path:
+                made.connect(path)
         except OSError:  # not there, or too many wait: it is tried again
             made.close()
             self._connect_later()
@@ -270,6 +274,25 @@ class Link:
         self._outbox.extend(map(memoryview, self._waiting))
         self._waiting.clear()
         self._flush()
+
+
+@contextmanager
+def own_socket(path: str) -> Iterator[str]:
+    """Give a path by which a socket is reached, and nothing that a link in its place leads to.
+
+    Raises:
+        OSError: There is no socket.
+    """
+    if not hasattr(os, "O_PATH"):
+        yield path
+        return
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK), path)
+        yield f"/proc/self/fd/{fd}"
+    finally:
+        os.close(fd)
 
 
 def framed(body: bytes, flags: int) -> bytes:
