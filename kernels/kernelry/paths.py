@@ -10,7 +10,6 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 import stat
 import time
 from contextlib import suppress
@@ -19,9 +18,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
+from kernelry.beneath import remove_tree
 from kernelry.errors import StateDirHeldError, StoreError
 
 SOCKET_PATH_LIMIT = 100  # bytes; Linux allows 107, macOS 103, zmq adds "-1"
+REMOVE_SECONDS = 1.0  # for the runtime directory at the end
 UNKNOWN_HOLDER = "another process"
 DATABASE_NAME = "kernelry.sqlite"
 LOCK_NAME = "lock"
@@ -138,7 +139,7 @@ class StateDirectory:
                 self.runtime.rmdir()
         else:
             # Sockets of kernels that were killed while they started are still there.
-            shutil.rmtree(self.runtime, ignore_errors=True)
+            remove_tree(self.runtime, REMOVE_SECONDS)  # the next start removes the rest
         self._lock.close()
 
 

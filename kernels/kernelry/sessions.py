@@ -16,6 +16,8 @@ from typing import Any, Self
 
 import anyio
 
+from kernelry import bounds
+from kernelry.apart import Apart, in_thread
 from kernelry.artifacts import Artifacts
 from kernelry.checkpoints import Checkpoints
 from kernelry.config import Config
@@ -41,7 +43,7 @@ from kernelry.lives import (
     Suspension,
     carry_out,
     choose,
-    entries,
+    find_stray,
     furnish,
 )
 from kernelry.models import (
@@ -55,6 +57,7 @@ from kernelry.models import (
     SessionStatus,
 )
 from kernelry.session import DEFAULT, Run, Services, Session, health, isolated
+from kernelry.shielding import given_up
 from kernelry.specs import check_code, check_parent
 from kernelry.store import Store
 from kernelry.templates import applied
@@ -100,6 +103,8 @@ class Sessions(Directory):
         self.replays: Replays
         #: data that sessions keep
         self.artifacts: Artifacts
+        #: does what sessions' files ask for, in a share of threads for each
+        self.apart = Apart()
 
     async def __aenter__(self) -> Self:
         await self._ground.open()
@@ -115,6 +120,7 @@ class Sessions(Directory):
             spawn=self._spawn,
             workspace=self.workspace,
             start_kernel=self._kernels.start,
+            apart=self.apart,
             launches=self._launches,
         )
         self.checkpoints = Checkpoints(self._services, self.config.keep_checkpoints)
@@ -419,7 +425,9 @@ class Sessions(Directory):
         """
         named = None if session_ids is None else [self.get(name) for name in session_ids]
         chosen, kept = choose(named, self._sessions.values(), older_than=older_than)
-        stray = await asyncio.to_thread(self._find_stray)
+        known = {session.directory.name for session in self._sessions.values()}
+        known |= self._launches.made
+        stray = await in_thread(find_stray, self.sessions_dir, known)
         report = CleanUpReport(
             deleted=[session.id for session in chosen],
             kept=kept,
@@ -429,11 +437,6 @@ class Sessions(Directory):
         if not dry_run:
             await carry_out(report, chosen, stray, self.delete)
         return report
-
-    def _find_stray(self) -> Sequence[Path]:
-        known = {session.directory.name for session in self._sessions.values()}
-        known |= self._launches.made
-        return [path for path in entries(self._ground.state.sessions) if path.name not in known]
 
     def _spawn(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
         return self._tasks.create_task(isolated(work, name), name=name)
@@ -486,9 +489,10 @@ class Sessions(Directory):
             ends = [session.leave() for session in sessions]
         else:
             ends = [self._end(session) for session in sessions]
-        for failure in await asyncio.gather(
-            *ends, *self._lifecycle.unfinished, *self.checkpoints.unfinished, return_exceptions=True
-        ):
-            if isinstance(failure, BaseException):
+        going_on = [*self._lifecycle.unfinished, *self.checkpoints.unfinished]
+        failures = await asyncio.gather(*ends, return_exceptions=True)
+        failures += await given_up(going_on, bounds.END_SECONDS)
+        for failure in failures:
+            if isinstance(failure, Exception):
                 log.error("a kernel could not be stopped", exc_info=failure)
         await self._kernels.drain()

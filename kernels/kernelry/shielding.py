@@ -1,7 +1,7 @@
 """Do something to its end, whoever is cancelled meanwhile: what must not be left half done."""
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Iterator
+from collections.abc import Awaitable, Coroutine, Iterable, Iterator
 from typing import Any, TypeVar
 
 import anyio
@@ -29,6 +29,16 @@ async def to_the_end(work: Awaitable[T]) -> T:
     if not doing.cancelled():
         doing.exception()  # else asyncio complains that nobody has looked at it
     raise cancelled
+
+
+async def given_up(tasks: Iterable[asyncio.Task[Any]], seconds: float) -> list[Any]:
+    """Wait so many seconds for tasks, cancel the rest; return results and exceptions."""
+    waited = list(tasks)
+    if waited:
+        await asyncio.wait(waited, timeout=seconds)
+    for task in waited:
+        task.cancel()
+    return await asyncio.gather(*waited, return_exceptions=True)
 
 
 class Unfinished:

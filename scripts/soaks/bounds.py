@@ -31,9 +31,9 @@ class Scale:
 
     #: a tenth of it
     quick: bool = False
-    #: what the chaos throws its dice with
+    #: what chaos and fuzzer throw their dice with
     seed: int = 4
-    #: how long the chaos lasts
+    #: how long each of them lasts
     seconds: float = 600.0
 
     def of(self, count: int) -> int:

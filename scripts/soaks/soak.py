@@ -2,7 +2,8 @@
 
 scripts/soak [--quick] [--seed N] [--seconds S] [CASE ...]
 Without a CASE all run, and the long walks of the model of sessions. --quick does a tenth of
-each. --seed and --seconds are the chaos' (E4). The exit code is 1 if a bound was broken.
+each. --seed and --seconds are for the chaos (E4) and the fuzzer (E8). The exit code is 1 if a
+bound was broken.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ sys.path.insert(0, str(ROOT))  # for the table of cases and the tests' server
 
 import chaos  # noqa: E402
 import churn  # noqa: E402
+import fuzz  # noqa: E402
 import load  # noqa: E402
 from bounds import BrokenBoundError, Scale  # noqa: E402
 
@@ -31,6 +33,7 @@ CASES = {
     "E5": load.much_output,
     "E6": churn.restarts,
     "E7": load.idle_neighbours,
+    "E8": fuzz.fuzzing,
 }
 MODEL = "model"
 

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from kernelry import Session, Sessions, SessionSpec
-from tests.acceptance.conftest import agent, deadline, place, served  # noqa: F401  # fixtures
+from tests.acceptance.conftest import agent, deadline, place, served, shared_agent  # noqa: F401  # fixtures
 
 HANG = 60.0  # seconds after which a neighbour's cell is stuck, or what has gone is not gone
 

@@ -76,6 +76,11 @@ CASES: dict[str, Case] = {
     "B20": Case("garbage, foreign and wrongly signed messages on a kernel's sockets", "ignored and counted"),
     "B21": Case("a kernel's sockets and connection file are deleted", "running sessions go on; restart works"),
     "B22": Case("a second client attaches to a kernel", "ours goes on"),
+    "B23": Case("code signs displays, updates, text, errors, notes without end", "stopped, with the reason; neighbours answer, the server stays small"),
+    "B24": Case("a frame of 8 GiB, a message without end, on a kernel's own sockets", "the kernel is dead, with the reason; restart works"),
+    "B25": Case("odd types and sizes in every field of messages, replies and answers", "taken for what they can be, or left out; every tool and resource answers, with codes"),
+    "B26": Case("a replay without end, a journal of anything, for the next server", "bounded; the execution is stopped with the reason"),
+    "B27": Case("files of a session without end: many, sparse, deep, swapped", "nobody else waits, nor does an end"),
     # C. Clients and the protocol
     "C1": Case("malformed JSON, empty lines, batches, jsonrpc 1.0, null ids", "an error answer where one is due; the server goes on"),
     "C2": Case("invalid UTF-8", "an error answer; the server goes on"),
@@ -123,6 +128,7 @@ CASES: dict[str, Case] = {
     "E5": Case("1,000 cells that print 1 MB", "server, kernel and disk bounded"),
     "E6": Case("100 restarts under calls", "each call answered; 100 generations"),
     "E7": Case("1, 50 and 200 idle sessions beside a cell", "its latency stays as it is"),
+    "E8": Case("ten minutes of messages, frames, answers and files at random, from a seed", "nothing of ours fails; p99 of a neighbour at most 3 times quiet, memory flat"),
 }
 # fmt: on
 

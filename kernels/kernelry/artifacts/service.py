@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from kernelry.apart import Apart
 from kernelry.artifacts import records
 from kernelry.artifacts.models import Artifact, ArtifactQuery
 from kernelry.artifacts.reading import content_of, guess
@@ -19,6 +20,7 @@ from kernelry.artifacts.specs import ArtifactSpec, check_spec
 from kernelry.beneath import reading
 from kernelry.errors import (
     ArtifactNotFoundError,
+    ConflictError,
     IntegrityError,
     KernelryError,
     LimitExceededError,
@@ -51,6 +53,7 @@ class Artifacts:
         self._workspace = workspace
         self._limits = limits
         self._unfinished = Unfinished()
+        self._apart = Apart()
 
     async def open(self) -> None:
         """Remove what a server before was writing.
@@ -229,7 +232,7 @@ class Artifacts:
         def write() -> Blob:
             return self._blobs.write(_bounded(chunks(), self._limits.size))
 
-        blob = await asyncio.to_thread(write)
+        blob = await self._apart.run(session_id, write)
         artifact = Artifact(
             id=f"art-{secrets.token_hex(8)}",
             session_id=session_id,
@@ -266,7 +269,7 @@ class Artifacts:
                 return work(source)
 
         try:
-            return await asyncio.to_thread(read)
+            return await self._apart.run(artifact.session_id, read)
         except DamagedError as error:
             await self.get(artifact.id)  # it may have been deleted meanwhile
             msg = (
@@ -286,14 +289,27 @@ class Artifacts:
         await self._store.read(work)
 
 
+def _read(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield `chunks`; that they can't be read is no failure of what we write.
+
+    Raises:
+        ConflictError: They can't be read.
+    """
+    try:
+        yield from chunks
+    except OSError as error:
+        raise ConflictError(f"it can't be read: {error.strerror or error}") from error
+
+
 def _bounded(chunks: Iterable[bytes], limit: int) -> Iterator[bytes]:
     """Yield `chunks`.
 
     Raises:
         LimitExceededError: They are more than `limit` bytes; 0: no limit.
+        ConflictError: They can't be read.
     """
     size = 0
-    for chunk in chunks:
+    for chunk in _read(chunks):
         size += len(chunk)
         if limit and size > limit:
             msg = f"an artifact may have {limit} bytes (artifact_size_limit), this one has more"

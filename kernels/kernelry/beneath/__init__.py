@@ -10,11 +10,15 @@ nobody reads more than a limit. What does not work is an OSError.
 """
 
 from kernelry.beneath import reading, writing
+from kernelry.beneath.removing import ASIDE, put_aside, remove_tree
 from kernelry.beneath.resolve import LIST, folder
 
 __all__ = [
+    "ASIDE",
     "LIST",
     "folder",
+    "put_aside",
     "reading",
+    "remove_tree",
     "writing",
 ]

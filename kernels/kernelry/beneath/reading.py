@@ -5,9 +5,11 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
+from kernelry import bounds
 from kernelry.beneath.resolve import LIST, folder, open_below, split
 
 READ = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
@@ -94,9 +96,9 @@ def size(root: Path, path: str) -> int:
 
 
 def names(root: Path, path: str) -> list[str]:
-    """Return the names in a folder; none if it can't be read or is a link."""
+    """Return the names in a folder, not more than are taken; none if it can't be read."""
     with suppress(OSError), folder(root, path, flags=LIST) as fd, os.scandir(fd) as entries:
-        return sorted(entry.name for entry in entries)
+        return sorted(entry.name for entry in islice(entries, bounds.NAMES))
     return []
 
 

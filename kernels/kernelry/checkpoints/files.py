@@ -7,12 +7,14 @@ read is a copy: nothing in checkpoints/ is ever within a session's reach.
 
 import hmac
 import os
-import shutil
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from kernelry.beneath import folder, reading, writing
+import psutil
+
+from kernelry import bounds
+from kernelry.beneath import folder, reading, remove_tree, writing
 from kernelry.checkpoints.signing import load_key, sign
 from kernelry.errors import CheckpointDamagedError, CheckpointError
 from kernelry.models import Checkpoint
@@ -52,6 +54,8 @@ class CheckpointFiles:
                 status = os.fstat(file.fileno())
                 if status.st_nlink != 1 or status.st_uid != os.getuid():
                     raise OSError("it is no file of the session's own")
+                if status.st_size > largest():
+                    raise OSError(f"it has {status.st_size} bytes, more than any namespace here")
                 os.fchmod(file.fileno(), 0o600)
                 signed = sign(file, self._key(), checkpoint_id)
                 os.fsync(file.fileno())
@@ -101,12 +105,7 @@ class CheckpointFiles:
     def remove(self, *checkpoint_ids: str) -> None:
         """Remove files of checkpoints, whatever is there."""
         for checkpoint_id in checkpoint_ids:
-            path = self.path(checkpoint_id)
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                with suppress(OSError):
-                    path.unlink(missing_ok=True)
+            remove_tree(self.path(checkpoint_id))
 
     def sweep(self, known: Iterable[str], directories: Iterable[Path]) -> None:
         """Remove what a server that was killed has left half done.
@@ -124,6 +123,12 @@ class CheckpointFiles:
 
     def _key(self) -> bytes:
         return load_key(self._root / KEY)
+
+
+def largest() -> int:
+    """Return the most bytes that a namespace of this machine can have."""
+    memory = psutil.virtual_memory().total + psutil.swap_memory().total
+    return bounds.CHECKPOINT_FACTOR * int(memory)
 
 
 def under_way(checkpoint_id: str) -> str:

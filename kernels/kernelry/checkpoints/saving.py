@@ -1,19 +1,47 @@
 """What a kernel is asked to save its namespace, and to put one back; and how that ends early."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
 
 import anyio
 
+from kernelry import bounds
 from kernelry.engines import LocalKernel
 from kernelry.errors import CheckpointError, KernelDeadError, KernelSilentError
-from kernelry.messaging import Message
+from kernelry.messaging import Message, understood
 from kernelry.models import LeftOut
+from kernelry.output import taking
 
 SAVE_DEADLINE = 900.0  # seconds for a kernel to write its namespace
 RESTORE_DEADLINE = 900.0  # seconds to read one
 ABANDON_DEADLINE = 2.0  # seconds to end either when nobody wants it any more
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What a kernel says of a namespace that it has written."""
+
+    #: which Python it was
+    python: str
+    #: names that were saved
+    variables: tuple[str, ...]
+    #: what was left out
+    skipped: tuple[LeftOut, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What a kernel says of a namespace that it has read."""
+
+    #: names that it has now
+    restored: tuple[str, ...]
+    #: what could not be read
+    failed: tuple[LeftOut, ...]
+    #: what may be different
+    warnings: tuple[str, ...]
 
 
 async def begin(kernel: LocalKernel, save_id: str, path: str) -> float:
@@ -24,10 +52,15 @@ async def begin(kernel: LocalKernel, save_id: str, path: str) -> float:
         CheckpointError: It could not, or did not in time.
     """
     content = {"id": save_id, "path": path}
-    return float((await ask(kernel, "kernelry_checkpoint", content, SAVE_DEADLINE))["blocked"])
+    answer = await ask(kernel, "kernelry_checkpoint", content, SAVE_DEADLINE)
+    with understood("checkpoint", CheckpointError):
+        blocked = float(answer["blocked"])
+        if not 0 <= blocked <= SAVE_DEADLINE:
+            raise ValueError("no time")
+        return blocked
 
 
-async def finish(kernel: LocalKernel, save_id: str) -> Message:
+async def finish(kernel: LocalKernel, save_id: str) -> Saved:
     """Wait for the end of a save, and return what the child says of it.
 
     Raises:
@@ -38,9 +71,15 @@ async def finish(kernel: LocalKernel, save_id: str) -> Message:
         outcome: Message = await kernel.request("saved", deadline=SAVE_DEADLINE, id=save_id)
     except KernelSilentError as error:
         raise what_happened(kernel, error) from error
-    if "error" in outcome:
-        raise CheckpointError(f"nothing was saved: {outcome['error']}.")
-    return outcome
+    with understood("saved", CheckpointError):
+        if "error" in outcome:
+            why = taking.line(outcome["error"], bounds.ERROR_CHARS)
+            raise CheckpointError(f"nothing was saved: {why}.")
+        return Saved(
+            python=taking.line(outcome["python"], bounds.VARIABLE_CHARS),
+            variables=names_in(outcome["variables"]),
+            skipped=left_out(outcome["skipped"]),
+        )
 
 
 @asynccontextmanager
@@ -54,7 +93,9 @@ async def abandoning(kernel: LocalKernel, save_id: str) -> AsyncIterator[None]:
         raise
 
 
-async def ask(kernel: LocalKernel, what: str, content: Message, deadline: float) -> Message:
+async def ask(
+    kernel: LocalKernel, what: str, content: Message, deadline: float
+) -> Mapping[str, Any]:
     """Ask a kernel for something between two cells.
 
     Raises:
@@ -66,13 +107,27 @@ async def ask(kernel: LocalKernel, what: str, content: Message, deadline: float)
     except KernelSilentError as error:
         raise what_happened(kernel, error) from error
     if reply.get("status") != "ok":
-        raise CheckpointError(f"the kernel could not: {reply.get('error')}.")
-    answer: Message = reply["answer"]
-    return answer
+        why = taking.line(reply.get("error"), bounds.ERROR_CHARS)
+        raise CheckpointError(f"the kernel could not: {why}.")
+    with understood(what, CheckpointError):
+        return taking.table(reply["answer"])
 
 
-async def restore(kernel: LocalKernel, content: Message) -> Message:
+async def restore(kernel: LocalKernel, content: Message) -> Restored:
     """Have a kernel restore a file; whoever is cancelled stops it before the next cell begins."""
+    told = await _restore(kernel, content)
+    with understood("restore", CheckpointError):
+        return Restored(
+            restored=names_in(told["restored"]),
+            failed=left_out(told["failed"]),
+            warnings=tuple(
+                taking.line(warning, bounds.ERROR_CHARS)
+                for warning in told["warnings"][: bounds.LEFT_OUT]
+            ),
+        )
+
+
+async def _restore(kernel: LocalKernel, content: Message) -> Mapping[str, Any]:
     asking = asyncio.ensure_future(ask(kernel, "kernelry_restore", content, RESTORE_DEADLINE))
     try:
         return await asyncio.shield(asking)
@@ -94,8 +149,30 @@ def what_happened(
     return CheckpointError(f"{error}.")
 
 
-def left_out(found: Iterable[Message]) -> tuple[LeftOut, ...]:
-    """Return what a kernel says was left out."""
+def left_out(found: Sequence[Message]) -> tuple[LeftOut, ...]:
+    """Return what a kernel says was left out.
+
+    Raises:
+        KeyError, TypeError, ValueError: It does not say so, or too much.
+    """
+    if len(found) > bounds.LEFT_OUT:
+        raise ValueError(f"more than {bounds.LEFT_OUT} names left out")
     return tuple(
-        LeftOut(name=str(i["name"]), type=str(i["type"]), reason=str(i["reason"])) for i in found
+        LeftOut(
+            name=taking.line(item["name"], bounds.VARIABLE_CHARS),
+            type=taking.line(item["type"], bounds.VARIABLE_CHARS),
+            reason=taking.line(item["reason"], bounds.ERROR_CHARS),
+        )
+        for item in found
     )
+
+
+def names_in(found: Sequence[object]) -> tuple[str, ...]:
+    """Return names that a kernel tells.
+
+    Raises:
+        TypeError, ValueError: It tells none, or too many.
+    """
+    if len(found) > bounds.SAVED_NAMES:
+        raise ValueError(f"more than {bounds.SAVED_NAMES} names")
+    return tuple(taking.line(name, bounds.VARIABLE_CHARS) for name in found)

@@ -6,7 +6,6 @@ asked for before it and before what comes later. A save holds them up for as lon
 kernel needs to fork; a restore until it is done.
 """
 
-import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -30,6 +29,7 @@ from kernelry.shielding import Unfinished
 from kernelry.specs import check_text
 from kernelry.store import Statements, rows
 
+SWEEP = "checkpoints"  # whose share of threads removes files
 NAMED_IDS = 10  # ids that "unknown checkpoint" lists
 
 
@@ -55,6 +55,7 @@ class Checkpoints:
 
     def __init__(self, services: Services, keep: int) -> None:
         self._store = services.store
+        self._apart = services.apart
         self._files = CheckpointFiles(services.launches.state.checkpoints)
         self._keep = keep
         #: what goes on though nobody may wait for it any more
@@ -64,7 +65,7 @@ class Checkpoints:
         """Remove what a server that was killed has left half done."""
         known = [checkpoint.id for checkpoint in await self.list()]
         directories = [session.directory for session in sessions]
-        await asyncio.to_thread(self._files.sweep, known, directories)
+        await self._apart.run(SWEEP, self._files.sweep, known, directories)
 
     async def create(
         self,
@@ -202,7 +203,7 @@ class Checkpoints:
 
     async def remove_files(self, checkpoint_ids: Iterable[str]) -> None:
         """Remove the files of checkpoints whose records are gone; a start does so, too."""
-        await asyncio.to_thread(self._files.remove, *checkpoint_ids)
+        await self._apart.run(SWEEP, self._files.remove, *checkpoint_ids)
 
     async def _begin(self, session: Session, name: str, reason: CheckpointReason) -> Begun:
         kernel = session.kernel
@@ -225,16 +226,22 @@ class Checkpoints:
             outcome = await saving.finish(begun.kernel, begun.checkpoint.id)
             done = replace(
                 begun.checkpoint,
-                python=str(outcome["python"]),
-                variables=tuple(map(str, outcome["variables"])),
-                skipped=saving.left_out(outcome["skipped"]),
+                python=outcome.python,
+                variables=outcome.variables,
+                skipped=outcome.skipped,
             )
         # From here on it comes to be, whoever is gone.
         return await self.unfinished.finish(self._keep_it(done, begun.session))
 
     async def _keep_it(self, checkpoint: Checkpoint, session: Session) -> Checkpoint:
         crash_point("checkpoint.written")
-        digest, size = await asyncio.to_thread(self._files.take, session.directory, checkpoint.id)
+        digest, size = await self._apart.run(
+            session.id,
+            self._files.take,
+            session.directory,
+            checkpoint.id,
+            seconds=saving.SAVE_DEADLINE,
+        )
         crash_point("checkpoint.taken")
         checkpoint = replace(checkpoint, digest=digest, size=size)
         try:
@@ -270,7 +277,13 @@ class Checkpoints:
     async def _put_back(
         self, checkpoint: Checkpoint, session: Session, kernel: LocalKernel, *, clear: bool = False
     ) -> Restoration:
-        lending = asyncio.to_thread(self._files.lend, checkpoint, session.directory)
+        lending = self._apart.run(
+            session.id,
+            self._files.lend,
+            checkpoint,
+            session.directory,
+            seconds=saving.RESTORE_DEADLINE,
+        )
         try:
             path = await self.unfinished.finish(lending)
             content = {"path": str(path), "clear": clear}
@@ -286,9 +299,9 @@ class Checkpoints:
         return Restoration(
             checkpoint=checkpoint,
             session_id=session.id,
-            restored=tuple(map(str, told["restored"])),
-            failed=saving.left_out(told["failed"]),
-            warnings=tuple(map(str, told["warnings"])),
+            restored=told.restored,
+            failed=told.failed,
+            warnings=told.warnings,
         )
 
     @asynccontextmanager

@@ -1,18 +1,21 @@
 """One running kernel: its process, its channels, and what can be asked of them."""
 
 import asyncio
-import shutil
 import signal
 from contextlib import suppress
 from typing import Any
 
+from kernelry import bounds
+from kernelry.apart import in_thread
+from kernelry.beneath import put_aside, remove_tree
 from kernelry.engines.cgroups import Group, known_group, make_group
 from kernelry.engines.forkserver import ForkServer
 from kernelry.engines.process import Exit, KernelProcess, boot_id, end_strays
 from kernelry.engines.walls import Walls
 from kernelry.errors import KernelSilentError, KernelStartError
-from kernelry.messaging import Channels, Connection, Entry, Message, parse
+from kernelry.messaging import Channels, Connection, Entry, Message, parse, understood
 from kernelry.models import KernelRecord
+from kernelry.output import taking
 
 RESEND_AFTER = 0.1  # seconds without IOPub after which readiness is asked for again
 SHUTDOWN_GRACE = 0.5  # seconds an asked kernel has to run its exit handlers
@@ -80,29 +83,37 @@ class LocalKernel:
         """Return what the kernel published after number `since` of its journal.
 
         Raises:
-            KernelSilentError: It did not answer in time.
+            KernelSilentError: It did not answer in time, or nothing that makes sense.
+            PassedError: It has more than a kernel keeps.
         """
         entries: list[Entry] = []
-        more = True
+        size, more = 0, True
         while more:
             after = entries[-1].seq if entries else since
             answer = await self.request("replay", deadline=REPLAY_DEADLINE, since=after)
-            page = parse(answer["lines"])
+            with understood("replay"):
+                size += sum(map(len, answer["lines"]))
+                page = parse(answer["lines"])
+                more = bool(answer["more"] and page and page[-1].seq > after)
             entries += page
-            more = bool(answer["more"] and page)
+            if size > bounds.REPLAY_BYTES or len(entries) > bounds.REPLAY_LINES:
+                raise bounds.PassedError("more than a kernel keeps for the next server")
         return entries
 
     async def request(self, op: str, *, deadline: float, **args: Any) -> Any:
         """Ask the helper inside the kernel; it answers while a cell runs.
 
         Raises:
-            KernelSilentError: No answer in time, or the helper failed.
+            KernelSilentError: No answer in time, or the helper failed. What the answer says is
+                the kernel's word: read it in a block of `understood`.
         """
         content = {"op": op, "args": args}
         reply = await self.channels.ask("control", "kernelry_request", content, deadline=deadline)
         if reply.get("status") != "ok":
-            raise KernelSilentError(f"the kernel could not tell: {reply.get('error')}")
-        return reply["answer"]
+            why = taking.line(reply.get("error"), bounds.ERROR_CHARS)
+            raise KernelSilentError(f"the kernel could not tell: {why}")
+        with understood(op):
+            return reply["answer"]
 
     def interrupt(self) -> None:
         """Send SIGINT to the kernel and its children; wake it first if it is halted."""
@@ -122,13 +133,13 @@ class LocalKernel:
         await self.process.kill(family)
         await self._end_group()
         if self._tidying is not None:
-            await self._tidying
+            await asyncio.wait([self._tidying], timeout=bounds.END_SECONDS)
         self.release()
 
     async def _end_group(self) -> None:
         """End what is still in its control group, however it got away from its family."""
         if self.group is not None and self.group.members:
-            await asyncio.to_thread(self.group.end)
+            await in_thread(self.group.end, name="strays")
 
     async def drain(self) -> None:
         """Take what a dead kernel sent before it went."""
@@ -144,12 +155,11 @@ class LocalKernel:
 
     def _on_exit(self, ended: Exit) -> None:
         self.channels.give_up(f"the kernel has ended ({ended})")
-        loop = asyncio.get_running_loop()
         if not self.process.has_heir:
             name = self._connection.path.name
-            self._tidying = loop.run_in_executor(None, end_strays, [name])
+            self._tidying = in_thread(end_strays, [name], name="strays")
         elif self.group is not None:
-            self._tidying = loop.run_in_executor(None, self.group.end)
+            self._tidying = in_thread(self.group.end, name="strays")
 
     def leave(self) -> None:
         """Close the channels and leave the kernel as it is, for the next server."""
@@ -195,6 +205,13 @@ async def handshake(kernel: LocalKernel, deadline: float | None) -> None:
 
 
 def remove_files(connection: Connection) -> None:
-    """Remove a kernel's sockets and files from the runtime directory."""
-    if connection.path.parent.name == connection.path.name:  # its own, as this version makes it
-        shutil.rmtree(connection.path.parent, ignore_errors=True)
+    """Remove a kernel's sockets and files from the runtime directory, whatever is there.
+
+    Its name is gone at once; nobody waits for the rest, which the next start finishes.
+    """
+    folder = connection.path.parent
+    if folder.name != connection.path.name:  # not its own, as this version makes it
+        return
+    aside = put_aside(folder)
+    if aside is not None:
+        in_thread(remove_tree, aside, name=f"remove {folder.name}")

@@ -12,7 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from kernelry.beneath import reading
+from kernelry import bounds
+from kernelry.apart import in_thread
+from kernelry.beneath import reading, remove_tree
 from kernelry.engines.process import KERNEL_MARK, KernelProcess
 from kernelry.engines.walls import INSIDE, Walls
 from kernelry.errors import KernelStartError
@@ -20,7 +22,6 @@ from kernelry.messaging import Connection
 from kernelry.shielding import to_the_end
 
 NEEDED_BYTES = 1 << 20  # a log, a journal, IPython's profile
-LOG_BYTES = 64 << 10  # read from its end for that
 LOG_LINES = 20  # lines of the kernel's log that a failed start quotes
 
 
@@ -124,7 +125,7 @@ class Launch:
 
     async def discard(self) -> None:
         """Remove the private directory; its kernel has ended, and no session has it."""
-        await to_the_end(asyncio.to_thread(shutil.rmtree, self.directory, ignore_errors=True))
+        await to_the_end(in_thread(remove_tree, self.directory))
 
     def command(self, launch_file: Path, plan: dict[str, Any]) -> list[str]:
         """Return how the launcher is started as a fresh process."""
@@ -180,7 +181,7 @@ def log_tail(*paths: Path) -> str:
     """Return the last lines of the first log that has any, for an error message."""
     tail: list[str] = []
     for path in paths:
-        data = reading.tail(path.parent, path.name, LOG_BYTES)
+        data = reading.tail(path.parent, path.name, bounds.LOG_BYTES)
         tail = tail or data.decode("utf-8", "replace").strip().splitlines()[-LOG_LINES:]
     return "\nIts last words:\n" + "\n".join(tail) if tail else " It said nothing."
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import zmq
 
 from kernelry.engines.cgroups import remove_unused
 from kernelry.engines.forkserver import ForkServer, Inventory, Profile
@@ -71,7 +70,6 @@ class LocalEngine:
         self._groups = groups
         self._profile = profile
         self._mode = mode
-        self._context: zmq.Context[Any] = zmq.Context()
         self._server: ForkServer | None = None
         self._level = ""
         self._server_lock = asyncio.Lock()
@@ -131,7 +129,7 @@ class LocalEngine:
         except BaseException:
             remove_files(connection)
             raise
-        channels = Channels(self._context, connection)
+        channels = Channels(connection)
         kernel = LocalKernel(process, channels, connection, launch.walls)
         kernel.guardian = guardian
         try:
@@ -319,7 +317,7 @@ class LocalEngine:
     ) -> LocalKernel:
         connection = Connection(path=Path(record.path), key=record.key, client_id=record.client_id)
         walls = Walls(isolation=record.isolation, network=record.network)
-        kernel = LocalKernel(process, Channels(self._context, connection), connection, walls)
+        kernel = LocalKernel(process, Channels(connection), connection, walls)
         kernel.find_group()
         kernel.guardian = guardian
         self._kernels.append(kernel)
@@ -350,7 +348,7 @@ class LocalEngine:
             log.warning("a forked kernel did not start: %s", error)
             remove_files(connection)
             return False
-        channels = Channels(self._context, connection)
+        channels = Channels(connection)
         kernel = LocalKernel(process, channels, connection, probe.walls)
         try:
             await handshake(kernel, TEST_DEADLINE)
@@ -399,7 +397,6 @@ class LocalEngine:
     def _close(self) -> None:
         for task in list(self._starting):
             task.cancel()
-        self._context.destroy(linger=0)
         for fd in self._lifelines:
             os.close(fd)
         self._lifelines.clear()

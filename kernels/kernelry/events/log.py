@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Sequence
 from contextlib import suppress
 
+from kernelry import bounds
 from kernelry.errors import InvalidArgumentError
 from kernelry.models import Event
 from kernelry.store import Statements, Store, moment
@@ -19,7 +20,7 @@ from kernelry.store import Statements, Store, moment
 #: how the topics of the service's own events begin (also in inside/session.py)
 RESERVED = ("session.", "execution.", "kernel.", "server.", "context.", "checkpoint.", "artifact.")
 TOPIC_CHARS = 200
-DATA_BYTES = 65_536  # of one event's data as JSON
+DATA_BYTES = bounds.EVENT_BYTES  # of one event's data as JSON
 NEWEST = -1  # as `since`: only what comes from now on
 GATHER = 0.05  # seconds in which events are gathered for who waits for the next one
 

@@ -1,7 +1,6 @@
 """A session's history as a notebook (nbformat 4.5) or a script, with or without its kernel."""
 
 import ast
-import asyncio
 import base64
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,10 +8,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from kernelry import bounds
+from kernelry.apart import in_thread
 from kernelry.errors import KernelryError
 from kernelry.history.search import History
 from kernelry.models import Execution, ExecutionStatus, SessionRecord
-from kernelry.output import SAVED, Display, Error, Output, Spill, Stream, Transcript
+from kernelry.output import SAVED, Display, Error, Output, Spill, Stream, Transcript, saved_in
 from kernelry.paths import Workspace
 from kernelry.workspace import Mode, Written, files
 
@@ -103,7 +104,7 @@ async def export(
         mode = Mode.OVERWRITE if overwrite else Mode.CREATE
         return files.write(workspace.root, path, text.encode("utf-8"), mode)
 
-    return Exported(await asyncio.to_thread(write), len(executions))
+    return Exported(await in_thread(write), len(executions))
 
 
 def choose(executions: Iterable[Execution], which: Which) -> list[Execution]:
@@ -131,6 +132,7 @@ def notebook(
     import nbformat  # its schemas take 0.1 s
     from nbformat import v4
 
+    images = Images(workspace)
     cells = [v4.new_markdown_cell(f"# {record.id}\n\n{record.description}", id="session")]
     for execution in executions:
         cell = v4.new_code_cell(
@@ -138,9 +140,7 @@ def notebook(
             id=execution.id,
             execution_count=execution.index,
             metadata={"kernelry": metadata_of(execution)},
-            outputs=[
-                nbformat.from_dict(item) for item in outputs_of(execution, spill_dir, workspace)
-            ],
+            outputs=[nbformat.from_dict(item) for item in outputs_of(execution, spill_dir, images)],
         )
         cells.append(cell)
     kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -202,11 +202,9 @@ def metadata_of(execution: Execution) -> dict[str, Any]:
     }
 
 
-def outputs_of(execution: Execution, spill_dir: Path, workspace: Path) -> list[dict[str, Any]]:
+def outputs_of(execution: Execution, spill_dir: Path, images: "Images") -> list[dict[str, Any]]:
     """Return the outputs of an execution as nbformat has them."""
-    made = [
-        output_of(output, execution.index, spill_dir, workspace) for output in execution.outputs
-    ]
+    made = [output_of(output, execution.index, spill_dir, images) for output in execution.outputs]
     raised = any(isinstance(output, Error) for output in execution.outputs)
     if execution.error and not raised:
         made.append(
@@ -220,7 +218,7 @@ def outputs_of(execution: Execution, spill_dir: Path, workspace: Path) -> list[d
     return made
 
 
-def output_of(output: Output, count: int, spill_dir: Path, workspace: Path) -> dict[str, Any]:
+def output_of(output: Output, count: int, spill_dir: Path, images: "Images") -> dict[str, Any]:
     """Return one output as nbformat has it."""
     match output:
         case Stream():
@@ -237,7 +235,7 @@ def output_of(output: Output, count: int, spill_dir: Path, workspace: Path) -> d
             return {"output_type": "stream", "name": "stdout", "text": text}
         case Display():
             shown: dict[str, Any] = {
-                "data": with_images(output, workspace),
+                "data": images.of(output),
                 "metadata": {k: v for k, v in output.metadata.items() if k != SAVED},
             }
             if output.execution_count is None:
@@ -245,15 +243,23 @@ def output_of(output: Output, count: int, spill_dir: Path, workspace: Path) -> d
             return {"output_type": "execute_result", "execution_count": count, **shown}
 
 
-def with_images(display: Display, workspace: Path) -> dict[str, Any]:
-    """Return the forms of a display, with images that are only in the workspace."""
-    data = dict(display.data)
-    saved = display.metadata.get(SAVED)
-    for mime, path in saved.items() if isinstance(saved, dict) else ():
-        if mime not in data and isinstance(path, str):
+class Images:
+    """Images that are only in the workspace, as many as one notebook takes."""
+
+    def __init__(self, workspace: Path) -> None:
+        self._workspace = workspace
+        self._left = bounds.EXPORT_IMAGES
+
+    def of(self, display: Display) -> dict[str, Any]:
+        """Return the forms of a display, with its saved images."""
+        data = dict(display.data)
+        for mime, path in saved_in(display).items():
+            if mime in data or self._left <= 0:
+                continue
             try:
-                content = files.read_bytes(workspace, path, IMAGE_BYTES)
+                content = files.read_bytes(self._workspace, path, IMAGE_BYTES)
             except KernelryError:  # it was deleted, or is no image any more
                 continue
+            self._left -= len(content)
             data[mime] = base64.b64encode(content).decode("ascii")
-    return data
+        return data

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from kernelry import bounds
 from kernelry.errors import ExecutionNotFoundError, InvalidArgumentError, SessionNotFoundError
 from kernelry.models import Execution, ExecutionStatus, SessionRecord
 from kernelry.store import Statements, Store, rows
@@ -106,7 +107,7 @@ class History:
         Raises:
             ExecutionNotFoundError: There is none.
         """
-        values = {"id": session_id, "index": index}
+        values = {"id": session_id, "index": min(index, bounds.COUNT)}
 
         def read(statements: Statements) -> str:
             row = statements.execute("execution_by_index", values).fetchone()
@@ -115,7 +116,7 @@ class History:
         found = await self._store.read(read)
         execution = await self._store.execution(found) if found else None
         if execution is None:
-            msg = f"session {session_id[:64]!r} has no execution {index}"
+            msg = f"session {session_id[:64]!r} has no execution {str(index)[:20]}"
             raise ExecutionNotFoundError(msg)
         return execution
 

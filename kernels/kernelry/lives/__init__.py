@@ -1,6 +1,6 @@
 """How sessions begin, go, come back and end."""
 
-from kernelry.lives.cleanup import CleanUpReport, carry_out, choose
+from kernelry.lives.cleanup import CleanUpReport, carry_out, choose, find_stray
 from kernelry.lives.lifecycle import STOP_GRACE, Lifecycle, furnish
 from kernelry.lives.recovery import STARTED, Recovery, RecoveryReport, entries, last_report
 from kernelry.lives.supervisor import Supervisor
@@ -19,6 +19,7 @@ __all__ = [
     "carry_out",
     "choose",
     "entries",
+    "find_stray",
     "furnish",
     "last_report",
 ]

@@ -1,13 +1,13 @@
 """Clean up: decide which sessions nobody needs, then delete them and what belongs to none."""
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from kernelry.beneath import ASIDE
 from kernelry.errors import SessionNotFoundError
-from kernelry.lives.recovery import remove
+from kernelry.lives.recovery import entries, remove
 from kernelry.session import DEFAULT, Session
 
 BUSY = "it runs code or is about to"
@@ -58,6 +58,20 @@ def choose(
     return chosen, kept
 
 
+def find_stray(folder: Path, known: Collection[str]) -> list[Path]:
+    """Return the private directories of no session, but those that are being removed already.
+
+    Args:
+        folder: Where they are.
+        known: Names of those that are somebody's.
+    """
+    return [
+        path
+        for path in entries(folder)
+        if path.name not in known and not path.name.startswith(ASIDE)
+    ]
+
+
 async def carry_out(
     report: CleanUpReport,
     chosen: Iterable[Session],
@@ -73,4 +87,4 @@ async def carry_out(
             with suppress(SessionNotFoundError):  # another deletion did what we wanted
                 await delete(session.id)
     for path in stray:
-        await asyncio.to_thread(remove, path)
+        await remove(path)

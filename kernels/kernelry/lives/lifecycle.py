@@ -5,9 +5,7 @@ before anything of it is removed: whenever the server is killed, the next one fi
 a session.
 """
 
-import asyncio
 import secrets
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +22,7 @@ from kernelry.errors import (
     StoreError,
 )
 from kernelry.launching import KernelSource, narrow, stronger
+from kernelry.lives.recovery import remove
 from kernelry.models import SessionRecord, SessionSpec, SessionStatus
 from kernelry.session import DEFAULT, Services, Session, with_changes
 from kernelry.shielding import Unfinished
@@ -245,7 +244,7 @@ class Lifecycle:
         crash_point("delete.forgotten")
         await self._services.artifacts.remove_unused()
         await self._checkpoints.remove_files(checkpoints)
-        await asyncio.to_thread(shutil.rmtree, session.directory, ignore_errors=True)
+        await remove(session.directory)
         self._services.launches.made.discard(session.directory.name)
         return kept
 

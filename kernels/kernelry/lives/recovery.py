@@ -9,7 +9,6 @@ knows what should be, the fork servers what is (engines/guardians.py).
 import asyncio
 import json
 import logging
-import shutil
 import sqlite3
 from collections import Counter
 from collections.abc import Callable
@@ -19,7 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
 
-from kernelry.beneath import reading, writing
+from kernelry import bounds
+from kernelry.apart import in_thread
+from kernelry.beneath import put_aside, reading, remove_tree, writing
 from kernelry.crashpoints import crash_point
 from kernelry.engines import Exit, LocalEngine, end_groups, end_strays
 from kernelry.models import Execution, ExecutionStatus, KernelRecord, SessionRecord, SessionStatus
@@ -142,13 +143,13 @@ class Recovery:
     async def remove_garbage(self) -> None:
         """Remove what belongs to nothing, in the background: environments can be large."""
         for path in self.garbage:
-            await asyncio.to_thread(remove, path)
+            await remove(path)
         for session in list(self._sessions.values()):
             # In this order: what begins meanwhile has no file among those found.
             folder = session.spill_dir
-            found = await asyncio.to_thread(reading.names, folder.parent, folder.name)
+            found = await in_thread(reading.names, folder.parent, folder.name)
             known = await self._store.execution_ids(session.id)
-            await asyncio.to_thread(remove_spills, folder, found, known)
+            await in_thread(remove_spills, folder, found, known)
 
     async def _adopt(self, name: str, kernels: dict[str, KernelRecord]) -> Exit | None:
         """Adopt a session's kernel; return how it ended if it can't be."""
@@ -226,12 +227,15 @@ def entries(folder: Path) -> list[Path]:
     return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
-def remove(path: Path) -> None:
-    """Remove a file or a whole folder."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+async def remove(path: Path) -> None:
+    """Remove a file or a whole folder: its name at once, the rest beside what else is done.
+
+    What is left when the server ends the next start removes.
+    """
+    aside = put_aside(path)
+    if aside is not None:
+        removing = in_thread(remove_tree, aside, name=f"remove {path.name}")
+        await asyncio.wait([removing], timeout=bounds.REMOVE_SECONDS)
 
 
 def remove_spills(folder: Path, found: list[str], known: set[str]) -> int:

@@ -1,5 +1,6 @@
 """What is said to kernels and heard of them: the wire, the channels, what journals hold."""
 
+from kernelry.messaging.answers import understood
 from kernelry.messaging.channels import PORTS, Channels, Connection
 from kernelry.messaging.journal import Entry, newest_begun, parse, read_journal
 from kernelry.messaging.wire import UNSOUND, Message, new_id
@@ -15,4 +16,5 @@ __all__ = [
     "newest_begun",
     "parse",
     "read_journal",
+    "understood",
 ]

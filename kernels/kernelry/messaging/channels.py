@@ -1,26 +1,28 @@
 """The channels of one kernel, with one reader that never waits for anyone.
 
-The reader is a callback of the event loop on the sockets' descriptors. It takes whatever
-has arrived on shell, control and IOPub, finds who asked (by the parent's msg_id) and hands
-the message over synchronously, so that IOPub is always drained (with RCVHWM=0 nothing is
-dropped on our side) and a slow consumer can't exist. No thread, no task, three sockets.
+The reader is a callback of the event loop on the sockets' descriptors. It takes what has
+arrived on shell, control and IOPub, finds who asked (by the parent's msg_id) and hands
+the message over synchronously, so that a slow consumer can't exist. No thread, no task, three
+sockets. A kernel that sends without end gets its share of the server's time and no more: what is
+not read waits in the kernel. One that breaks the protocol is not heard any more.
 """
 
 import asyncio
 import logging
+import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import zmq
-
+from kernelry import bounds
 from kernelry.errors import KernelSilentError
+from kernelry.messaging.link import Link, ProtocolError
 from kernelry.messaging.wire import UNSOUND, BadMessageError, Message, Wire
 
 log = logging.getLogger(__name__)
 
-BATCH = 200  # messages taken in one go, before other callbacks get their turn
+MUTED = 100  # requests of which no more output is read; more than are remembered
 REJECTED_LOGGED = 20  # messages of one kernel: there is no end to what code can send
 
 #: Jupyter's ipc endpoints are `{path}-{number}`
@@ -51,23 +53,44 @@ class Connection:
 
 
 class Channels:
-    """The client side of one kernel's shell, control and IOPub channels."""
+    """The client side of one kernel's shell, control and IOPub channels.
 
-    def __init__(self, context: zmq.Context[Any], connection: Connection) -> None:
+    Args:
+        connection: How to reach the kernel.
+    """
+
+    def __init__(self, connection: Connection) -> None:
         self._wire = Wire(connection.key.encode(), connection.client_id)
         self._loop = asyncio.get_running_loop()
-        self._sockets: dict[str, zmq.Socket[Any]] = {}
         self._watchers: dict[str, Callable[[str, Message], None]] = {}
         self._on_orphan: Callable[[Message], None] = lambda message: None
+        self._wants_orphan: Callable[[str], bool] = lambda msg_id: False
+        self._muted: deque[str] = deque(maxlen=MUTED)
+        self._on_broken: Callable[[str], None] = lambda why: None
         self._closed = False
         self._asked: set[asyncio.Future[Message]] = set()
         self._gone = ""
+        self._credit = bounds.BURST  # seconds of the server's time that the kernel has now
+        self._credited = time.perf_counter()
+        self._turn: asyncio.Handle | None = None  # when what is left is looked at
+        self._holders = 0  # who wants no more for now
         #: frames that were no message of this kernel
         self.rejected_count = 0
-        for channel, kind in (("shell", zmq.DEALER), ("control", zmq.DEALER), ("iopub", zmq.SUB)):
-            self._sockets[channel] = self._open(context, channel, kind, connection)
-        for socket in self._sockets.values():
-            self._loop.add_reader(socket.FD, self._drain)
+        # IOPub first: what a cell printed is folded before its reply is looked at.
+        self._links = {
+            channel: Link(
+                f"{connection.path}-{PORTS[channel]}",
+                kind,
+                connection.client_id.encode(),
+                most,
+                self._drain,
+            )
+            for channel, kind, most in (
+                ("iopub", "SUB", bounds.IOPUB_BYTES),
+                ("shell", "DEALER", bounds.REPLY_BYTES),
+                ("control", "DEALER", bounds.REPLY_BYTES),
+            )
+        }
 
     def request(
         self,
@@ -86,13 +109,11 @@ class Channels:
         """
         msg_id, frames = self._wire.request(msg_type, content, msg_id)
         try:
-            self._sockets[channel].send_multipart(frames, zmq.NOBLOCK)
-        except zmq.Again:
+            self._links[channel].send(frames)
+        except BlockingIOError:
             msg = "the kernel does not take questions: too many wait for its answer already"
             raise KernelSilentError(msg) from None
         self._watchers[msg_id] = watcher
-        # A send may consume the edge that announced input; look again.
-        self._loop.call_soon(self._drain)
         return msg_id
 
     def watch(self, msg_id: str, watcher: Callable[[str, Message], None]) -> None:
@@ -103,9 +124,38 @@ class Channels:
         """Stop handing over messages that answer `msg_id`."""
         self._watchers.pop(msg_id, None)
 
-    def on_orphan(self, watcher: Callable[[Message], None]) -> None:
-        """Hand IOPub messages that answer nothing known to `watcher`."""
-        self._on_orphan = watcher
+    def on_orphan(self, watcher: Callable[[Message], None], wants: Callable[[str], bool]) -> None:
+        """Hand IOPub messages that answer nothing known to `watcher`.
+
+        Args:
+            watcher: Takes them.
+            wants: Says whether what answers a request is of interest; the rest is not even read.
+        """
+        self._on_orphan, self._wants_orphan = watcher, wants
+
+    def mute(self, msg_id: str) -> None:
+        """Read no more output that answers a request."""
+        self._muted.append(msg_id)
+
+    def on_broken(self, watcher: Callable[[str], None]) -> None:
+        """Have `watcher` told why nothing is heard of the kernel any more, though it may live."""
+        self._on_broken = watcher
+
+    @property
+    def is_behind(self) -> bool:
+        """Say whether more has arrived than was read."""
+        return self._turn is not None or not all(link.is_empty for link in self._links.values())
+
+    def hold(self) -> None:
+        """Read nothing until `go_on` was called as often."""
+        self._holders += 1
+        self._pause()
+
+    def go_on(self) -> None:
+        """Read again."""
+        self._holders -= 1
+        if not self._is_deaf:
+            self._resume()
 
     async def ask(
         self, channel: str, msg_type: str, content: Message, *, deadline: float
@@ -145,64 +195,111 @@ class Channels:
     def give_up(self, why: str) -> None:
         """Tell all who ask, now and later, that nobody is there to answer any more."""
         self.drain()  # an answer may be among its last words
-        self._gone = why
+        if not self._gone:
+            self._gone = why
         for reply in self._asked:
             if not reply.done():
-                reply.set_exception(KernelSilentError(why))
+                reply.set_exception(KernelSilentError(self._gone))
 
     def close(self) -> None:
         """Close the sockets. What was not read is gone."""
         self._closed = True
-        for socket in self._sockets.values():
-            self._loop.remove_reader(socket.FD)
-            socket.close(linger=0)
+        if self._turn is not None:
+            self._turn.cancel()
+        for link in self._links.values():
+            link.close()
         self._watchers.clear()
 
     def drain(self) -> None:
-        """Take what has arrived by now, however much it is."""
-        while self._take(BATCH) == BATCH:
-            pass
-
-    def _open(
-        self, context: zmq.Context[Any], channel: str, kind: int, connection: Connection
-    ) -> zmq.Socket[Any]:
-        socket: zmq.Socket[Any] = context.socket(kind)
-        socket.linger = 0
-        if kind == zmq.SUB:
-            socket.rcvhwm = 0
-            socket.subscribe(b"")
-        else:
-            socket.identity = connection.client_id.encode()
-        socket.connect(f"ipc://{connection.path}-{PORTS[channel]}")
-        return socket
+        """Take what has arrived by now of a kernel that has ended, as far as that is taken."""
+        self._take(time.perf_counter() + bounds.LAST_WORDS, held=True)
 
     def _drain(self) -> None:
-        if self._take(BATCH) == BATCH:
-            self._loop.call_soon(self._drain)
+        """Take what has arrived, as long as the kernel's time lasts."""
+        if self._turn is not None or self._is_deaf:
+            return
+        began = time.perf_counter()
+        gained = (began - self._credited) * bounds.SHARE
+        self._credit = min(self._credit + gained, bounds.BURST)
+        more = self._take(began + bounds.SLICE)
+        self._credited = time.perf_counter()
+        self._credit -= self._credited - began
+        if self._is_deaf:
+            return
+        if self._credit <= 0:
+            self._pause()
+            wait = (bounds.SLICE - self._credit) / bounds.SHARE
+            self._turn = self._loop.call_later(wait, self._resume)
+        elif more:
+            self._turn = self._loop.call_soon(self._look_again)
 
-    def _take(self, most: int) -> int:
-        taken = 0
-        while taken < most and not self._closed:
-            before = taken
-            # IOPub first: what a cell printed is folded before its reply is looked at.
-            for channel in ("iopub", "shell", "control"):
-                if self._closed:
-                    break
+    @property
+    def _is_deaf(self) -> bool:
+        return self._closed or self._holders > 0
+
+    def _look_again(self) -> None:
+        self._turn = None
+        self._drain()
+
+    def _pause(self) -> None:
+        for link in self._links.values():
+            link.pause()
+
+    def _resume(self) -> None:
+        self._turn = None
+        if not self._is_deaf:
+            for link in self._links.values():
+                link.resume()
+            self._drain()
+
+    def _take(self, until: float, *, held: bool = False) -> bool:
+        """Take what has arrived until some time; say whether there may be more.
+
+        Args:
+            until: By the clock of `time.perf_counter`.
+            held: Whether to take it also while somebody holds it up.
+        """
+        while not self._closed and (held or not self._holders):
+            is_empty = True
+            for channel, link in self._links.items():
                 try:
-                    frames = self._sockets[channel].recv_multipart(zmq.NOBLOCK)
-                except zmq.Again:
-                    continue
-                taken += 1
-                self._dispatch(channel, frames)
-            if taken == before:
-                break
-        return min(taken, most)
+                    frames = link.receive()
+                except ProtocolError as error:
+                    self._break_off(f"the kernel sent {error} on {channel}")
+                    return False
+                is_empty = is_empty and link.is_empty
+                if frames is not None:
+                    is_empty = False
+                    self._dispatch(channel, frames)
+                if self._closed:
+                    return False
+            if is_empty:
+                return False
+            if time.perf_counter() >= until:
+                return True
+        return False
+
+    def _break_off(self, why: str) -> None:
+        """Hear nothing more of a kernel that does not keep to the protocol."""
+        log.warning("%s", why)
+        self.close()
+        self._gone = why
+        self.give_up(why)
+        self._on_broken(why)
 
     def _dispatch(self, channel: str, frames: list[bytes]) -> None:
+        def is_wanted(kind: str, parent_id: str) -> bool:
+            if channel != "iopub" or kind == "status":
+                return True
+            is_known = parent_id in self._watchers or self._wants_orphan(parent_id)
+            return is_known and parent_id not in self._muted
+
         try:
-            message = self._wire.read(frames)
+            message = self._wire.read(frames, is_wanted)
         except BadMessageError as error:
             self._reject("a message on %s was not the kernel's: %r", channel, error)
+            return
+        if message is None:
             return
         try:
             watcher = self._watchers.get(message["parent_id"])

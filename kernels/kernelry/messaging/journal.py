@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from kernelry import bounds
 from kernelry.beneath import reading
 from kernelry.messaging.wire import UNSOUND, Message, load
 
-READ_BYTES = 64 << 20  # more than a kernel writes
 FIRST_BYTES = 1000  # more than the line with which a journal begins
 
 
@@ -33,7 +33,7 @@ class Entry:
 
 def read_journal(path: Path) -> list[Entry] | None:
     """Return what the file at `path` holds; None if there is no such file."""
-    data = _read(path, READ_BYTES)
+    data = _read(path, bounds.JOURNAL_BYTES)
     return None if data is None else parse(data.split(b"\n"))
 
 
@@ -48,27 +48,40 @@ def parse(lines: Iterable[bytes | str]) -> list[Entry]:
     entries: list[Entry] = []
     for line in lines:
         try:
-            entries.append(_entry(load(line)))
+            entries.append(_entry(load(line), len(line)))
+            if len(entries) >= bounds.REPLAY_LINES:
+                break
         except (RecursionError, *UNSOUND):
             break
     return entries
+
+
+def name_of(value: object) -> str:
+    """Return the name of a request.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not isinstance(value, str) or len(value) > bounds.NOTE_ID_CHARS:
+        raise ValueError("no name of a request")
+    return value
 
 
 def _read(path: Path, most: int) -> bytes | None:
     return reading.head(path.parent, path.name, most)  # a cell can put anything there
 
 
-def _entry(line: dict[str, Any]) -> Entry:
+def _entry(line: dict[str, Any], size: int) -> Entry:
     channel, seq = line["channel"], int(line["seq"])
     if channel == "open":
         return Entry(seq, "open", "", {})
     if channel == "begin":
-        return Entry(seq, "begin", str(line["msg_id"]), {})
+        return Entry(seq, "begin", name_of(line["msg_id"]), {})
     if channel == "shell":
         reply: Message = {"content": dict(line["content"]), "at": float(line.get("at", 0))}
-        return Entry(seq, "shell", str(line["msg_id"]), reply)
+        return Entry(seq, "shell", name_of(line["msg_id"]), reply)
     header, parent = dict(line["header"]), dict(line["parent_header"])
-    msg_id = str(parent.get("msg_id", ""))
+    msg_id = name_of(parent.get("msg_id", ""))
     message: Message = {
         "header": header,
         "parent_header": parent,
@@ -76,5 +89,6 @@ def _entry(line: dict[str, Any]) -> Entry:
         "content": dict(line["content"]),
         "msg_type": str(header["msg_type"]),
         "parent_id": msg_id,
+        "size": size,
     }
     return Entry(seq, "iopub", msg_id, message)

@@ -11,8 +11,11 @@ import hmac
 import json
 import re
 import secrets
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
+
+from kernelry import bounds
 
 DELIMITER = b"<IDS|MSG>"
 PROTOCOL_VERSION = "5.3"
@@ -49,8 +52,14 @@ class Wire:
         parts = [pack(header), b"{}", b"{}", pack(content)]
         return msg_id, [DELIMITER, self._sign(parts), *parts]
 
-    def read(self, frames: list[bytes]) -> Message:
-        """Return the message in `frames`.
+    def read(
+        self, frames: list[bytes], wanted: Callable[[str, str], bool] = lambda kind, parent: True
+    ) -> Message | None:
+        """Return the message in `frames`; None: it is not wanted, and was not looked into.
+
+        Args:
+            frames: What has arrived.
+            wanted: Says so of its type and the request that it answers; both may be forged.
 
         Raises:
             BadMessageError: No message, or not signed with this kernel's key.
@@ -58,16 +67,27 @@ class Wire:
         try:
             start = frames.index(DELIMITER) + 1
             signature, *parts = frames[start : start + 5]
+            if len(parts) != 4 or len(parts[0]) + len(parts[1]) > bounds.HEAD_BYTES:
+                raise BadMessageError("no message")
+            header, parent = map(load, parts[:2])
+            kind, parent_id = header["msg_type"], parent.get("msg_id", "")
+            if not isinstance(kind, str) or not isinstance(parent_id, str):
+                raise BadMessageError("no message")
+            if not wanted(kind, parent_id):
+                return None
             if not hmac.compare_digest(signature, self._sign(parts)):
                 raise BadMessageError("wrong signature")
-            header, parent, metadata, content = map(load, parts)
+            metadata, content = map(load, parts[2:])
+            if not isinstance(content, dict):
+                raise BadMessageError("no message")
             return {
                 "header": header,
                 "parent_header": parent,
                 "metadata": metadata,
                 "content": content,
-                "msg_type": header["msg_type"],
-                "parent_id": parent.get("msg_id", ""),
+                "msg_type": kind,
+                "parent_id": parent_id,
+                "size": sum(map(len, parts)),
             }
         except BadMessageError:
             raise
@@ -92,12 +112,33 @@ def load(data: bytes | str) -> Any:
     Halves of characters, which UTF-8 has not, are escaped; NaN, which JSON has not, is nothing.
 
     Raises:
-        ValueError: It is no JSON.
+        ValueError: It is no JSON, or too much.
         RecursionError: It is nested too deeply.
     """
+    comma, square, curly = (",", "[", "{") if isinstance(data, str) else (b",", b"[", b"{")
+    containers = data.count(square) + data.count(curly)  # type: ignore[arg-type]
+    if containers + data.count(comma) > bounds.JSON_ITEMS:  # type: ignore[arg-type]
+        raise ValueError("too many values")
     text = data if isinstance(data, str) else data.decode("utf-8", "replace")
     found = json.loads(text, parse_constant=lambda name: None)
+    if containers > bounds.JSON_DEPTH:
+        check_depth(found)
     return escaped(found) if HALF.search(text) else found
+
+
+def check_depth(part: Any) -> None:
+    """Raise ValueError if there are too many containers in each other."""
+    level = [part] if isinstance(part, dict | list) else []
+    for _ in range(bounds.JSON_DEPTH):
+        level = [
+            item
+            for container in level
+            for item in (container.values() if isinstance(container, dict) else container)
+            if isinstance(item, dict | list)
+        ]
+        if not level:
+            return
+    raise ValueError("too many containers in each other")
 
 
 def escaped(part: Any) -> Any:

@@ -1,6 +1,6 @@
 """From messages to outputs, and from outputs to text and pictures."""
 
-from kernelry.output import fold
+from kernelry.output import fold, taking
 from kernelry.output.fold import (
     Display,
     Error,
@@ -9,13 +9,13 @@ from kernelry.output.fold import (
     Spill,
     Stream,
     clip,
-    plain,
     readable,
     spill_of,
     stream_text,
     text_of,
 )
 from kernelry.output.images import SAVED, image_bytes, images_of, save_images, saved_files, saved_in
+from kernelry.output.taking import plain
 from kernelry.output.transcript import SPILL_BYTES, Page, Source, Transcript, beyond, cut
 
 __all__ = [
@@ -43,5 +43,6 @@ __all__ = [
     "saved_in",
     "spill_of",
     "stream_text",
+    "taking",
     "text_of",
 ]

@@ -5,15 +5,17 @@ error; and one of ours, `Spill`, which stands where an execution's text went pas
 the kernel sends (kernelry/inside/kernel/budget.py) and its rest is in a file.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
-CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+from kernelry import bounds
+from kernelry.output import taking
+from kernelry.output.taking import ANSI, CONTROL, plain
+
 IMAGE_MIMES = ("image/png", "image/jpeg", "image/gif", "image/webp", "image/svg+xml")
 OVERFLOW = "kernelry_overflow"
+SPILLED = ("stdout", "stderr", "display")  # what a kernel counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,21 +87,43 @@ Output = Stream | Display | Error | Spill
 
 
 class OutputFold:
-    """The outputs of one execution as they grow, one IOPub message at a time."""
+    """The outputs of one execution as they grow, one IOPub message at a time.
 
-    def __init__(self) -> None:
+    Each message costs the same, however many there were before.
+
+    Args:
+        allowance: How much is taken.
+    """
+
+    def __init__(self, allowance: bounds.Allowance = bounds.DEFAULT) -> None:
+        self._allowance = allowance
         self._outputs: list[Output] = []
         self._parts: list[str] = []  # text of the last stream, not joined yet
         self._clear_pending = False
+        self._spill_at = -1  # where the spill is
+        self._ids: set[str] = set()  # of displays among the outputs
+        #: display id -> (displays before this place are updated, to what)
+        self._updates: dict[str, tuple[int, Display]] = {}
+        self._chars = self._displays = self._size = self._items = 0
 
     @property
     def outputs(self) -> tuple[Output, ...]:
         """What has been folded so far."""
         self._join()
+        self._update_all()
         return tuple(self._outputs)
 
+    @property
+    def size(self) -> int:
+        """Bytes of the messages that were folded in."""
+        return self._size
+
     def add(self, message: Mapping[str, Any]) -> None:
-        """Fold one message in; kinds that are not output are passed over."""
+        """Fold one message in; kinds that are not output are passed over.
+
+        Raises:
+            PassedError: It is more than is taken; it was not folded in.
+        """
         kind = message["header"]["msg_type"]
         content = message["content"]
         if kind == "clear_output":
@@ -108,47 +132,89 @@ class OutputFold:
             else:
                 self._clear()
         elif kind == "stream":
-            self._make_room()
-            self._add_stream(str(content["name"]), str(content["text"]))
+            self._add_stream(message)
         elif kind in ("display_data", "execute_result"):
-            self._make_room()
-            self._append(display_of(content))
+            self._show(message, display_of(content))
         elif kind == "update_display_data":
-            self._update(display_of(content))
+            display = display_of(content)
+            if display.display_id in self._ids:
+                self._count(message, taking.weight(display.data, display.metadata))
+                self._updates[display.display_id] = (len(self._outputs), display)
+            else:  # it belongs to an earlier execution; the newest reader sees it here
+                self._show(message, display, room=False)
         elif kind == "error":
-            self._make_room()
-            self._append(error_of(content))
-        elif kind == OVERFLOW:
-            self._append(Spill(str(content["file"])))
+            self._show(message, error_of(content))
+        elif kind == OVERFLOW and self._spill_at < 0:
+            self._append(Spill(taking.words(content["file"], bounds.FILE_NAME_CHARS)))
+            self._spill_at = len(self._outputs) - 1
 
     def settle(self, overflow: Mapping[str, Any]) -> None:
         """Put the kernel's final counts into the spill that was announced."""
         self._join()
-        final = Spill(**overflow)
-        for i, output in enumerate(self._outputs):
-            if isinstance(output, Spill):
-                self._outputs[i] = final
-                return
-        self._outputs.append(final)
+        if self._spill_at < 0:
+            self._outputs.append(spill_from(overflow))
+            self._spill_at = len(self._outputs) - 1
+        else:
+            self._outputs[self._spill_at] = spill_from(overflow)
 
     def last_line(self) -> str:
         """Return the newest non-empty line of text."""
-        self._join()
-        for output in reversed(self._outputs):
+        for output in reversed(self.outputs):
             if isinstance(output, (Stream, Display)):
                 lines = readable(output.text).strip().splitlines()
                 if lines:
                     return lines[-1]
         return ""
 
-    def _add_stream(self, name: str, text: str) -> None:
+    def _add_stream(self, message: Mapping[str, Any]) -> None:
+        content = message["content"]
+        if not isinstance(content["text"], str):
+            raise TypeError("a stream of something else than text")
+        name = "stderr" if content["name"] == "stderr" else "stdout"
+        text: str = content["text"]
+        if self._chars + len(text) > self._allowance.chars:
+            raise bounds.PassedError(f"more than {self._allowance.chars} characters of text")
+        self._chars += len(text)
+        self._make_room()
+        self._size += int(message.get("size", len(text)))
         last = self._outputs[-1] if self._outputs else None
         if isinstance(last, Stream) and last.name == name:
             self._parts.append(text)
         elif text:
             self._append(Stream(name, text))
 
+    def _show(self, message: Mapping[str, Any], output: Display | Error, room: bool = True) -> None:
+        if isinstance(output, Display):
+            self._count(message, taking.weight(output.data, output.metadata))
+        else:
+            self._count(message, 0)
+        if room:
+            self._make_room()
+        self._append(output)
+        if isinstance(output, Display) and output.display_id:
+            self._ids.add(output.display_id)
+
+    def _count(self, message: Mapping[str, Any], items: int) -> None:
+        """Account for something that is shown.
+
+        Raises:
+            PassedError: It is too much.
+        """
+        allowed = self._allowance
+        if self._displays >= allowed.displays:
+            raise bounds.PassedError(f"more than {allowed.displays} displays and updates")
+        size = self._size + int(message.get("size", 0))
+        if size > allowed.size:
+            raise bounds.PassedError(f"more than {allowed.size} bytes of output")
+        if self._items + items > bounds.DISPLAY_ITEMS:
+            raise bounds.PassedError(f"more than {bounds.DISPLAY_ITEMS} values in its displays")
+        self._displays += 1
+        self._size = size
+        self._items += items
+
     def _append(self, output: Output) -> None:
+        if len(self._outputs) >= self._allowance.outputs:
+            raise bounds.PassedError(f"more than {self._allowance.outputs} outputs")
         self._join()
         self._outputs.append(output)
 
@@ -166,17 +232,21 @@ class OutputFold:
     def _clear(self) -> None:
         self._clear_pending = False
         self._parts = []
-        self._outputs = [output for output in self._outputs if isinstance(output, Spill)]
+        self._outputs = [self._outputs[self._spill_at]] if self._spill_at >= 0 else []
+        self._spill_at = min(self._spill_at, 0)
+        self._ids = set()
+        self._updates = {}
 
-    def _update(self, display: Display) -> None:
-        self._join()
-        found = False
+    def _update_all(self) -> None:
+        """Show what displays were updated to."""
+        if not self._updates:
+            return
         for i, output in enumerate(self._outputs):
-            if isinstance(output, Display) and output.display_id == display.display_id:
-                self._outputs[i] = replace(output, data=display.data, metadata=display.metadata)
-                found = True
-        if not found:  # it belongs to an earlier execution; the newest reader sees it here
-            self._outputs.append(display)
+            if isinstance(output, Display) and output.display_id in self._updates:
+                before, new = self._updates[output.display_id]
+                if i < before:
+                    self._outputs[i] = replace(output, data=new.data, metadata=new.metadata)
+        self._updates = {}
 
 
 def fold(messages: Iterable[Mapping[str, Any]]) -> tuple[Output, ...]:
@@ -188,23 +258,50 @@ def fold(messages: Iterable[Mapping[str, Any]]) -> tuple[Output, ...]:
 
 
 def display_of(content: Mapping[str, Any]) -> Display:
-    """Return the display in a message's content."""
+    """Return the display in a message's content.
+
+    Raises:
+        TypeError, ValueError: It is none.
+    """
+    count = content.get("execution_count")
+    shown = taking.table(content.get("transient")).get("display_id") or ""
+    if not isinstance(shown, str | int) or len(str(shown)) > bounds.DISPLAY_ID_CHARS:
+        raise ValueError("no id of a display")
     return Display(
-        data=dict(content.get("data", {})),
-        metadata=dict(content.get("metadata", {})),
-        execution_count=content.get("execution_count"),
-        display_id=str(content.get("transient", {}).get("display_id", "")),
+        data=taking.bundle(content.get("data")),
+        metadata=taking.finite(dict(taking.table(content.get("metadata")))),
+        execution_count=count if isinstance(count, int) and count < bounds.COUNT else None,
+        display_id=str(shown),
     )
 
 
 def error_of(content: Mapping[str, Any]) -> Error:
     """Return the error in a message's content."""
-    return Error(str(content["ename"]), str(content["evalue"]), tuple(content.get("traceback", ())))
+    return Error(
+        taking.words(content["ename"], bounds.ENAME_CHARS),
+        taking.words(content["evalue"], bounds.EVALUE_CHARS),
+        taking.lines(content.get("traceback")),
+    )
 
 
-def plain(text: str) -> str:
-    """Return `text` without ANSI escapes and control characters."""
-    return CONTROL.sub("", ANSI.sub("", text))
+def spill_from(content: Mapping[str, Any]) -> Spill:
+    """Return the spill with the counts of a reply, or as it was written down.
+
+    Raises:
+        KeyError, TypeError, ValueError: They are none.
+    """
+    totals = taking.table(content.get("totals"))
+    tails = taking.table(content.get("tails"))
+    return Spill(
+        taking.words(content["file"], bounds.FILE_NAME_CHARS),
+        chars=taking.number(content.get("chars", -1), least=-1),
+        dropped=taking.number(content.get("dropped", 0)),
+        displays=taking.number(content.get("displays", 0)),
+        totals={name: taking.number(totals[name]) for name in SPILLED if name in totals},
+        tails={
+            name: taking.words(tails[name], bounds.TAIL_CHARS) for name in SPILLED if name in tails
+        },
+    )
 
 
 def readable(text: str) -> str:
@@ -316,10 +413,10 @@ def from_json(item: Mapping[str, Any]) -> Output:
     """Return the output that `to_json` wrote."""
     match item["output_type"]:
         case "stream":
-            return Stream(item["name"], item["text"])
+            return Stream(str(item["name"]), str(item["text"]))
         case "error":
             return error_of(item)
         case "spill":
-            return Spill(**{key: value for key, value in item.items() if key != "output_type"})
+            return spill_from(item)
         case _:
             return display_of(item)

@@ -1,6 +1,5 @@
 """Keep the images that executions show: the original in the workspace's outputs/."""
 
-import asyncio
 import base64
 import binascii
 import re
@@ -8,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from kernelry.apart import Apart
 from kernelry.beneath import writing
 from kernelry.output.fold import IMAGE_MIMES, Display, Output
 from kernelry.paths import Workspace
@@ -26,7 +26,11 @@ NOT_SAVED = "not saved"
 
 
 async def save_images(
-    outputs: tuple[Output, ...], workspace: Workspace, stem: str
+    outputs: tuple[Output, ...],
+    workspace: Workspace,
+    stem: str,
+    apart: Apart | None = None,
+    owner: str = "",
 ) -> tuple[Output, ...]:
     """Write the images among outputs to files.
 
@@ -34,13 +38,15 @@ async def save_images(
         outputs: What an execution emitted.
         workspace: The files come into its outputs/.
         stem: How their names begin; a number and a suffix follow.
+        apart: Does it; None: a thread of its own.
+        owner: Whose they are.
 
     Returns:
         The outputs, with notes of where the files are.
     """
     if not any(isinstance(o, Display) and images_of(o) for o in outputs):
         return outputs
-    return await asyncio.to_thread(_save_all, outputs, workspace, stem)
+    return await (apart or Apart()).run(owner, _save_all, outputs, workspace, stem)
 
 
 def images_of(display: Display) -> dict[str, str]:
@@ -80,7 +86,11 @@ def saved_in(output: Output) -> dict[str, str]:
     """Return MIME type -> path of the images of an output that were saved, or why one was not."""
     found = output.metadata.get(SAVED) if isinstance(output, Display) else None
     # A cell that writes the key itself names what it likes; it is read below the workspace only.
-    return {k: v for k, v in found.items() if isinstance(v, str)} if isinstance(found, dict) else {}
+    return (
+        {mime: found[mime] for mime in SUFFIXES if isinstance(found.get(mime), str)}
+        if isinstance(found, dict)
+        else {}
+    )
 
 
 def _save_all(outputs: tuple[Output, ...], workspace: Workspace, stem: str) -> tuple[Output, ...]:

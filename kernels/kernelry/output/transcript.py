@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from kernelry import bounds
 from kernelry.beneath import reading
 from kernelry.output.fold import Output, Spill, readable, text_of
 
 CHUNK_BYTES = 1 << 20  # read at once from a file
-SPILL_BYTES = 1 << 30  # read of a spill file; the largest that settings allow
+SPILL_BYTES = bounds.SPILL_BYTES  # read of a spill file; the largest that settings allow
 
 
 @dataclass(frozen=True, slots=True)

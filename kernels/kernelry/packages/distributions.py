@@ -3,10 +3,14 @@
 Nothing is imported and no file is read: a session can write what it likes into its own.
 """
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+
+from kernelry import bounds
 
 ENDS = (".dist-info", ".egg-info")
 
@@ -45,7 +49,8 @@ def distributions(folders: Iterable[Path]) -> Mapping[str, Distribution]:
     found: dict[str, Distribution] = {}
     for folder in folders:
         try:
-            entries = sorted(path.name for path in folder.iterdir())
+            with os.scandir(folder) as there:  # a session can make any number
+                entries = sorted(entry.name for entry in islice(there, bounds.NAMES))
         except OSError:
             continue
         for entry in entries:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from kernelry.apart import Apart
 from kernelry.engines import Environment
 from kernelry.errors import InstallError
 from kernelry.packages.distributions import Package, packages
@@ -47,6 +48,7 @@ class SessionEnvironment:
         self._prefix = prefix
         self._installer = installer
         self._lock = asyncio.Lock()
+        self._apart = Apart()
         #: the interpreter that the session's kernels are started with
         self.parent = python
         #: where installations are written down
@@ -116,7 +118,12 @@ class SessionEnvironment:
     async def packages(self) -> list[Package]:
         """Return what the session can import, its own and its interpreter's, by name."""
         interpreter = await self._installer.ask(self.parent)
-        return await asyncio.to_thread(packages, self.site, interpreter.folders)
+        return await self._apart.run(
+            self._prefix.parent.name, self._read_packages, interpreter.folders
+        )
+
+    def _read_packages(self, inherited: Sequence[Path]) -> list[Package]:
+        return packages(self.site, inherited)
 
 
 class InstallLog:

@@ -12,9 +12,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from kernelry import bounds
 from kernelry.engines import Exit, LocalKernel
 from kernelry.errors import KernelSilentError, KernelStartError
-from kernelry.messaging import UNSOUND, Entry, Message, newest_begun, read_journal
+from kernelry.messaging import UNSOUND, Entry, Message, newest_begun, read_journal, understood
 from kernelry.models import Execution, ExecutionStatus
 from kernelry.output import Display, Output, Spill
 from kernelry.session.run import Run
@@ -40,6 +41,7 @@ class CatchUp:
         self._is_whole = False
         self._seen: set[str] = set()
         self._held: list[tuple[str, Message]] | None = []
+        self._held_size = 0  # bytes of these
 
     @property
     def has_begun(self) -> bool:
@@ -49,7 +51,11 @@ class CatchUp:
     def hear(self, channel: str, message: Message) -> None:
         """Take what arrives live; it waits for what came before it."""
         if self._held is not None:
-            self._held.append((channel, message))
+            self._held_size += message["size"]
+            if self._held_size > self.run.allowance.size:
+                self.run.stop_taking(f"more than {self.run.allowance.size} bytes of output")
+            else:
+                self._held.append((channel, message))
         elif message["header"]["msg_id"] not in self._seen:
             self.run.hear(channel, message)
 
@@ -98,7 +104,7 @@ class CatchUp:
             ending.cancel()
             falling_idle.cancel()
         with suppress(KernelStartError):
-            while not self.run.ended.is_set():
+            while not self.run.ended.is_set() and not self.run.passed:
                 await self._replay(kernel)
                 await self._check_that_it_runs(kernel)
                 await asyncio.sleep(BEGIN_PAUSE)
@@ -155,8 +161,9 @@ class CatchUp:
             return
         with suppress(KernelSilentError):
             status = await kernel.request("status", deadline=STATUS_DEADLINE)
-            if status["msg_id"] == self.run.id:
-                return
+            with understood("status"):
+                if status["msg_id"] == self.run.id:
+                    return
             await self._ask_shell(kernel)  # it may be about to reply
             await self._replay(kernel)
             if not self._was_answered:
@@ -178,6 +185,10 @@ class CatchUp:
         while kernel.process.exit is None:
             try:
                 kept = await kernel.replay(self._last_seq)
+            except bounds.PassedError as error:
+                self.run.stop_taking(str(error))
+                self.run.begun.set()
+                return
             except KernelSilentError:
                 if self.has_begun:  # the file has all but the newest, and that comes live
                     break
@@ -266,7 +277,9 @@ async def hear_last_words(run: Run, journal: Path) -> None:
         run: The execution, with what came live.
         journal: The kernel's file.
     """
-    kept = Run(run.execution)
+    if run.passed:
+        return
+    kept = run.again()
     catch_up = CatchUp(kept, journal)
     await catch_up.read_file()
     catch_up.settle()

@@ -6,6 +6,7 @@ nothing. Each is written down before it is sent, and its outcome before anybody 
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
@@ -13,23 +14,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from kernelry import bounds
 from kernelry.artifacts import captures
 from kernelry.crashpoints import crash_point
 from kernelry.engines import Exit, LocalKernel
-from kernelry.errors import StoreError
-from kernelry.messaging import Message
+from kernelry.errors import KernelSilentError, StoreError
+from kernelry.messaging import Message, understood
 from kernelry.models import Execution, ExecutionStatus, InterruptStep, SessionRecord
 from kernelry.output import save_images
 from kernelry.session import interrupts
 from kernelry.session.adoption import CatchUp, hear_last_words, with_late_output
 from kernelry.session.late import LateOutput
 from kernelry.session.notes import Notes
-from kernelry.session.run import Run
-from kernelry.session.services import Services
+from kernelry.session.run import NO_REPLY, Run
+from kernelry.session.services import Services, isolated
 
 log = logging.getLogger(__name__)
 
 CATCH_UP_GRACE = 2.0  # seconds an adopted kernel has to say what it did before a timeout counts
+LOOK_PERIOD = 5.0  # seconds between looks whether a kernel forgot to answer
 IDLE_GRACE = 2.0  # seconds after the reply for the rest of the output
 
 
@@ -51,6 +54,10 @@ class Owner(Protocol):
     @property
     def spill_dir(self) -> Path:
         """Where output is that was too much to be sent."""
+        ...
+
+    async def kill(self, why: str) -> None:
+        """End its kernel at once."""
         ...
 
     def touch(self) -> None:
@@ -126,10 +133,10 @@ class Executions:
 
     def adopt(self, kernel: LocalKernel, opened: list[Execution], newest: Execution | None) -> None:
         """Go on with what a dead server had; see `Session.adopt`."""
-        self._queue.extend(self._run(e) for e in opened if e.status is ExecutionStatus.QUEUED)
+        self._queue.extend(self.make(e) for e in opened if e.status is ExecutionStatus.QUEUED)
         sent = [e for e in opened if e.status is not ExecutionStatus.QUEUED]
         if sent:
-            self.current = self._run(sent[-1])
+            self.current = self.make(sent[-1])
             self.current.go_on()
         self._is_driven = True
         self._start(self._go_on(kernel, self.current, newest))
@@ -149,7 +156,7 @@ class Executions:
         """
         outcomes: list[ExecutionStatus] = []
         for execution in opened:
-            run = self._run(execution)
+            run = self.make(execution)
             if execution.status is ExecutionStatus.QUEUED:
                 run.cancel("the server ended before it ran")
             else:
@@ -164,7 +171,8 @@ class Executions:
         """Keep the images that an execution showed, and note where they are."""
         ran = run.execution
         stem = f"{ran.session_id}-{ran.index}"
-        saved = await save_images(ran.outputs, self._services.workspace, stem)
+        where, apart = self._services.workspace, self._services.apart
+        saved = await save_images(ran.outputs, where, stem, apart, ran.session_id)
         run.execution = replace(run.execution, outputs=saved)
 
     async def withdraw(self, run: Run, why: str) -> bool:
@@ -222,8 +230,26 @@ class Executions:
             self._driver.cancel()
             await asyncio.wait([self._driver])
 
-    def _run(self, execution: Execution) -> Run:
-        return Run(execution, self._notes.hear)
+    def make(self, execution: Execution) -> Run:
+        """Return an execution to be run here, or that was."""
+        output = self._services.launches.config.output
+        allowance = bounds.Allowance.of(output.head_chars, output.displays, output.rich_bytes)
+        return Run(execution, self._notes.hear, self._on_passed, allowance)
+
+    def _on_passed(self, run: Run) -> None:
+        if self._owner.kernel is not None:
+            self._owner.kernel.channels.mute(run.id)
+        if not run.execution.status.is_final:
+            self._services.spawn(
+                isolated(self._stop(run), f"stopping {run.id}"), name=f"stop {run.id}"
+            )
+
+    async def _stop(self, run: Run) -> None:
+        """Stop an execution that sends more than is taken."""
+        run.stop_as = run.stop_as or ExecutionStatus.INTERRUPTED
+        step = await interrupts.signal_until_ended(self._owner.kernel, run)
+        if step is InterruptStep.NO_EFFECT and self.current is run:
+            await self._owner.kill(f"{run.passed}; it did not end when it was interrupted")
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         self._driver = self._services.spawn(work, name=f"session {self._owner.record.id}")
@@ -348,7 +374,7 @@ class Executions:
 
     async def _hear_of_last(self, newest: Execution, kernel: LocalKernel) -> None:
         """Add what threads of the last execution printed while no server lived."""
-        run = self._run(newest)
+        run = self.make(newest)
         catch_up = CatchUp(run, self._owner.journal)
         kernel.channels.watch(run.id, catch_up.hear)
         await catch_up.follow(kernel, self._services.store.execution)
@@ -367,8 +393,22 @@ class Executions:
                 await self._time_out(run)
                 return
             with suppress(TimeoutError):
-                async with asyncio.timeout(left):
+                async with asyncio.timeout(min(left or LOOK_PERIOD, LOOK_PERIOD)):
                     await run.ended.wait()
+            if run.idle.is_set() and not run.ended.is_set():
+                await self._look_for_reply(run)
+
+    async def _look_for_reply(self, run: Run) -> None:
+        """Conclude an execution that the kernel is done with and has not answered."""
+        kernel = self._owner.kernel
+        with suppress(KernelSilentError):
+            if kernel is not None:
+                status = await kernel.request("status", deadline=LOOK_PERIOD)
+                with understood("status"):
+                    is_over = status["msg_id"] != run.id
+                if is_over and not run.ended.is_set():
+                    run.lose(NO_REPLY)
+                    run.ended.set()
 
     async def _time_out(self, run: Run) -> None:
         run.stop_as = ExecutionStatus.TIMED_OUT
@@ -384,9 +424,17 @@ class Executions:
 
     async def _await_output(self, run: Run, kernel: LocalKernel) -> None:
         """Wait for the rest of the output: until idle, or a dead kernel's last words."""
-        if kernel.process.exit is None:
+        end = time.monotonic() + bounds.REST_SECONDS
+        heard = -1
+        # As long as it comes: a kernel that has much to say is read no faster than others let us.
+        while kernel.process.exit is None and not run.over.is_set() and time.monotonic() < end:
+            if heard >= 0 and run.passed:
+                break
+            if run.heard == heard and not kernel.channels.is_behind:
+                break
+            heard = run.heard
             with suppress(TimeoutError):
-                async with asyncio.timeout(IDLE_GRACE):
+                async with asyncio.timeout(min(IDLE_GRACE, end - time.monotonic())):
                     await run.over.wait()
         if kernel.process.exit is not None:
             await kernel.drain()

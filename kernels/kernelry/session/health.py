@@ -16,6 +16,7 @@ import psutil
 
 from kernelry.engines import KernelProcess, LocalKernel
 from kernelry.errors import KernelSilentError
+from kernelry.messaging import understood
 from kernelry.models import Activity, Health, HealthStatus, KernelState
 from kernelry.session.session import Session
 
@@ -173,7 +174,9 @@ async def _ask(kernel: LocalKernel) -> tuple[dict[str, Any] | None, float]:
     loop = asyncio.get_running_loop()
     started = loop.time()
     try:
-        answer = await kernel.request("status", deadline=PROBE_DEADLINE)
+        said = await kernel.request("status", deadline=PROBE_DEADLINE)
+        with understood("status"):
+            answer = {"busy": bool(said["busy"]), "held": bool(said.get("held"))}
     except KernelSilentError:
         answer = None
     return answer, loop.time() - started

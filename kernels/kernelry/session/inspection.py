@@ -4,14 +4,17 @@ import asyncio
 import signal
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+from kernelry import bounds
 from kernelry.beneath import reading
 from kernelry.engines import LocalKernel
+from kernelry.messaging import understood
 from kernelry.models import Variable
+from kernelry.output import taking
 
 REQUEST_DEADLINE = 2.0  # seconds a kernel has for a question of ours
 STACK_BYTES = 4000  # longest stack that is reported
-STACKS_BYTES = 1 << 18  # of all threads that are read, to find the one that runs cells
 STACK_DEADLINE = 0.3  # seconds the fault handler has to write the stacks
 STACK_PAUSE = 0.05  # seconds in which it writes nothing when it is done
 
@@ -23,10 +26,29 @@ async def variables(kernel: LocalKernel, limit: int) -> tuple[list[Variable], in
         KernelSilentError: The kernel is in native code and can't answer now.
     """
     answer = await kernel.request("variables", deadline=REQUEST_DEADLINE, limit=limit)
-    found = [
-        Variable(**{**item, "shape": tuple(item.get("shape", ()))}) for item in answer["variables"]
-    ]
-    return found, answer["total"]
+    with understood("variables"):
+        found = [variable(item) for item in answer["variables"][:limit]]
+        return found, taking.number(answer["total"])
+
+
+def variable(item: dict[str, Any]) -> Variable:
+    """Return the variable that a kernel describes.
+
+    Raises:
+        KeyError, TypeError, ValueError: It does not.
+    """
+    name, kind, text = (
+        taking.line(item[key], bounds.VARIABLE_CHARS) for key in ("name", "type", "repr")
+    )
+    size = item.get("size")
+    shape = tuple(taking.number(n) for n in item.get("shape", ())[: bounds.SHAPE])
+    return Variable(
+        name=name,
+        type=kind,
+        repr=text,
+        size=None if size is None else taking.number(size),
+        shape=shape,
+    )
 
 
 async def adopt_environment(
@@ -48,7 +70,9 @@ async def adopt_environment(
     )
     where = {"prefix": str(prefix), "site": str(site)}
     await kernel.request("adopt_environment", deadline=REQUEST_DEADLINE, **where)
-    return [str(name) for name in loaded["modules"]]
+    with understood("loaded"):
+        names = loaded["modules"][: bounds.MODULES]
+        return [taking.line(name, bounds.MODULE_CHARS) for name in names]
 
 
 async def stack(kernel: LocalKernel, path: Path) -> str:
@@ -87,5 +111,5 @@ def size_of(path: Path) -> int:
 
 def read_from(path: Path, offset: int) -> str:
     """Return the text of a file from an offset in bytes, as much as is read."""
-    data = reading.head(path.parent, path.name, STACKS_BYTES, start=offset) or b""
+    data = reading.head(path.parent, path.name, bounds.STACKS_BYTES, start=offset) or b""
     return data.decode("utf-8", "replace")

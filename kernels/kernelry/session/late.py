@@ -6,8 +6,8 @@ added to it, and written down when it has been quiet for a moment.
 
 import asyncio
 from collections import OrderedDict
-from dataclasses import replace
 
+from kernelry import bounds
 from kernelry.messaging import Message
 from kernelry.session.run import NOTE, Run
 from kernelry.session.services import Services
@@ -31,7 +31,10 @@ class LateOutput:
     def remember(self, run: Run) -> None:
         """Take a finished execution; the oldest one is forgotten."""
         self._runs[run.id] = run
-        while len(self._runs) > REMEMBERED_RUNS:
+        while len(self._runs) > REMEMBERED_RUNS or (
+            len(self._runs) > 1
+            and sum(run.fold.size for run in self._runs.values()) > bounds.REMEMBERED_BYTES
+        ):
             self._runs.popitem(last=False)
 
     def hear(self, message: Message) -> None:
@@ -42,13 +45,11 @@ class LateOutput:
         if message["msg_type"] == NOTE:
             run.note(message)
             return
-        run.fold.add(message)
-        run.execution = replace(run.execution, outputs=run.fold.outputs)
-        if run.id not in self._unwritten:
+        if run.hear_late(message) and run.id not in self._unwritten:
             self._unwritten.add(run.id)
             self._services.spawn(self._write(run), name=f"late output {run.id}")
 
     async def _write(self, run: Run) -> None:
-        await asyncio.sleep(WRITE_DELAY)
+        await asyncio.sleep(WRITE_DELAY * (1 + run.fold.size / bounds.MIB))  # all is written again
         self._unwritten.discard(run.id)
-        await self._services.store.finish_execution(run.execution)
+        await self._services.store.finish_execution(run.snapshot())

@@ -5,26 +5,27 @@ and what that wrote down is known by the note's message id.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from kernelry import bounds
 from kernelry.engines import LocalKernel
 from kernelry.errors import InvalidArgumentError, KernelSilentError
 from kernelry.events import check_data, check_topic
 from kernelry.messaging import UNSOUND, Message
 from kernelry.models import Execution, ExecutionStatus, Question, SessionRecord, SessionStatus
+from kernelry.output import taking
 from kernelry.session.run import Run
 from kernelry.session.services import Services
 
 log = logging.getLogger(__name__)
 
 TELL_DEADLINE = 1.0  # seconds a kernel has to take a change of its context
-CONTEXT_BYTES = 1 << 20  # of all of a session's context, about
+GO_ON = bounds.PENDING_NOTES // 4  # notes not written yet at which more are taken
 LEFT_OUT_LOGGED = 20  # notes of one session: there is no end to what code can send
-TEXT_CHARS = 2000  # of what a note says in words
 FAR = 1e11  # seconds after the epoch by which nothing happens
 REQUESTED = {
     "pause": "execution.pause_requested",
@@ -64,6 +65,8 @@ class Notes:
             "published": self._published,
         }
         self._left_out = 0
+        self._pending = 0  # notes that are not written down yet
+        self._held_up: LocalKernel | None = None  # the kernel that waits for them
         self._informed: LocalKernel | None = None  # the kernel that has the context
         #: message ids of notes that a server before has written down
         self.known: set[str] = set()
@@ -144,7 +147,9 @@ class Notes:
     def _context(self, run: Run, content: Any, key: str) -> None:
         if key in self.known:
             return  # a tool may have changed it since
-        values, removed = dict(content["values"]), [str(name) for name in content["removed"]]
+        values, removed = dict(content["values"]), [short(name) for name in content["removed"]]
+        if len(values) + len(removed) > bounds.CONTEXT_KEYS:
+            raise ValueError(f"a change of more than {bounds.CONTEXT_KEYS} keys")
         for value in values.values():
             check_data(value)
         context = with_changes(self._owner.record.context, values, removed)
@@ -162,12 +167,29 @@ class Notes:
         work = self._services.store.note(
             self._owner.record, type, data, execution_id=run.id, key=key or None
         )
-        self._services.spawn(work, name=f"event {type} of {self._owner.record.id}")
+        self._services.spawn(
+            self._write_down(work), name=f"event {type} of {self._owner.record.id}"
+        )
+        self._pending += 1
+        is_much = self._pending >= bounds.PENDING_NOTES and self._held_up is None
+        if is_much and self._owner.kernel is not None:
+            self._held_up = self._owner.kernel
+            self._held_up.channels.hold()
+
+    async def _write_down(self, work: Coroutine[Any, Any, None]) -> None:
+        """Write something down; a kernel that told more meanwhile than was written waits."""
+        try:
+            await work
+        finally:
+            self._pending -= 1
+            if self._pending <= GO_ON and self._held_up is not None:
+                self._held_up.channels.go_on()
+                self._held_up = None
 
 
 def short(words: object) -> str:
     """Return what a note says in words, no longer than those of the kernel's own module."""
-    return str(words)[:TEXT_CHARS]
+    return taking.line(words, bounds.NOTE_CHARS)
 
 
 def with_changes(
@@ -178,9 +200,10 @@ def with_changes(
     Raises:
         InvalidArgumentError: It would be too large.
     """
-    merged = {key: value for key, value in {**context, **values}.items() if key not in removed}
-    if len(repr(merged)) > CONTEXT_BYTES:
-        msg = f"the context of a session may have about {CONTEXT_BYTES} bytes, not more"
+    gone = set(removed)
+    merged = {key: value for key, value in {**context, **values}.items() if key not in gone}
+    if len(repr(merged)) > bounds.CONTEXT_BYTES:
+        msg = f"the context of a session may have about {bounds.CONTEXT_BYTES} bytes, not more"
         raise InvalidArgumentError(msg)
     return merged
 

@@ -1,6 +1,7 @@
 """One execution while it lives: what has been heard of it, and who waits for it."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -8,10 +9,13 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from kernelry import bounds
 from kernelry.engines import Exit
 from kernelry.messaging import UNSOUND, Message
 from kernelry.models import Execution, ExecutionError, ExecutionStatus, Question, now
-from kernelry.output import OutputFold, plain
+from kernelry.output import OutputFold, plain, taking
+
+log = logging.getLogger(__name__)
 
 NOTE = "kernelry_note"  # message type; see inside/steering/notes.py
 STOPPED = "ExecutionStopped"  # what code raises that is stopped at a safe point
@@ -27,13 +31,25 @@ class Run:
     Args:
         execution: What is known of it.
         on_note: Takes what its kernel tells besides outputs; None: that waits for `take`.
+        on_passed: Told once when the kernel sends more for it than is taken.
+        allowance: How much that is.
     """
 
     def __init__(
-        self, execution: Execution, on_note: Callable[["Run", Message], None] | None = None
+        self,
+        execution: Execution,
+        on_note: Callable[["Run", Message], None] | None = None,
+        on_passed: Callable[["Run"], None] = lambda run: None,
+        allowance: bounds.Allowance = bounds.DEFAULT,
     ) -> None:
         self.execution = execution
-        self.fold = OutputFold()
+        #: how much of its output is taken
+        self.allowance = allowance
+        self.fold = OutputFold(allowance)
+        #: which bound its output has passed; empty: none
+        self.passed = ""
+        #: messages that were taken for it
+        self.heard = 0
         #: the kernel has taken it up
         self.begun = asyncio.Event()
         #: the shell reply has come, or can't come any more
@@ -58,6 +74,9 @@ class Run:
         self.held_since: datetime | None = None
         self._held_before = 0.0
         self._on_note = on_note
+        self._on_passed = on_passed
+        self._is_stale = False  # output came after its end
+        self._note_count = 0
         self._notes: dict[str, Message | None] = {}  # those that were handed on are only known
         self._hint = ""
         self._reply: Message | None = None
@@ -125,6 +144,7 @@ class Run:
     def hear(self, channel: str, message: Message) -> None:
         """Take a message that answers this execution's request; never blocks."""
         if channel == "iopub":
+            self.heard += 1
             if message["msg_type"] == "status":
                 if message["content"].get("execution_state") == "idle":
                     self.idle.set()
@@ -134,22 +154,67 @@ class Run:
                 self.note(message)
             else:
                 self.begun.set()
-                self.fold.add(message)
+                self._add(message)
         elif channel == "shell" and self._reply is None:
             self._reply = message["content"]
             self.ended.set()
 
     def note(self, message: Message) -> None:
-        """Take what the kernel tells besides outputs; the same message only once."""
+        """Take what the kernel tells besides outputs; the same message only once.
+
+        Raises:
+            ValueError: It has no name that can be kept.
+        """
         key = str(message["header"].get("msg_id"))
-        if key not in self._notes:
+        if len(key) > bounds.NOTE_ID_CHARS:
+            raise ValueError("a note with a name that is too long")
+        if key in self._notes or self.passed:
+            return
+        # How far it is may be told for days; to hear it twice does no harm.
+        is_counted = message["content"].get("kind") != "progress" or self._on_note is None
+        self._note_count += is_counted
+        if self._note_count > bounds.NOTES:
+            self.stop_taking(f"more than {bounds.NOTES} events, changes and questions")
+            return
+        if is_counted:
             self._notes[key] = None if self._on_note else message
-            if self._on_note is not None:
-                self._on_note(self, message)
+        if self._on_note is not None:
+            self._on_note(self, message)
+
+    def hear_late(self, message: Message) -> bool:
+        """Take output that comes after its end; say whether it was taken."""
+        if self.passed:
+            return False
+        self._add(message)
+        if self.passed:
+            self.execution = replace(self.execution, note=self.passed, outputs_complete=False)
+        self._is_stale = True
+        return True
+
+    def stop_taking(self, why: str) -> None:
+        """Take no more output of it: its kernel has sent more than it may."""
+        if self.passed:
+            return
+        self.passed = f"stopped: its kernel sent {why}, which no kernel of ours does"
+        log.warning("execution %s: %s", self.id, self.passed)
+        self._on_passed(self)
+
+    def _add(self, message: Message) -> None:
+        if self.passed:
+            return
+        try:
+            self.fold.add(message)
+        except bounds.PassedError as error:
+            self.stop_taking(str(error))
+
+    def again(self) -> "Run":
+        """Return the same execution, to be heard from its beginning; its notes wait for `take`."""
+        return Run(self.execution, allowance=self.allowance)
 
     def take(self, kept: "Run") -> None:
         """Take the rest of what was heard of this execution from what its kernel kept of it."""
         self.fold = kept.fold
+        self.passed = self.passed or kept.passed
         for message in filter(None, kept._notes.values()):
             self.note(message)
         self._reply = self._reply or kept._reply
@@ -193,6 +258,9 @@ class Run:
     def snapshot(self) -> Execution:
         """Return the execution with what it has emitted so far."""
         if self.execution.status.is_final or self.execution.status is ExecutionStatus.QUEUED:
+            if self._is_stale:
+                self.execution = replace(self.execution, outputs=self.fold.outputs)
+                self._is_stale = False
             return self.execution
         return replace(self.execution, outputs=self.fold.outputs, duration=self.elapsed)
 
@@ -215,6 +283,9 @@ class Run:
             error = ExecutionError(type="KernelDied", message=cause or str(ended))
         else:
             status, error = ExecutionStatus.LOST, _lost(NO_REPLY)
+        if self.passed and status is not ExecutionStatus.DIED:
+            status = ExecutionStatus.INTERRUPTED
+            error = ExecutionError(type="OutputLimit", message=self.passed)
         ended_at = self.ended_at or now()
         duration = self.elapsed
         if self.ended_at is not None and (began := self.execution.started_at) is not None:
@@ -228,8 +299,8 @@ class Run:
             ended_at=ended_at,
             duration=duration,
             outputs=self.fold.outputs,
-            note=self.stopped_why or self.execution.note or self._hint,
-            outputs_complete=self.idle.is_set() and not self.missed_output,
+            note=self.passed or self.stopped_why or self.execution.note or self._hint,
+            outputs_complete=self.idle.is_set() and not self.missed_output and not self.passed,
         )
 
     def lose(self, why: str) -> None:
@@ -249,21 +320,23 @@ class Run:
 
     def _report(self, reply: dict[str, Any]) -> tuple[str, ...]:
         """Take the kernel's report on the execution; return the files that it made."""
-        report = reply.get("kernelry") or {}
-        self._hint = str(report.get("hint", ""))[:HINT_CHARS]
+        report = taking.table(reply.get("kernelry"))
+        self._hint = taking.line(report.get("hint", ""), HINT_CHARS)
         if missed := report.get("missed"):
-            asked = f"{missed['by']} asked to {missed['action']} it"
+            by, action = (taking.line(missed[key], HINT_CHARS) for key in ("by", "action"))
+            asked = f"{by} asked to {action} it"
             self._hint = self._hint or f"{asked}, but it ended before a safe point"
         before, after = report.get("memory", (0, 0))
+        progress = report.get("progress", self.execution.progress)
         self.execution = replace(
             self.execution,
-            progress=str(report.get("progress", self.execution.progress)),
-            memory_before=int(before),
-            memory_after=int(after),
+            progress=taking.line(progress, bounds.NOTE_CHARS),
+            memory_before=taking.number(before),
+            memory_after=taking.number(after),
         )
         if "overflow" in report:
-            self.fold.settle(report["overflow"])
-        return tuple(str(file) for file in report.get("files", ()))
+            self.fold.settle(taking.table(report["overflow"]))
+        return files_in(report.get("files", ()))
 
     def _outcome(self, reply: dict[str, Any]) -> tuple[ExecutionStatus, ExecutionError | None]:
         status = reply.get("status")
@@ -277,13 +350,24 @@ class Run:
             error = ExecutionError(type="Cancelled", message="the kernel did not run it")
             return ExecutionStatus.CANCELLED, error
         error = ExecutionError(
-            type=str(reply.get("ename", "Error")),
-            message=plain(str(reply.get("evalue", ""))),
-            traceback=plain("\n".join(reply.get("traceback", ()))),
+            type=taking.line(reply.get("ename", "Error"), bounds.ENAME_CHARS),
+            message=taking.line(reply.get("evalue", ""), bounds.EVALUE_CHARS),
+            traceback=plain("\n".join(taking.lines(reply.get("traceback")))),
         )
-        if reply.get("kernelry", {}).get("stopped") and error.type == STOPPED:
+        if taking.table(reply.get("kernelry")).get("stopped") and error.type == STOPPED:
             return self.stop_as or ExecutionStatus.INTERRUPTED, error
         return self.stop_as or ExecutionStatus.FAILED, error
+
+
+def files_in(named: object) -> tuple[str, ...]:
+    """Return the workspace files in a kernel's report: those that can be some, as many as are."""
+    found: list[str] = []
+    for name in (named if isinstance(named, list) else [])[: bounds.NEW_FILES]:
+        if not isinstance(name, str) or len(name) > bounds.PATH_CHARS:
+            continue
+        if not name.startswith("/") and ".." not in name.split("/"):
+            found.append(plain(name))
+    return tuple(found)
 
 
 def _lost(why: str) -> ExecutionError:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from kernelry.apart import Apart
 from kernelry.artifacts import Artifacts, Keeper
 from kernelry.engines import LocalKernel, Walls
 from kernelry.launching import Launches
@@ -59,5 +60,7 @@ class Services:
     workspace: Workspace
     #: starts kernels
     start_kernel: KernelStarter
+    #: does what a session's files ask for
+    apart: Apart
     #: what the kernels are started with
     launches: Launches

@@ -34,7 +34,7 @@ from kernelry.session import inspection, interrupts
 from kernelry.session.executions import Executions
 from kernelry.session.notes import Notes
 from kernelry.session.run import Run
-from kernelry.session.services import Services
+from kernelry.session.services import Services, isolated
 from kernelry.session.usage import quantity
 from kernelry.transitions import Opening
 
@@ -258,7 +258,7 @@ class Session:
         return await self._queue(self.record.startup, None, "the session's start-up code")
 
     async def _queue(self, code: str, timeout: float | None, note: str) -> Run:
-        run = Run(
+        run = self._executions.make(
             Execution(
                 id=new_id(),
                 session_id=self.id,
@@ -267,8 +267,7 @@ class Session:
                 code=code,
                 timeout=timeout,
                 note=note,
-            ),
-            self.notes.hear,
+            )
         )
         self.record = replace(self.record, execution_count=run.execution.index)
         self.touch()
@@ -463,7 +462,9 @@ class Session:
         self._ran_before = self.record.execution_count
         self._kernel_since = time.monotonic()
         self.peak_memory = 0
-        kernel.channels.on_orphan(self._executions.late.hear)
+        late = self._executions.late
+        kernel.channels.on_orphan(late.hear, lambda msg_id: late.find(msg_id) is not None)
+        kernel.channels.on_broken(self._on_broken)
         kernel.process.on_exit(self._on_exit)
 
     async def _stop_kernel(self, why: str, *, grace: float) -> None:
@@ -478,6 +479,11 @@ class Session:
             await run.done.wait()
         await kernel.shutdown(grace=grace)
         self.kernel = None
+
+    def _on_broken(self, why: str) -> None:
+        """End a kernel that can't be heard any more."""
+        work = isolated(self.kill(f"killed: {why}, which no kernel of ours does"), "a kill")
+        self.services.spawn(work, name=f"kill {self.id}")
 
     def _on_exit(self, ended: Exit) -> None:
         self.death = self.death or self.out_of_memory or f"it ended by itself: {ended}"

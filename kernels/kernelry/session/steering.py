@@ -9,8 +9,11 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+from kernelry import bounds
 from kernelry.errors import ConflictError, KernelSilentError
+from kernelry.messaging import understood
 from kernelry.models import Steered
+from kernelry.output import taking
 from kernelry.session.run import Run
 from kernelry.session.session import Session
 from kernelry.specs import check_text
@@ -45,8 +48,9 @@ async def steer(session: Session, action: str, *, by: str, wait: float) -> Steer
         answer = await kernel.request("ask", deadline=ASK_DEADLINE, **asked)
     except KernelSilentError as error:
         raise KernelSilentError(f"session '{session.id}': {NATIVE}") from error
-    if not answer["done"]:
-        raise ConflictError(refusal(session, action, answer))
+    with understood("ask"):
+        if not answer["done"]:
+            raise ConflictError(refusal(session, action, answer))
     state = await _effect(run, action, wait)
     when = datetime.fromtimestamp(at, UTC)
     return Steered(execution_id=run.id, action=action, state=state, by=by, at=when)
@@ -66,20 +70,26 @@ async def answer(session: Session, run: Run, text: str) -> bool:
         raise ConflictError(f"execution {run.id} asks nothing now; it is {run.execution.status}")
     told = {"question": question.id, "text": text}
     taken = await session.kernel.request("answer", deadline=ASK_DEADLINE, **told)
-    if taken["done"] and run.execution.question is question:
+    with understood("answer"):
+        done = bool(taken["done"])
+    if done and run.execution.question is question:
         run.ask(None)  # the kernel's own word for it is on its way
-    return bool(taken["done"])
+    return done
 
 
 def refusal(session: Session, action: str, answer: dict[str, Any]) -> str:
-    """Say why a request was not taken."""
+    """Say why a request was not taken.
+
+    Raises:
+        KeyError, TypeError, ValueError, OverflowError: The kernel does not say.
+    """
     if answer.get("over"):
         return f"the execution in session '{session.id}' has just ended"
     pending = answer["pending"]
     if pending is None:
         return f"session '{session.id}' is not paused: its execution runs"
     when = datetime.fromtimestamp(pending["at"], UTC).isoformat(timespec="seconds")
-    who = f"{pending['by']} asked at {when}"
+    who = f"{taking.line(pending['by'], bounds.NOTE_CHARS)} asked at {when}"
     if pending["action"] == "stop":
         return f"session '{session.id}' is about to stop: {who}. It ends at its next safe point."
     if answer["held"]:

@@ -3,7 +3,6 @@
 One path for finished, running, timed out and dead executions alike.
 """
 
-import asyncio
 import base64
 import io
 from collections.abc import Iterable
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from mcp.types import ContentBlock, ImageContent, ResourceLink
 
-from kernelry import Execution, ExecutionStatus
+from kernelry import Execution, ExecutionStatus, Sessions
 from kernelry.errors import KernelryError
 from kernelry.output import (
     Display,
@@ -51,8 +50,10 @@ class Rendered:
     blocks: list[ContentBlock]
 
 
-async def render(execution: Execution, spill_dir: Path, workspace: Path, budget: int) -> Rendered:
+async def render(execution: Execution, sessions: Sessions, budget: int) -> Rendered:
     """Render an execution within `budget` characters of text."""
+    spill_dir, workspace = sessions.spill_dir(execution), sessions.workspace.root
+    owner, apart = execution.session_id, sessions.apart
 
     def fit() -> tuple[int, str, bool]:
         transcript = Transcript(execution.outputs, spill_dir)
@@ -60,25 +61,26 @@ async def render(execution: Execution, spill_dir: Path, workspace: Path, budget:
 
     # Only a spill file and images are work for a thread; most executions have neither.
     spilled = spill_of(execution.outputs) is not None
-    total, body, truncated = await asyncio.to_thread(fit) if spilled else fit()
+    total, body, truncated = await apart.run(owner, fit) if spilled else fit()
     images = [
         o for o in execution.outputs if isinstance(o, Display) and (images_of(o) or saved_in(o))
     ]
-    blocks = await asyncio.to_thread(_image_blocks, images, workspace) if images else []
+    blocks = await apart.run(owner, _image_blocks, images, workspace) if images else []
     result = run_result(execution, budget, total, truncated)
     lines = [status_line(execution), *([body] if body else []), *_notices(execution, result)]
     return Rendered(result, "\n".join(lines), blocks)
 
 
 async def page(
-    execution: Execution, spill_dir: Path, budget: int, offset: int, limit: int
+    execution: Execution, sessions: Sessions, budget: int, offset: int, limit: int
 ) -> tuple[ExecutionPage, str]:
     """Return one page of an execution's whole text."""
+    spill_dir = sessions.spill_dir(execution)
 
     def read() -> Page:
         return Transcript(execution.outputs, spill_dir).read(offset, limit)
 
-    found = await asyncio.to_thread(read)
+    found = await sessions.apart.run(execution.session_id, read)
     more = found.end if found.end < found.total else -1
     result = run_result(execution, budget, found.total, truncated=more >= 0)
     answer = ExecutionPage(

@@ -61,12 +61,7 @@ async def run_python_code(
             return required
         execution = run.snapshot()
     assert execution is not None
-    rendered = await render(
-        execution,
-        session.spill_dir,
-        app.sessions.workspace.root,
-        app.settings.text_budget,
-    )
+    rendered = await render(execution, app.sessions, app.settings.text_budget)
     return rendered.result.answer(rendered.text, *rendered.blocks)
 
 
@@ -92,12 +87,11 @@ async def get_execution(
     if wait and (live := app.sessions.live_run(execution_id)):
         await wait_for(ctx, live[0], live[1], wait)
     execution = await app.sessions.execution(execution_id)
-    spill_dir = app.sessions.spill_dir(execution)
     budget = app.settings.text_budget
     if offset is not None:
-        answer, text = await page(execution, spill_dir, budget, offset, limit)
+        answer, text = await page(execution, app.sessions, budget, offset, limit)
         return answer.answer(text)
-    rendered = await render(execution, spill_dir, app.sessions.workspace.root, budget)
+    rendered = await render(execution, app.sessions, budget)
     result = ExecutionPage(**rendered.result.model_dump(), text="", offset=0, next_offset=-1)
     return result.answer(rendered.text, *rendered.blocks)
 

@@ -23,6 +23,7 @@ def test_we_read_what_jupyter_writes() -> None:
     session = JupyterSession(key=KEY)
     frames = session.serialize(session.msg("status", {"execution_state": "idle"}), ident=b"topic")
     message = Wire(KEY, "client").read(frames)
+    assert message is not None
     assert message["msg_type"] == "status"
     assert message["content"] == {"execution_state": "idle"}
 

@@ -21,6 +21,7 @@ from typing import Any
 RING_BYTES = 8 << 20  # kept in memory; what falls out is still in the file
 FILE_BYTES = 48 << 20  # more than the budget lets an execution publish
 PAGE_BYTES = 1 << 20  # of one answer to `replay`
+LINE_BYTES = 12 << 20  # of one line in it; longer ones are only in the file
 DELIMITER = b"<IDS|MSG>"
 STATUS = b".status"  # how the topic of busy and idle ends
 
@@ -87,7 +88,7 @@ class Journal:
         size = 0
         with self._lock:
             for number, line in self._ring:
-                if number <= seq:
+                if number <= seq or len(line) > LINE_BYTES:
                     continue
                 if lines and size + len(line) > PAGE_BYTES:
                     return {"lines": lines, "more": True}

@@ -35,7 +35,7 @@ from IPython.core.formatters import DisplayFormatter
 from traitlets import Any as AnyTrait
 from traitlets import Dict, Type
 from traitlets.config import Config
-from zmq import USE_FD
+from zmq import PUB, SNDHWM, USE_FD, XPUB
 
 from ..describing import type_name
 from ..saving import Checkpoints
@@ -49,12 +49,14 @@ from ..steering import (
 )
 from ..walls import Memory, Walls
 from . import packing, streams
+from .errors import cut_error, cut_reply
 from .helper import Helper
 
 T = TypeVar("T")
 
 #: what stock imports only while a kernel starts
 USED_BY_EVERY_KERNEL = ("tornado.platform.asyncio", "IPython.extensions.storemagic")
+WAITING = 200_000  # messages on IOPub that wait to be read; more than an execution may send
 DIGESTS = 1000  # message signatures remembered against replay; stock keeps 65,536
 ERROR_CHARS = 500  # of the text of an exception that showing a value raised
 NO_INPUT = (
@@ -115,6 +117,16 @@ class Shell(ZMQInteractiveShell):  # type: ignore[misc]  # ipykernel has no type
         kind = type(error).__name__
         self.format_failures.append(f"[showing it raised {kind}: {text_of(error)}]")
 
+    def _showtraceback(self, etype: Any, evalue: Any, stb: Any) -> None:
+        """Publish what a cell raised, within its budget; stock sends all there is of it."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if getattr(self.displayhook, "msg", None) is not None:
+            self._last_traceback_during_displayhook = True  # as stock
+        content = {"ename": etype.__name__, "evalue": text_of(evalue, None), "traceback": stb}
+        streams.publish_error(self.displayhook, cut_error(content))
+        self._last_traceback = stb
+
     def system_piped(self, cmd: str) -> None:
         """Run a ``!`` line on our own descriptors.
 
@@ -155,10 +167,10 @@ def end_child(reply: dict[str, Any]) -> None:
     os._exit(0 if reply.get("status") == "ok" else 1)
 
 
-def text_of(error: BaseException | None) -> str:
+def text_of(error: BaseException | None, most: int | None = ERROR_CHARS) -> str:
     """Return what an exception says, which is code of the user's too."""
     try:
-        return str(error)[:ERROR_CHARS]
+        return str(error)[:most]
     except Exception:
         return "(and its text can't be shown either)"
 
@@ -242,6 +254,7 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
             history = self.shell.history_manager
             history.outputs.clear()
             history.output_hist_reprs.clear()
+        reply = cut_reply(reply)
         reply["kernelry"] = {
             **self.report(parent),
             **self.safe_points.end(),
@@ -442,6 +455,9 @@ class KernelApp(IPKernelApp):  # type: ignore[misc]
 
     def _try_bind_socket(self, socket: Any, port: int) -> Any:
         """Bind to a port, by the socket that was made before the walls closed."""
+        if socket.socket_type in (PUB, XPUB):
+            # The server reads no faster than it can; stock would drop what it has not read.
+            socket.setsockopt(SNDHWM, WAITING)
         if port in self.listeners:
             socket.setsockopt(USE_FD, self.listeners[port])
         return super()._try_bind_socket(socket, port)

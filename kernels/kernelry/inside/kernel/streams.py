@@ -34,6 +34,9 @@ READ_SIZE = 1 << 16  # bytes read at once from what wrote to the descriptor
 READS_AT_ONCE = 16  # such reads before the IOPub thread turns to something else
 OVERFLOW = "kernelry_overflow"  # IOPub message type: from here on, look in the spill file
 TEXT_LIMIT = 1 << 20  # characters of one non-plain text form (HTML, JSON, SVG, ...)
+ITEM_BYTES = 16  # what an item of JSON costs at least, since a reader of it has to keep it
+METADATA_BYTES = 1000  # of a display's metadata that are not counted
+MESSAGE_BYTES = 48 << 20  # of one message; the server takes no larger ones
 
 
 class Kernelwide:
@@ -204,6 +207,10 @@ class Publisher(IOPubThread):  # type: ignore[misc]
 
     def _really_send(self, msg: Any, *args: Any, **kwargs: Any) -> None:
         if os.getpid() == self._master_pid:
+            size = sum(map(len, msg))
+            if size > MESSAGE_BYTES:  # of a widget: what is shown has its budget
+                sys.stderr.write(f"[a message of {size} bytes was not sent: over the limit]\n")
+                return
             shared.journal.note(msg)
             super()._really_send(msg, *args, **kwargs)
         elif text := display_text(msg):
@@ -237,9 +244,9 @@ def cap_bundle(data: dict[str, Any], budget: Budget) -> dict[str, Any]:
         except (TypeError, ValueError) as error:
             left_out.append(f"[{mime} left out: {error}]")
             continue
-        size = len(plain)
+        size = size_of(plain, is_json=not isinstance(value, (str, bytes)))
         textual = not mime.startswith("image/") or mime == "image/svg+xml"
-        if (textual and size > TEXT_LIMIT) or not budget.take_rich(size):
+        if (textual and len(plain) > TEXT_LIMIT) or not budget.take_rich(size):
             left_out.append(f"[{mime} of {size} bytes left out: over the limit]")
         else:
             kept[mime] = encodable(value) if isinstance(value, str) else value
@@ -252,13 +259,48 @@ def cap_bundle(data: dict[str, Any], budget: Budget) -> dict[str, Any]:
     return kept
 
 
+def size_of(plain: str | bytes, *, is_json: bool) -> int:
+    """Return the bytes that a form takes in a message."""
+    if isinstance(plain, bytes):
+        return len(plain) * 4 // 3  # base64
+    size = len(plain) if plain.isascii() else len(encodable(plain).encode("utf-8"))
+    return max(size, ITEM_BYTES * sum(map(plain.count, ",[{"))) if is_json else size
+
+
+def cap_metadata(metadata: dict[str, Any] | None, budget: Budget) -> dict[str, Any]:
+    """Return a display's metadata, or nothing if there is too much of it."""
+    if not metadata:
+        return {}
+    try:
+        plain = json.dumps(json_clean(metadata))
+    except (TypeError, ValueError):
+        return metadata  # as stock: it says what is wrong with it
+    size = size_of(plain, is_json=True)
+    return metadata if size <= METADATA_BYTES or budget.take_rich(size) else {}
+
+
+def publish_error(hook: Any, content: dict[str, Any]) -> None:
+    """Publish an error as a display hook would a result, within the budget."""
+    parent = hook.parent_header
+    budget = shared.budgets.of(parent)
+    if budget.take_display():
+        topic = hook.topic.replace(b"execute_result", b"error") if hook.topic else None
+        hook.session.send(hook.pub_socket, "error", json_clean(content), parent, ident=topic)
+    else:
+        budget.spill_display(encodable("\n".join(content["traceback"])))
+    if budget.claim_announcement():
+        announce(hook.session, hook.pub_socket, budget, parent)
+
+
 class DisplayHook(ZMQShellDisplayHook):  # type: ignore[misc]
     """The result of a cell's last expression, within the budget."""
 
     def write_format_data(self, format_dict: Any, md_dict: Any = None) -> None:
         """Put the capped forms into the message."""
         budget = shared.budgets.of(self.parent_header)
-        super().write_format_data(cap_bundle(dict(format_dict), budget), md_dict or {})
+        super().write_format_data(
+            cap_bundle(dict(format_dict), budget), cap_metadata(md_dict, budget)
+        )
         if budget.claim_announcement():
             announce(self.session, self.pub_socket, budget, self.parent_header)
 
@@ -272,6 +314,6 @@ class DisplayPublisher(ZMQDisplayPublisher):  # type: ignore[misc]
         budget = shared.budgets.of(self.parent_header)
         kept = cap_bundle(dict(data), budget)
         if kept:
-            super().publish(kept, metadata, **kwargs)
+            super().publish(kept, cap_metadata(metadata, budget), **kwargs)
         if budget.claim_announcement():
             announce(self.session, self.pub_socket, budget, self.parent_header)
