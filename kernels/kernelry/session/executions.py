@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 CATCH_UP_GRACE = 2.0  # seconds an adopted kernel has to say what it did before a timeout counts
 LOOK_PERIOD = 5.0  # seconds between looks whether a kernel forgot to answer
-IDLE_GRACE = 2.0  # seconds after the reply for the rest of the output
+IDLE_GRACE = 5.0  # seconds after the reply without any output after which no more is waited for
 
 
 class Owner(Protocol):
