@@ -1,7 +1,7 @@
 """The cell that fuzzing.py has run: it throws dice, and says and writes what no kernel does."""
 # mypy: ignore-errors
 # ruff: noqa
-# pyright: basic
+# pyright: basic, reportGeneralTypeIssues=false
 
 from IPython import get_ipython
 
