@@ -20,7 +20,7 @@ NOOP_SERVER = """
 import logging
 logging.basicConfig(level="WARNING")
 from mcp.server import MCPServer
-from kernelry_mcp import stdio
+from kernelry_mcp.transports import stdio
 server = MCPServer("noop", log_level="WARNING")
 
 @server.tool()
@@ -31,7 +31,7 @@ async def noop(code: str) -> str:
 stdio.run(server)
 """
 
-EMPTY_SERVER = NOOP_SERVER.replace("from kernelry_mcp import stdio\n", "").replace(
+EMPTY_SERVER = NOOP_SERVER.replace("from kernelry_mcp.transports import stdio\n", "").replace(
     "stdio.run(server)", "server.run()"
 )
 
