@@ -87,6 +87,22 @@ RULES = {
         frozenset({"clones_into_a_new_namespace"}),
         patch=("walls/seccomp.py", 'Rule("clone", (Test(0, "&", NEW_NAMESPACE),)),', ""),
     ),
+    "no leases": Rule(
+        "t01_writes",
+        frozenset({"takes_a_lease_on_a_file_that_it_may_read", "watches_a_folder_by_a_lease"}),
+        patch=("walls/seccomp.py", "*range(0, 12), 15,", "1024, 1026, *range(0, 12), 15,"),
+    ),
+    "no flags of files": Rule(
+        "t01_writes",
+        frozenset(
+            {"sets_flags_of_a_file_that_it_may_read", "sets_more_flags_of_a_file_that_it_may_read"}
+        ),
+        patch=(
+            "walls/seccomp.py",
+            "kind, looks in FILE_IOCTLS.items()",
+            "kind, looks in ()",
+        ),
+    ),
     "no watching of folders": Rule(
         "t02_reads",
         frozenset({"watches_its_folder"}),

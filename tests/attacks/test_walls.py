@@ -45,7 +45,9 @@ DEPENDS = {
     "reads_keys_of_the_user", "reads_the_memory_of_the_server", "traces",
     "reads_memory_by_a_call", "writes_memory", "reads_variables", "sees_what_it_has_open",
     "enters_its_folder", "steals_a_descriptor", "keeps_what_set_user_id_programs_give",
-    "has_a_pipe_kill", "speaks_to_its_kernel",
+    "has_a_pipe_kill", "speaks_to_its_kernel", "takes_a_lease_on_a_file_that_it_may_read",
+    "watches_a_folder_by_a_lease", "sets_flags_of_a_file_that_it_may_read",
+    "sets_more_flags_of_a_file_that_it_may_read", "sets_attributes_by_a_call",
 }  # fmt: skip
 
 VICTIMS_OF_KILLING = {0, 1, 2, 3, 4, 5}

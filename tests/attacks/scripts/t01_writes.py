@@ -1,6 +1,7 @@
 """T1: change files of the user outside of the workspace."""
 
 import ctypes
+import fcntl
 import os
 import shutil
 from pathlib import Path
@@ -9,6 +10,9 @@ from tests.attacks.scripts.common import TARGET, call, libc, step
 
 OUTSIDE = Path(TARGET.get("outside", "/nowhere"))
 AT_FDCWD, AT_SYMLINK_FOLLOW, RENAME_EXCHANGE = -100, 0x400, 2
+READABLE = "/etc/hosts"  # may be read at each level, and is nobody's to change
+F_SETLEASE, F_NOTIFY = 1024, 1026
+GET_FLAGS, SET_FLAGS, GET_XFLAGS, SET_XFLAGS = 0x80086601, 0x40086602, 0x801C581F, 0x401C5820
 
 
 def mine(name: str) -> str:
@@ -160,3 +164,40 @@ def changes_the_group() -> object:
 def sets_an_attribute() -> object:
     os.setxattr(OUTSIDE / "mode", "user.attack", b"1")
     return True
+
+
+@step
+def takes_a_lease_on_a_file_that_it_may_read() -> object:
+    """Who opens the file waits then, up to 45 seconds."""
+    with open(READABLE, "rb") as file:
+        fcntl.fcntl(file, F_SETLEASE, fcntl.F_WRLCK)
+        fcntl.fcntl(file, F_SETLEASE, fcntl.F_UNLCK)
+    return True
+
+
+@step
+def watches_a_folder_by_a_lease() -> object:
+    fd = os.open("/usr", os.O_RDONLY)
+    return fcntl.fcntl(fd, F_NOTIFY, 2) == 0
+
+
+@step
+def sets_flags_of_a_file_that_it_may_read() -> object:
+    """The same flags as it has: it would be changed as well."""
+    with open(READABLE, "rb") as file:
+        flags = ctypes.create_string_buffer(8)
+        fcntl.ioctl(file, GET_FLAGS, flags)
+        return fcntl.ioctl(file, SET_FLAGS, flags) is not None
+
+
+@step
+def sets_more_flags_of_a_file_that_it_may_read() -> object:
+    with open(READABLE, "rb") as file:
+        flags = ctypes.create_string_buffer(28)
+        fcntl.ioctl(file, GET_XFLAGS, flags)
+        return fcntl.ioctl(file, SET_XFLAGS, flags) is not None
+
+
+@step
+def sets_attributes_by_a_call() -> object:
+    return call(469, AT_FDCWD, READABLE.encode(), ctypes.create_string_buffer(24), 24, 0) == 0

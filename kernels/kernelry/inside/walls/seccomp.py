@@ -72,7 +72,7 @@ X86_64 = Machine(
         "sched_setscheduler": 144, "sched_setparam": 142, "sched_setattr": 314,
         "sched_setaffinity": 203, "ioprio_set": 251, "migrate_pages": 256,
         "move_pages": 279, "iopl": 172, "ioperm": 173, "inotify_init": 253, "inotify_init1": 294,
-        "ptrace": 101, "prctl": 157,
+        "ptrace": 101, "prctl": 157, "fcntl": 72, "file_setattr": 469,
     },
 )  # fmt: skip
 AARCH64 = Machine(
@@ -96,6 +96,7 @@ AARCH64 = Machine(
         "setpriority": 140, "sched_setscheduler": 119, "sched_setparam": 118,
         "sched_setattr": 274, "sched_setaffinity": 122, "ioprio_set": 30,
         "migrate_pages": 238, "move_pages": 239, "inotify_init1": 26, "ptrace": 117, "prctl": 167,
+        "fcntl": 25, "file_setattr": 469,
     },
 )  # fmt: skip
 MACHINES = {"x86_64": X86_64, "aarch64": AARCH64}
@@ -111,8 +112,21 @@ REFUSED = (
     "name_to_handle_at", "syslog", "settimeofday", "clock_settime", "clock_adjtime", "adjtimex",
     "vhangup", "fanotify_init", "shmget", "shmat", "shmctl", "semget", "semctl", "semop",
     "semtimedop", "msgget", "msgctl", "msgsnd", "msgrcv", "mq_open", "mq_unlink",
-    "migrate_pages", "move_pages", "iopl", "ioperm",
+    "migrate_pages", "move_pages", "iopl", "ioperm", "file_setattr",
 )  # fmt: skip
+#: what code needs of fcntl: descriptors, status, locks, pipes, seals, signals of its own; no
+#: leases and no notes on folders, for which it is enough that a file may be read
+FCNTL_ALLOWED = (
+    *range(0, 12), 15, 16, 36, 37, 38, 1025, 1027, 1028, *range(1030, 1041),
+)  # fmt: skip
+#: kinds of ioctl that change what a file is, also one that may only be read -> those of the
+#: kind that only look
+FILE_IOCTLS = {
+    0x6600: (0x80086601, 0x80046601, 0xC020660B),  # flags, verity, encryption; FIEMAP
+    0x5800: (0x801C581F,),  # extended flags, freezing
+    0x7600: (0x80087601, 0x80047601),  # versions
+}
+IOCTL_KIND = 0xFF00
 #: change another process of the user unless this argument, its pid, is 0 (oneself)
 OF_OTHERS = {
     "prlimit64": 0, "setpriority": 1, "sched_setattr": 0, "sched_setaffinity": 0, "ioprio_set": 1,
@@ -172,6 +186,17 @@ def early_rules(*, network: bool, sees_all: bool) -> list[Rule]:
         Rule("ptrace", (Test(0, "==", PTRACE_TRACEME),)),
         Rule("ioctl", (Test(1, "==", TIOCSTI),)),
         Rule("ioctl", (Test(1, "==", TIOCLINUX),)),
+        Rule("fcntl", tuple(Test(1, "!=", command) for command in FCNTL_ALLOWED)),
+        *(
+            Rule(
+                "ioctl",
+                (
+                    Test(1, "==", kind, mask=IOCTL_KIND),
+                    *(Test(1, "!=", command) for command in looks),
+                ),
+            )
+            for kind, looks in FILE_IOCTLS.items()
+        ),
         # Datagrams go to anybody's socket, also from one of a pair; SOCK_RAW is the same there.
         Rule("socketpair", (Test(0, "!=", AF_UNIX),)),
         Rule(
