@@ -14,6 +14,7 @@ from pathlib import Path
 from kernelry.config import Config
 from kernelry.engines import Walls
 from kernelry.errors import ConflictError, IsolationError
+from kernelry.launching.places import check_places
 from kernelry.models import Isolation, SessionRecord, SessionSpec
 from kernelry.programs import run_program
 
@@ -95,9 +96,12 @@ class Levels:
         """Return what stands between a session and the rest, and say so in the log.
 
         Raises:
-            IsolationError: A level that was asked for by name can't be proved.
+            IsolationError: A level that was asked for by name can't be proved, or a path that
+                walls are built from is a session's to change.
         """
         level = await self._best() if config.isolation == "auto" else Isolation(config.isolation)
+        if level is not Isolation.PROCESS:
+            check_places(config)
         await self.require(level)
         network = config.network
         if level is Isolation.PROCESS and not network:
