@@ -76,6 +76,8 @@ class Config:
     kernel_env: tuple[str, ...] = ()
     #: how much of the machine a session may use
     limits: Limits = field(default_factory=Limits)
+    #: bytes of memory that all sessions together may use; 0: no limit
+    total_memory: int = 0
     #: presets for sessions, by name
     templates: Mapping[str, Template] = field(default_factory=dict)
     #: whether kernels get control groups of their own where these can be had

@@ -147,6 +147,7 @@ class Sessions(Directory):
             self.workspace,
             self._spawn,
             self.suspension.suspend_unused,
+            self.config.total_memory,
         )
         self._watching = self._spawn(watch.run(), name="supervisor")
         return self

@@ -184,6 +184,12 @@ class Settings(BaseSettings):
         description="Memory of one session with all its processes, like 2G; 0: no limit. Default: "
         "three quarters of the machine's.",
     )
+    total_memory: Size = Field(
+        default=-1,
+        ge=-1,
+        description="Bytes of memory that all sessions together may use, 0 for no limit; beyond it "
+        "the session that uses most is ended. Default: three quarters of the machine's.",
+    )
     process_limit: int = Field(
         default=1000, ge=0, description="Processes of one session at once; 0: no limit."
     )
@@ -420,6 +426,7 @@ class Settings(BaseSettings):
                 total=self.artifact_total_limit,
             ),
             output=OutputLimits(spill_bytes=self.spill_limit),
+            total_memory=self.total_memory if self.total_memory >= 0 else default_memory(),
             templates={
                 name: Template(**template.model_dump()) for name, template in self.templates.items()
             },

@@ -9,7 +9,7 @@ says is done by the session, and whoever asks is told how much was used and allo
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,6 +19,7 @@ from kernelry.errors import KernelryError
 from kernelry.models import ExecutionStatus, Limits
 from kernelry.paths import Workspace
 from kernelry.session import (
+    NEAR,
     Session,
     SharedMemory,
     Spawner,
@@ -82,6 +83,24 @@ def decide(limits: Limits, usage: Usage, *, cpu: float, workspace: int) -> Breac
     return None
 
 
+def heaviest(usages: Mapping[str, Usage], total: int) -> tuple[str, str] | None:
+    """Say which session goes when all together use too much memory, and why; None: they don't.
+
+    It is the one that uses most: whoever keeps small is never ended for the others.
+
+    Args:
+        usages: Session -> what it uses, read exactly.
+        total: Bytes that all may use.
+    """
+    used = sum(usage.memory for usage in usages.values())
+    if used <= total or not usages:
+        return None
+    name = max(usages, key=lambda name: usages[name].memory)
+    most, limit = quantity(usages[name].memory), quantity(total)
+    why = f"killed: all sessions together used {quantity(used)} of memory, limit {limit}; "
+    return name, why + f"this one used most, {most}"
+
+
 def kernel_name(session: Session) -> str:
     """Return what no other kernel is called."""
     return f"{session.id} {session.record.generation}"
@@ -95,6 +114,7 @@ class Supervisor:
         workspace: The folder that they share.
         spawn: Starts tasks of the service.
         suspend: Suspends a session that is not used.
+        total: Bytes of memory that all sessions together may use; 0: no limit.
     """
 
     def __init__(
@@ -103,8 +123,11 @@ class Supervisor:
         workspace: Workspace,
         spawn: Spawner,
         suspend: Callable[[Session], Coroutine[Any, Any, None]],
+        total: int,
     ) -> None:
         self._suspend = suspend
+        self._total = total
+        self._used: dict[str, int] = {}  # session -> bytes when it was looked at last
         self._sessions = sessions
         self._workspace = workspace
         self._spawn = spawn
@@ -152,8 +175,30 @@ class Supervisor:
             cpu = self._cpu_of_execution(session, usage)
             if breach := decide(session.walls.limits, usage, cpu=cpu, workspace=workspace):
                 self._respond(session, breach)
+        if self._total:
+            await self._keep_total(alive, watched, usages)
 
-    def _measure(self, watched: list[Session], alive: set[str]) -> list[Usage]:
+    async def _keep_total(
+        self, alive: set[str], watched: list[Session], usages: list[Usage]
+    ) -> None:
+        """End the session that uses most if all together use too much."""
+        living = {s.id: s for s in self._sessions() if kernel_name(s) in alive}
+        seen = zip(watched, usages, strict=True)
+        self._used |= {session.id: usage.memory for session, usage in seen}
+        self._used = {name: used for name, used in self._used.items() if name in living}
+        if sum(self._used.values()) <= NEAR * self._total:
+            return
+        sessions = list(living.values())
+        exact = await self._read(self._measure, sessions, alive, True)
+        found = dict(zip(living, exact, strict=True))
+        self._used = {name: usage.memory for name, usage in found.items()}
+        if worst := heaviest(found, self._total):
+            name, why = worst
+            self._respond(living[name], Breach(Action.KILL, why))
+
+    def _measure(
+        self, watched: list[Session], alive: set[str], exactly: bool = False
+    ) -> list[Usage]:
         kernels = [(kernel_name(s), s.kernel, s.walls.limits) for s in watched]
         sizes: dict[str, int] = {}
         if self._shared.is_worth_a_look():
@@ -167,7 +212,7 @@ class Supervisor:
             else measure(
                 kernel.process,
                 kernel.walls.isolation,
-                limits.memory,
+                1 if exactly else limits.memory,
                 sizes.get(name, 0),
                 kernel.group.members if kernel.group is not None else (),
             )

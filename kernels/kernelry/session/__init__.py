@@ -6,10 +6,11 @@ from kernelry.session.notes import with_changes
 from kernelry.session.run import Run
 from kernelry.session.services import Services, Spawner, isolated
 from kernelry.session.session import DEFAULT, Session
-from kernelry.session.usage import SharedMemory, Usage, family, measure, quantity, size_of
+from kernelry.session.usage import NEAR, SharedMemory, Usage, family, measure, quantity, size_of
 
 __all__ = [
     "DEFAULT",
+    "NEAR",
     "Run",
     "Services",
     "Session",

@@ -12,6 +12,7 @@ from kernelry import (
     Config,
     Execution,
     ExecutionStatus,
+    KernelState,
     Limits,
     Sessions,
     SessionSpec,
@@ -284,3 +285,19 @@ def test_quantities_are_written_as_people_do() -> None:
         "1.2 MB",
         "1.20 GB",
     ]
+
+
+@pytest.mark.anyio
+async def test_when_all_sessions_use_too_much_the_one_that_uses_most_goes(config: Config) -> None:
+    limits = Limits(memory=4 << 30)
+    async with Sessions(replace(config, limits=limits, total_memory=700 << 20)) as sessions:
+        small = await sessions.create(SessionSpec(id="small"))
+        large = await sessions.create(SessionSpec(id="large"))
+        assert (await run(sessions, small, "kept = b'x' * (60 << 20)")).error is None
+        assert (await run(sessions, large, "kept = b'x' * (420 << 20)")).error is None
+        # The small one takes what is too much, and uses less than the other even so.
+        done = await run(sessions, small, "more = b'x' * (220 << 20)")
+        await until(lambda: large.kernel_state is KernelState.DEAD, "the large one is ended")
+        assert "all sessions together used" in large.death and "this one used most" in large.death
+        assert done.status is ExecutionStatus.COMPLETED
+        assert (await run(sessions, small, "assert len(kept) < len(more)")).error is None
