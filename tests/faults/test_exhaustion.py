@@ -4,7 +4,7 @@ import resource
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import psutil
 
@@ -67,8 +67,11 @@ def test_a_session_is_refused_before_no_descriptor_is_left(place: Place) -> None
 def test_a_session_is_refused_when_no_process_can_be_made(place: Place) -> None:
     with RawServer(place, ("--warm", "0", "--kernel-start", "fork")) as server:
         server.tool("create_session", session_id="kept")
-        guardian = next(p for p in psutil.Process(server.process.pid).children())
-        with forks_fail(guardian.pid):
+        guards = psutil.Process(server.process.pid).children()  # guardian and fork server
+        assert len(guards) == 2
+        with ExitStack() as stack:
+            for guard in guards:
+                stack.enter_context(forks_fail(guard.pid))
             for fresh in (False, True):
                 refused = server.call("create_session", session_id="none", fresh=fresh)
                 assert refused["isError"]

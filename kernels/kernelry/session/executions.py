@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 CATCH_UP_GRACE = 2.0  # seconds an adopted kernel has to say what it did before a timeout counts
 LOOK_PERIOD = 5.0  # seconds between looks whether a kernel forgot to answer
+STOP_PATIENCE = 10.0  # seconds until a kernel that sends too much and does not stop is ended
 IDLE_GRACE = 5.0  # seconds after the reply without any output after which no more is waited for
 
 
@@ -248,7 +249,10 @@ class Executions:
         """Stop an execution that sends more than is taken."""
         run.stop_as = run.stop_as or ExecutionStatus.INTERRUPTED
         step = await interrupts.signal_until_ended(self._owner.kernel, run)
-        if step is InterruptStep.NO_EFFECT and self.current is run:
+        with suppress(TimeoutError):  # its end may wait behind all that it has sent before
+            async with asyncio.timeout(STOP_PATIENCE):
+                await run.ended.wait()
+        if step is InterruptStep.NO_EFFECT and not run.ended.is_set() and self.current is run:
             await self._owner.kill(f"{run.passed}; it did not end when it was interrupted")
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
