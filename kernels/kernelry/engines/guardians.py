@@ -81,7 +81,7 @@ def connect(path: Path) -> socket.socket:
 
 
 async def start_guardian(profile: Profile) -> tuple[ForkServer | None, Started]:
-    """Start a guardian, in our own interpreter: no session can write that one.
+    """Start a guardian, in our own interpreter, without its packages.
 
     Args:
         profile: What the fork server is, or would be, started with.
