@@ -8,10 +8,11 @@ from kernelry.engines.launch import Environment, Launch, OutputLimits
 from kernelry.engines.local import LocalEngine
 from kernelry.engines.pool import WarmKernel, WarmPool
 from kernelry.engines.process import Exit, KernelProcess, end_strays
-from kernelry.engines.walls import INSIDE, Walls, links, own_paths
+from kernelry.engines.walls import INSIDE, SYSTEM, Walls, links, outside, own_paths
 
 __all__ = [
     "INSIDE",
+    "SYSTEM",
     "Environment",
     "Exit",
     "KernelProcess",
@@ -27,5 +28,6 @@ __all__ = [
     "end_groups",
     "end_strays",
     "links",
+    "outside",
     "own_paths",
 ]

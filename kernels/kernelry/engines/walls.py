@@ -19,6 +19,7 @@ from typing import Any
 from kernelry.models import Isolation, Limits
 
 INSIDE = Path(__file__).parents[1] / "inside" / "__main__.py"
+HELD_BACK = "KERNELRY_HELD_BACK_"  # see inside/walls/confined.py
 LINKS = 40  # that Linux follows from one path
 BOX_TMP_BYTES = 1 << 30  # size of a box's own /tmp
 
@@ -147,6 +148,14 @@ class Walls:
         for path in plan["write"]:
             argv += ["--bind-try", path, path]
         return argv
+
+
+def outside(env: dict[str, str]) -> dict[str, str]:
+    """Return a program's variables for the process that enters its walls; it changes them back.
+
+    What the loader reads may name a session's libraries: for the program, not for us.
+    """
+    return {f"{HELD_BACK}{k}" if k.startswith("LD_") else k: v for k, v in env.items()}
 
 
 @functools.cache

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from kernelry.packages import interpreter_reads
+from kernelry.engines import outside
 from kernelry.programs import Completed, run_program
 from kernelry.session.session import Session
 from kernelry.workspace import scripts
@@ -37,8 +37,7 @@ async def run_script(
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if sys.platform == "linux":
         writes = [workspace.root, session.directory]
-        reads = launches.reads
-        if session.record.python:
-            reads = await interpreter_reads(session.environment.parent)
+        reads = (await launches.interpreters.ask(session.environment.parent)).reads
         argv = session.walls.confine(argv, cwd=workspace.root, reads=reads, writes=writes)
+        env = outside(env)
     return await run_program(argv, env=env, cwd=workspace.root, timeout=timeout)
