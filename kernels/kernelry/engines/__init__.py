@@ -1,6 +1,6 @@
 """Where kernels run, and how we talk to them."""
 
-from kernelry.engines.cgroups import end_groups
+from kernelry.engines.cgroups import Group, can_group, end_groups, make_group
 from kernelry.engines.forkserver import Profile
 from kernelry.engines.guardians import Started
 from kernelry.engines.kernel import LocalKernel
@@ -15,6 +15,7 @@ __all__ = [
     "SYSTEM",
     "Environment",
     "Exit",
+    "Group",
     "KernelProcess",
     "Launch",
     "LocalEngine",
@@ -25,9 +26,11 @@ __all__ = [
     "Walls",
     "WarmKernel",
     "WarmPool",
+    "can_group",
     "end_groups",
     "end_strays",
     "links",
+    "make_group",
     "outside",
     "own_paths",
 ]

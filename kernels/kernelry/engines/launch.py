@@ -95,7 +95,8 @@ class Launch:
         environment = self.environment
         plan = self.walls.plan(
             reads=[*self.reads, *own_paths(), cloudpickle()],
-            writes=[self.workspace, self.directory, connection_file.parent],
+            writes=[self.workspace, self.directory],
+            sockets=[connection_file.parent],
         )
         return {
             "connection_file": str(connection_file),
