@@ -106,6 +106,7 @@ class Launch:
             "kernel": self.kernel(connection_file.with_suffix(".launch")),
             "walls": plan,
             "lifeline": str(self.lifeline or ""),
+            "directory": str(self.directory),
             "cwd": str(self.workspace),
             "workspace": str(self.workspace),
             "heartbeat": self.heartbeat,

@@ -44,14 +44,16 @@ class Launches:
         if sys.platform != "linux":
             return None
         preloads = self.config.preloads
+        root = self.state.path / "forkserver"
         return Profile(
             python=self.python,
             preloads=AUTO_PRELOADS if preloads is None else preloads,
             optional=preloads is None,
             env=self.interpreters.without_changeable(
-                kernel_environment(self.state.path, self.config.kernel_env)
+                kernel_environment(root, self.config.kernel_env)
             ),
             directory=self.state.runtime,
+            root=root,
             log_file=self.state.path / "forkserver.log",
             orphan_timeout=self.config.orphan_timeout,
             lifeline=self.lifeline,

@@ -22,6 +22,7 @@ from typing import Any, TextIO
 from ..processes import OWN_FILE
 from ..walls import guard
 from .entering import enter
+from .own import Own, forget_secrets
 
 LOG_BYTES = 1 << 20  # size of a kernel's own log, which is turned over once
 DEBUGGER = "ipykernel.debugger"
@@ -43,17 +44,28 @@ def main(launch_file: str, listeners: str = "") -> None:
     run(launch, launch["ready_fd"], known)
 
 
-def run_forked(launch: dict[str, Any], ready_fd: int) -> None:
-    """Run a kernel in a process that was just forked from the fork server."""
+def run_forked(launch: dict[str, Any], ready_fd: int, added: dict[str, str], own: Own) -> None:
+    """Run a kernel in a process that was just forked from the fork server.
+
+    Args:
+        launch: What kernel it shall be.
+        ready_fd: A pipe.
+        added: Environment variables that the preparation has set.
+        own: What the fork server has found out about itself.
+    """
     redirect_stdio(launch["log_file"])
     os.environ.clear()
-    os.environ.update(launch["env"])
-    if numpy := sys.modules.get("numpy"):
-        numpy.random.seed()  # its global generator is the one that a fork does not reseed
-    run(launch, ready_fd)
+    os.environ.update(launch["env"] | added)
+    forget_secrets()
+    run(launch, ready_fd, own=own)
 
 
-def run(launch: dict[str, Any], ready_fd: int, listeners: dict[int, int] | None = None) -> None:
+def run(
+    launch: dict[str, Any],
+    ready_fd: int,
+    listeners: dict[int, int] | None = None,
+    own: Own | None = None,
+) -> None:
     """Become the kernel of `launch`, say so on `ready_fd`, and run until told to stop.
 
     Args:
@@ -61,6 +73,7 @@ def run(launch: dict[str, Any], ready_fd: int, listeners: dict[int, int] | None 
         ready_fd: A pipe.
         listeners: Descriptors of its sockets, by port, if this process is in its walls; None:
             they are to be entered.
+        own: What a fork server has found out about itself; None: this is no fork.
     """
     sys.argv = [""]
     try:
@@ -68,9 +81,12 @@ def run(launch: dict[str, Any], ready_fd: int, listeners: dict[int, int] | None 
             walls, listeners = enter(launch)
         else:
             walls = guard.Walls(launch["walls"])
+        if own is not None:
+            own.become(launch["directory"])
         enable_stack_dumps(launch["stack_file"])
         prepare(with_shell=True)
         app = resume(launch, listeners)
+        sys.orig_argv[:] = [sys.executable]
         walls.check()
     except BaseException:
         # stderr may be a stream to nobody by now; the server quotes this file.
