@@ -162,6 +162,9 @@ class Program(asyncio.SubprocessProtocol):
         return Completed(returncode=-9 if code is None else code, stdout=out, stderr=err + note)
 
     def _send(self, number: signal.Signals) -> None:
+        # Once it was waited for, its number may be another's; not while its group has members.
+        if self._ended.is_set() and Path(f"/proc/{self.pid}").exists():
+            return
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
 

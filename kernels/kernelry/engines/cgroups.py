@@ -59,7 +59,8 @@ class Group:
         """The pids in it, those of zombies left out; none if it is gone."""
         with suppress(OSError):
             text = (self.folder / "cgroup.procs").read_text(encoding="ascii")
-            return [int(word) for word in text.split()]
+            # What has no number in our namespace is a 0, by which we would end ourselves.
+            return [pid for word in text.split() if (pid := int(word)) > 0]
         return []
 
     @property

@@ -7,6 +7,7 @@ What it is and does is in kernelry/inside/starting/forkserver.py. When it is gon
 import asyncio
 import hashlib
 import json
+import logging
 import os
 import signal
 import socket
@@ -19,11 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from kernelry.engines.launch import Launch, await_ready, ready_pipe
-from kernelry.engines.process import ForkedProcess, KernelProcess
+from kernelry.engines.process import ForkedProcess, KernelProcess, is_known, parent_of
 from kernelry.engines.walls import INSIDE
 from kernelry.errors import KernelStartError
 from kernelry.messaging import Connection
 from kernelry.models import Isolation
+
+log = logging.getLogger(__name__)
 
 PACKET_BYTES = 1 << 16
 CREDENTIALS = struct.Struct("3i")  # pid, uid, gid of SO_PEERCRED
@@ -73,6 +76,8 @@ class Inventory:
     exits: dict[str, int] = field(default_factory=dict)
     #: pids of the kernels among them whose exit code it will not know
     strangers: set[int] = field(default_factory=set)
+    #: pid -> when that one was started; 0: it does not say
+    started: dict[int, int] = field(default_factory=dict)
     #: digest of the profile that it was started with
     profile: str = ""
     #: how far it prepares kernels
@@ -169,13 +174,27 @@ class ForkServer:
         except (OSError, TimeoutError) as error:
             raise KernelStartError("the fork server does not say what it has") from error
 
-    def adopt(self, pid: int, start: str, *, knows_exit: bool) -> ForkedProcess:
+    def adopt(self, pid: int, started: int, start: str, *, knows_exit: bool) -> ForkedProcess:
         """Return the process of a kernel that it had before we came.
 
+        Args:
+            pid: The process.
+            started: When that was started.
+            start: How.
+            knows_exit: Whether the fork server is its parent.
+
         Raises:
-            ProcessLookupError: It has ended.
+            ProcessLookupError: It has ended, or it can't be told that it is the same.
         """
-        process = ForkedProcess(pid, os.pidfd_open(pid))
+        try:
+            pidfd = os.pidfd_open(pid)
+        except (OSError, OverflowError) as error:  # it has ended, or is no number of a process
+            raise ProcessLookupError(pid) from error
+        # Looked at when we hold it: from here on the number is nobody else's.
+        if not is_known(pid, started) or (knows_exit and parent_of(pid) != self.pid):
+            os.close(pidfd)
+            raise ProcessLookupError(pid)
+        process = ForkedProcess(pid, pidfd)
         process.start = start
         process.has_heir = knows_exit
         self._children[pid] = process
@@ -246,7 +265,11 @@ class ForkServer:
             if not data:
                 self._find_dead()
                 return
-            self._take(json.loads(data), fds)
+            try:
+                self._take(json.loads(data), fds)
+            except (ValueError, LookupError, TypeError, AttributeError):
+                log.warning("process %d speaks as no fork server does: %.200r", self.pid, data)
+                self._find_dead()
 
     def _take(self, packet: dict[str, Any], fds: list[int]) -> None:
         if "exited" in packet:
@@ -273,12 +296,14 @@ class ForkServer:
             answer.set_result(process)
 
     def _take_list(self, packet: dict[str, Any]) -> None:
-        for pid, launch, is_child in packet.get("kernels", ()):
-            self._inventory.kernels[launch] = pid
+        for pid, launch, is_child, *started in packet.get("kernels", ()):
+            self._inventory.kernels[str(launch)] = number(pid)
+            # One of an older version does not say; then it is not known who that is.
+            self._inventory.started[pid] = number(*started) if started else 0
             if not is_child:
                 self._inventory.strangers.add(pid)
         for launch, _, code in packet.get("exits", ()):
-            self._inventory.exits[launch] = code
+            self._inventory.exits[str(launch)] = number(code)
         if packet.get("listed"):
             self._inventory.profile, self._inventory.level = packet["profile"], packet["level"]
             if self._listed is not None and not self._listed.done():
@@ -310,13 +335,25 @@ class ForkServer:
     def _reap(self) -> None:
         if self._popen is None:  # nearly always somebody else's child
             with suppress(ChildProcessError):
-                os.waitpid(self.pid, 0)
+                if self.pid > 0:  # 0 is any child of ours
+                    os.waitpid(self.pid, 0)
             return
         try:
             self._popen.wait(timeout=1)
         except subprocess.TimeoutExpired:
             self._popen.kill()
             self._popen.wait()
+
+
+def number(value: Any) -> int:
+    """Return a whole number as it is.
+
+    Raises:
+        TypeError: It is none.
+    """
+    if type(value) is not int:
+        raise TypeError(value)
+    return value
 
 
 def _discard(answer: "asyncio.Future[ForkedProcess]") -> None:

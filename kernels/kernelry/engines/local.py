@@ -29,13 +29,20 @@ from kernelry.engines.guardians import (
 )
 from kernelry.engines.kernel import LocalKernel, handshake, remove_files
 from kernelry.engines.launch import Launch
-from kernelry.engines.process import FAMILY_DEADLINE, Exit, KernelProcess, boot_id, kill_family
+from kernelry.engines.process import (
+    FAMILY_DEADLINE,
+    Exit,
+    KernelProcess,
+    boot_id,
+    is_known,
+    kill_family,
+)
 from kernelry.engines.spawn import spawn
 from kernelry.engines.walls import Walls
 from kernelry.errors import KernelryError, KernelSilentError, KernelStartError
 from kernelry.messaging import PORTS, Channels, Connection, new_id
 from kernelry.models import Isolation, KernelRecord
-from kernelry.paths import private_directory, process_start
+from kernelry.paths import private_directory
 
 log = logging.getLogger(__name__)
 
@@ -182,7 +189,9 @@ class LocalEngine:
             if inventory.kernels.get(launch) == record.pid and mine and is_reachable:
                 knows_exit = record.pid not in inventory.strangers
                 with suppress(ProcessLookupError):
-                    process = server.adopt(record.pid, record.start, knows_exit=knows_exit)
+                    process = server.adopt(
+                        record.pid, record.started, record.start, knows_exit=knows_exit
+                    )
                     self._claimed.add(record.pid)
                     return self._reattach(process, server, record)
         if not mine:
@@ -197,8 +206,9 @@ class LocalEngine:
         await asyncio.to_thread(psutil.wait_procs, self._killed, timeout=FAMILY_DEADLINE)
         for server, inventory in self._inherited:
             for pid in set(inventory.kernels.values()) - self._claimed:
+                started, is_child = inventory.started[pid], pid not in inventory.strangers
                 with suppress(ProcessLookupError):
-                    await server.adopt(pid, "", knows_exit=False).kill()
+                    await server.adopt(pid, started, "", knows_exit=is_child).kill()
                     ended += 1
             is_ours = server in (self._server, self._guardian)
             if not is_ours and not self._claimed & set(inventory.kernels.values()):
@@ -441,9 +451,7 @@ def is_alive(server: ForkServer | None) -> bool:
 
 def is_same_process(record: KernelRecord) -> bool:
     """Say whether the process of a record still is; one that can't be told is never ours."""
-    if not (record.pid > 0 and record.started > 0 and record.boot):
-        return False
-    return record.boot == boot_id() and process_start(record.pid) == record.started
+    return record.boot == (boot_id() or None) and is_known(record.pid, record.started)
 
 
 def hold_lifeline(path: Path) -> int:

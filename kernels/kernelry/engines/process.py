@@ -48,6 +48,34 @@ def boot_id() -> str:
     return ""
 
 
+def lineage() -> set[int]:
+    """Return ourselves and all that we descend from: none of them is ever a kernel of ours."""
+    found = {1}
+    pid = os.getpid()
+    while pid > 1 and pid not in found:
+        found.add(pid)
+        pid = parent_of(pid)
+    return found
+
+
+def parent_of(pid: int) -> int:
+    """Return the parent of a process; 0 if that can't be known."""
+    with suppress(OSError, ValueError, IndexError):
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        return int(stat.rpartition(")")[2].split()[1])
+    return 0
+
+
+def is_known(pid: int, started: int) -> bool:
+    """Say whether a process that a record names still is, and may be ended.
+
+    A number alone is anybody's. What can't be told, and what we are part of, is never ours.
+    """
+    if not (pid > 1 and started > 0) or pid in lineage():
+        return False
+    return process_start(pid) == started
+
+
 def end_strays(kernels: Collection[str]) -> int:
     """Kill what kernels that are gone have left, wherever it is; return how many that were.
 
@@ -57,11 +85,15 @@ def end_strays(kernels: Collection[str]) -> int:
     Args:
         kernels: Names of kernels that have ended.
     """
-    marks = [f"{KERNEL_MARK}={name}\0".encode() for name in kernels]
+    marks = [f"\0{KERNEL_MARK}={name}\0".encode() for name in kernels if name]
+    ours = lineage()  # a server may have been started by what a kernel left
     found = 0
     for folder in Path("/proc").glob("[0-9]*") if marks else ():
         try:
-            if any(mark in (folder / "environ").read_bytes() + b"\0" for mark in marks):
+            if int(folder.name) in ours:
+                continue
+            variables = b"\0%b\0" % (folder / "environ").read_bytes()
+            if any(mark in variables for mark in marks):
                 os.kill(int(folder.name), signal.SIGKILL)
                 found += 1
         except OSError:  # somebody else's, or gone
@@ -163,7 +195,7 @@ class KernelProcess:
 
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal to the whole process group, if the kernel lives."""
-        if self._ended.done():
+        if self.has_ended:
             return
         with suppress(ProcessLookupError):
             if self.start == "box":
@@ -174,7 +206,7 @@ class KernelProcess:
 
     def send_signal_to_kernel(self, number: signal.Signals) -> None:
         """Send a signal to the kernel alone, if it lives."""
-        if not self._ended.done():
+        if not self.has_ended:
             with suppress(ProcessLookupError):
                 os.kill(self.leader, number)
 
@@ -184,10 +216,7 @@ class KernelProcess:
         Args:
             family: Descendants that were found before, should it be dead by now.
         """
-        descendants = [*family, *self.descendants()]
-        if self._ended.done():  # its group may have outlived it
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, signal.SIGKILL)
+        descendants = [*family, *([] if self.has_ended else self.descendants())]
         self.send_signal(signal.SIGKILL)
         for child in descendants:
             with suppress(psutil.Error):
@@ -214,10 +243,21 @@ class KernelProcess:
         def on_readable() -> None:
             self._gone = True
             self._unwatch()
+            self._end_group()
             ended()
 
         self._pidfd = pidfd
         self._loop.add_reader(pidfd, on_readable)
+
+    def _end_group(self) -> None:
+        """End what has outlived it in its process group; now, for later the number is another's.
+
+        Linux gives nobody the number of a group that has members: if another process has it,
+        there are none.
+        """
+        if process_start(self.pid) in (0, self.started):
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
 
     def _unwatch(self) -> None:
         if self._pidfd >= 0:
@@ -245,7 +285,9 @@ class SpawnedProcess(KernelProcess):
         if hasattr(os, "pidfd_open"):
             self._watch(os.pidfd_open(popen.pid), self._reap)
         else:
-            self._loop.run_in_executor(None, popen.wait).add_done_callback(lambda _: self._reap())
+            waiting = self._loop.run_in_executor(None, popen.wait)
+            waiting.add_done_callback(lambda _: self._end_group())
+            waiting.add_done_callback(lambda _: self._reap())
 
     def leave(self) -> None:
         """See KernelProcess."""

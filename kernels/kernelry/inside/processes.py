@@ -49,6 +49,11 @@ def start_time(pid: int) -> int:
         return 0
 
 
+def is_still(pid: int, started: int) -> bool:
+    """Say whether a process is the one that was started then; what can't be told is not."""
+    return pid > 1 and started > 0 and start_time(pid) == started
+
+
 def children(pid: int) -> list[int]:
     """Return the pids of the children of all threads of a process."""
     found: list[int] = []
@@ -68,9 +73,10 @@ def family(pid: int) -> list[int]:
 
 
 def kill(pid: int) -> None:
-    """Send SIGKILL to a process that may be gone."""
+    """Send SIGKILL to a process that may be gone; never to many at once, or to the first."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.kill(pid, signal.SIGKILL)
+        if pid > 1:
+            os.kill(pid, signal.SIGKILL)
 
 
 def next_end() -> tuple[int, int] | None:

@@ -32,6 +32,7 @@ from ..processes import (
     end_children,
     family,
     inherit_orphans,
+    is_still,
     kill,
     next_end,
     spawn,
@@ -173,7 +174,7 @@ class ForkServer:
         self._profile: str = config["profile"]
         self._level: str = config["level"]
         self._kernels: dict[int, str] = {}  # pid -> launch file, of our children
-        self._watched: dict[int, tuple[int, str]] = {}  # pidfd -> pid, launch file of others
+        self._watched: dict[int, tuple[int, int, str]] = {}  # pidfd -> pid, start, launch file
         self._exits: dict[str, tuple[int, int]] = {}  # launch file -> pid, exit code
         self._clients: dict[int, socket.socket] = {}
         self._orphaned_at: float | None = time.monotonic()
@@ -333,10 +334,11 @@ class ForkServer:
             pidfd = os.pidfd_open(pid)
         except OSError:  # it has ended already
             return
-        if start_time(pid) != request["started"]:
+        started = request["started"]
+        if not is_still(pid, started):
             os.close(pidfd)
             return
-        self._watched[pidfd] = (pid, request["launch"])
+        self._watched[pidfd] = (pid, started, request["launch"])
         self._poller.register(pidfd, select.POLLIN)
 
     def _unwatch(self, pidfd: int) -> None:
@@ -346,8 +348,9 @@ class ForkServer:
 
     def _list(self, client: socket.socket) -> None:
         """Answer "list": packets with {kernels}, {exits}, and at last who we are."""
-        kernels = [(pid, launch, True) for pid, launch in self._kernels.items()]
-        kernels += [(pid, launch, False) for pid, launch in self._watched.values()]
+        # None of our children is reaped before it is taken out: the number is still its own.
+        kernels = [(pid, launch, True, start_time(pid)) for pid, launch in self._kernels.items()]
+        kernels += [(pid, launch, False, start) for pid, start, launch in self._watched.values()]
         exits = [(launch, *end) for launch, end in self._exits.items()]  # + pid, code
         for start in range(0, len(kernels), LISTED_AT_ONCE):
             self._send(client, {"kernels": kernels[start : start + LISTED_AT_ONCE]})
@@ -421,8 +424,8 @@ class ForkServer:
         Args:
             spare: Leave the kernels that are not our children to the server, which asks for it.
         """
-        for pid, _ in () if spare else self._watched.values():
-            for member in family(pid):
+        for pid, started, _ in () if spare else self._watched.values():
+            for member in family(pid) if is_still(pid, started) else ():
                 kill(member)
         for pid in self._kernels:
             with contextlib.suppress(ProcessLookupError, PermissionError):
