@@ -15,6 +15,7 @@ PROGRAMS = {
     "forkserver": "starting.forkserver",
     "confined": "walls.confined",
     "environment": "environment",
+    "build": "building",
 }
 
 
