@@ -133,6 +133,8 @@ class Installer:
                     runs=runs, walls=walls, interpreter=interpreter, template=template, hear=hear
                 )
                 install = builds.install
+                runs.ready.clear()
+                await stack.aclose()  # nothing that uv was told is in a process beside a build
                 try:
                     plan = await builds.plan(slot / "view", wanted)
                 except BuildError as error:
