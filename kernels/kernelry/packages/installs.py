@@ -86,8 +86,9 @@ class Installer:
             if merge := unfinished(slot):
                 merge.undo(slot)
                 undone += 1
-        for path in [*self._folder.iterdir()] if self._folder.is_dir() else ():
-            remove_tree(path, bounds.REMOVE_SECONDS)
+        for slot in list(self._folder.iterdir()) if self._folder.is_dir() else ():
+            put_aside(slot)  # what builds have left may be too much to be removed at once
+        remove_tree(self._folder, bounds.REMOVE_SECONDS)
         return undone
 
     async def install(
