@@ -339,3 +339,25 @@ async def test_a_package_that_a_build_needs_does_not_run_beside_uv(
         done = (await sessions.get("default").install(["final"], timeout=HANG)).installation
         assert done.installed == ("final==1.0",), done.stderr
         assert not list(sessions.state_dir.rglob("caught"))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+async def test_no_code_of_a_source_runs_while_uv_looks_at_it(
+    config: Config, index: Index, tmp_path: Path, level: Level
+) -> None:
+    await asyncio.to_thread(need, level)
+    canaries = tmp_path / "canaries"
+    canaries.mkdir()
+    more = (
+        "name = 'uv' if any(name.startswith('UV_') for name in os.environ) else 'build'\n"
+        f"pathlib.Path({str(canaries)!r}, name).touch()\n"
+    )
+    index.files |= buildable("tool", more=more)
+    index.files |= buildable("told", more=more, static="Requires-Dist: tiny\n")
+    index.files |= buildable("final", more=more, needs=("tool",))
+    allowed = replace(config, allow_sdist=True, isolation=level, allow_write=(canaries,))
+    async with Sessions(allowed) as sessions:
+        session = sessions.get("default")
+        done = (await session.install(["final", "told"], timeout=HANG)).installation
+        assert set(done.installed) == {"final==1.0", "told==1.0"}, done.stderr
+    assert os.listdir(canaries) == ["build"]

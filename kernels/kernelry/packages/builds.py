@@ -43,13 +43,14 @@ from kernelry.paths import private_directory
 from kernelry.programs import Completed, run_program
 from kernelry.shielding import to_the_end
 
+# Older versions of uv break their lines.
 #: what uv would install
 PLANNED = re.compile(r"^ \+ ([A-Za-z0-9_.-]+)==(\S+)", re.MULTILINE)
 #: what it would have to build, when it may not start a program
-UNBUILT = re.compile(r"Failed to (?:download and )?build `([\w.-]+)==([\w.+!-]+)`")
+UNBUILT = re.compile(r"Failed\s+to\s+(?:download\s+and\s+)?build\s+`([\w.-]+)==([\w.+!-]+)`")
 #: what it says of a package without a wheel, when it may take nothing else
-NO_WHEEL = re.compile(r"building from source is disabled|no usable wheels|no wheels")
-UNUSABLE = re.compile(r"[Ww]heels are required for `([\w.-]+)`")
+NO_WHEEL = re.compile(r"from\s+source\s+is\s+disabled|no\s+(?:usable\s+)?wheels")
+UNUSABLE = re.compile(r"[Ww]heels\s+are\s+required\s+for\s+`([\w.-]+)`")
 WANTS_MORE = 75  # exit code; see inside/building.py
 FOLDERS = ("builds", "aside", "wheels", "local")  # in a slot
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ")
