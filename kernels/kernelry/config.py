@@ -80,6 +80,10 @@ class Config:
     total_memory: int = 0
     #: presets for sessions, by name
     templates: Mapping[str, Template] = field(default_factory=dict)
+    #: files that nobody but the server may read, by what names them
+    secrets: Mapping[str, Path] = field(default_factory=dict)
+    #: files that the server believes, by what names them
+    trusted: Mapping[str, Path] = field(default_factory=dict)
     #: whether kernels get control groups of their own where these can be had
     control_groups: bool = True
     #: how much a session may keep as artifacts

@@ -5,14 +5,16 @@ Opened as a whole or not at all, and released in the opposite order.
 
 import asyncio
 import os
+from pathlib import Path
 
 from kernelry.artifacts import Artifacts, Keeper
 from kernelry.config import Config, interpreter
 from kernelry.crashpoints import crash_point
 from kernelry.engines import Walls
 from kernelry.errors import KernelStartError
-from kernelry.launching import Launches, Levels
-from kernelry.packages import Installer, interpreter_reads
+from kernelry.launching import Launches, Levels, writable
+from kernelry.models import Isolation
+from kernelry.packages import Installer, Interpreters
 from kernelry.paths import StateDirectory, Workspace, claim_state_directory
 from kernelry.shielding import to_the_end
 from kernelry.store import Store
@@ -82,9 +84,11 @@ class Foundation:
             self.store = Store(self.state.database, self.state.reclaim)
             await self.store.open()
             try:
-                walls, reads = await choosing, await interpreter_reads(self._python)
+                walls = await choosing
+                interpreters = Interpreters(walls, self._changeable(walls))
+                reads = (await interpreters.ask(self._python)).reads
                 folder = self.state.path / "installs"
-                installer = Installer(folder, self.config.allow_sdist, walls)
+                installer = Installer(folder, self.config.allow_sdist, walls, interpreters)
                 await asyncio.to_thread(installer.recover)
                 self.artifacts = Artifacts(
                     *(self.store, self.state.blobs, self.workspace.root, self.config.artifacts)
@@ -101,5 +105,11 @@ class Foundation:
             raise
         root = self.workspace.root
         self.launches = Launches(
-            self.config, self._python, self.state, root, walls, reads, installer
+            self.config, self._python, self.state, root, walls, reads, installer, interpreters
         )
+
+    def _changeable(self, walls: Walls) -> tuple[Path, ...]:
+        """Return where sessions can write though they have walls."""
+        if walls.isolation is Isolation.PROCESS:
+            return ()
+        return tuple(path for _, path in writable(self.config))

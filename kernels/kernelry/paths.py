@@ -23,6 +23,7 @@ from kernelry.errors import StateDirHeldError, StoreError
 
 SOCKET_PATH_LIMIT = 100  # bytes; Linux allows 107, macOS 103, zmq adds "-1"
 REMOVE_SECONDS = 1.0  # for the runtime directory at the end
+LINKS = 40  # that Linux follows from one path
 UNKNOWN_HOLDER = "another process"
 DATABASE_NAME = "kernelry.sqlite"
 LOCK_NAME = "lock"
@@ -257,3 +258,45 @@ def runtime_base() -> Path:
         ):
             return private_directory(candidate)
     raise StoreError("no short writable directory for sockets: set XDG_RUNTIME_DIR to one")
+
+
+def route(path: Path) -> list[Path]:
+    """Return what is passed on the way to a file: each folder and each link, and the file.
+
+    Whoever can put something else in the place of one of them decides where the path leads.
+
+    Args:
+        path: Any; what is not there yet is taken as it is written.
+    """
+    here = path.expanduser().absolute()
+    todo, here = list(reversed(here.parts[1:])), Path(here.anchor)
+    passed: list[Path] = []
+    followed = 0
+    while todo:
+        part = todo.pop()
+        here = here.parent if part == ".." else here / part
+        passed.append(here)
+        if followed < LINKS and here.is_symlink():
+            followed += 1
+            target = here.readlink()
+            todo += reversed(target.parts[1:] if target.is_absolute() else target.parts)
+            here = Path(target.anchor) if target.is_absolute() else here.parent
+    return passed
+
+
+def leads_through(path: Path, folder: Path) -> bool:
+    """Say whether somebody who can write in a folder can change where a path leads.
+
+    Args:
+        path: That which is to be trusted.
+        folder: Where somebody can write. The path may be this folder itself.
+    """
+    real = folder.expanduser().absolute().resolve()
+    return any(real in step.parents for step in route(path))
+
+
+def is_within(path: Path, folder: Path) -> bool:
+    """Say whether a path leads through a folder, or to it."""
+    return leads_through(path, folder) or path.expanduser().absolute().resolve() == (
+        folder.expanduser().absolute().resolve()
+    )

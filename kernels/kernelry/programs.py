@@ -39,6 +39,7 @@ async def run_program(
     env: dict[str, str] | None = None,
     cwd: Path | None = None,
     hear: Callable[[bytes], None] | None = None,
+    started: Callable[[int], None] | None = None,
 ) -> Completed:
     """Run a program to its end, in a process group of its own, without a shell.
 
@@ -54,11 +55,14 @@ async def run_program(
         env: Environment variables, all of them; None: ours.
         cwd: Its working directory; None: ours.
         hear: Called with what it writes.
+        started: Called with its pid, as soon as it has one.
 
     Raises:
         OSError: It can't be started.
     """
     async with _started(argv, env, cwd, hear=hear) as program:
+        if started is not None:
+            started(program.pid)
         return await program.finish(timeout)
 
 

@@ -17,6 +17,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     ValidationError,
     field_validator,
     model_validator,
@@ -107,6 +108,8 @@ class Settings(BaseSettings):
     """All settings of a server."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+    _source: Path | None = PrivateAttr(None)  # the file that they were read from
 
     workspace: Path = Field(
         default=Path("~/kernelry"),
@@ -365,7 +368,9 @@ class Settings(BaseSettings):
         in_env = {name.removeprefix(PREFIX).lower() for name in given}
         merged = {k: v for k, v in from_file.items() if k not in in_env} | (flags or {})
         try:
-            return cls(**merged)
+            settings = cls(**merged)
+            settings._source = path
+            return settings
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
@@ -411,6 +416,8 @@ class Settings(BaseSettings):
             allow_write=tuple(path.expanduser().absolute() for path in self.allow_write),
             kernel_env=tuple(self.kernel_env),
             control_groups=self.control_groups is not False,
+            secrets={"--token-file": self.token_file} if self.token_file else {},
+            trusted={"--config": self._source} if self._source else {},
             limits=Limits(
                 memory=self.memory_limit if self.memory_limit >= 0 else default_memory(),
                 processes=self.process_limit,

@@ -72,6 +72,15 @@ RULES = {
             "AF_INET, AF_INET6]",
         ),
     ),
+    "shared memory of its own": Rule(
+        "t04_neighbours",
+        frozenset({"opens_shared_memory_whose_name_it_knows"}),
+        patch=(
+            "walls/guard.py",
+            'mounts.own_shared_memory(self._plan["shared_size"])',
+            "not self",
+        ),
+    ),
     "terminals": Rule(
         "t02_reads",
         frozenset({"listens_at_a_terminal_of_the_user", "writes_to_a_terminal_of_the_user"}),
@@ -125,8 +134,9 @@ def weaken(rule: Rule, folder: Path, monkeypatch: pytest.MonkeyPatch, *, looking
     patches = [rule.patch] if rule.patch else []
     if not looking:
         patches += [
-            (name, "        walls.check()\n", "")
-            for name in ("starting/launcher.py", "walls/confined.py")
+            ("starting/launcher.py", "        walls.check()\n", ""),
+            ("starting/entering.py", "    walls.check()\n", ""),
+            ("walls/confined.py", "        walls.check()\n", ""),
         ]
     for name, text, instead in patches:
         before = (copy / name).read_text(encoding="utf-8")

@@ -25,7 +25,8 @@ Switch = Callable[[str], None]
 @pytest.fixture
 def switch(tmp_path: Path) -> Switch:
     """What the interpreter of the kernels does before it is one; empty: nothing."""
-    before = tmp_path / "before.sh"
+    before = tmp_path / "interpreter" / "before.sh"
+    before.parent.mkdir()
 
     def turn(commands: str) -> None:
         before.write_text(commands, encoding="utf-8")
@@ -37,11 +38,13 @@ def switch(tmp_path: Path) -> Switch:
 @pytest.fixture
 def config(config: Config, switch: Switch, tmp_path: Path) -> Config:
     """Kernels that are fresh processes of an interpreter that can be broken."""
-    python = tmp_path / "python"
-    words = (". ", str(tmp_path / "before.sh"), f'\nexec {shlex.quote(sys.executable)} "$@"\n')
+    folder = tmp_path / "interpreter"
+    python = folder / "python"
+    words = (". ", str(folder / "before.sh"), f'\nexec {shlex.quote(sys.executable)} "$@"\n')
     python.write_text("#!/bin/sh\n" + "".join(words), encoding="utf-8")
     python.chmod(0o755)
-    return replace(config, python=python, kernel_start="spawn", warm=0)
+    reads = (folder,)  # what it runs is read within the walls
+    return replace(config, python=python, kernel_start="spawn", warm=0, allow_read=reads)
 
 
 async def family(sessions: Sessions) -> set[int]:
@@ -99,7 +102,7 @@ async def test_a_kernel_that_dies_during_its_start_is_quoted_and_nothing_is_left
 async def test_a_slow_start_is_waited_for(
     sessions: Sessions, bystander: Bystander, switch: Switch, tmp_path: Path
 ) -> None:
-    go = tmp_path / "go"
+    go = tmp_path / "interpreter" / "go"
     switch(f"while ! [ -e {go} ]; do sleep 0.05; done")
     creating = asyncio.create_task(sessions.create(SessionSpec(id="s")))
     seen = len(bystander.latencies)

@@ -62,6 +62,15 @@ class Group:
             return [int(word) for word in text.split()]
         return []
 
+    @property
+    def shared_memory(self) -> int:
+        """Bytes of files in memory and of shared mappings that it has made, mapped or not."""
+        with suppress(OSError):
+            lines = (self.folder / "memory.stat").read_text(encoding="ascii").splitlines()
+            counts = dict(line.split() for line in lines if len(line.split()) == 2)
+            return int(counts.get("total_shmem", counts.get("shmem", 0)))
+        return 0
+
     def end(self) -> int:
         """Kill all that is in it, and wait until it is gone; return how many that were.
 
@@ -138,6 +147,15 @@ def make_group(name: str, pids: Iterable[int], limit: int) -> Group | None:
         group.remove()
         return None
     return group
+
+
+@cache
+def can_group() -> bool:
+    """Say whether groups can be made here, by making one."""
+    group = make_group(f"proof-{os.getpid()}", (), 1 << 30)
+    if group is not None:
+        group.remove()
+    return group is not None
 
 
 def known_group(name: str) -> Group | None:

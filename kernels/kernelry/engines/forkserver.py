@@ -46,6 +46,9 @@ class Profile:
     env: dict[str, str]
     #: where its socket is; short
     directory: Path
+    #: a folder of its own, laid out as a session's: what modules keep of it each kernel puts right
+    #: (kernelry/inside/starting/own.py); None: kernels have the same folders as it
+    root: Path | None = None
     #: what it and its imports write
     log_file: Path
     #: seconds it waits for a server before it ends its kernels and itself

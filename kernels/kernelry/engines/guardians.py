@@ -140,6 +140,7 @@ async def _start_once(
         "orphan_timeout": profile.orphan_timeout,
         "profile": digest,
         "lifeline": str(profile.lifeline or ""),
+        "root": str(profile.root or ""),
     }
     try:
         popen = _start_process(profile, level, config, writable)
@@ -166,7 +167,10 @@ async def _start_once(
 def _start_process(
     profile: Profile, level: str, config: dict[str, Any], report_fd: int
 ) -> subprocess.Popen[bytes]:
-    options = ("-I", "-S") if level == GUARDIAN else ("-P",)  # it needs no packages
+    options = ("-I", "-S") if level == GUARDIAN else ("-P", "-s")  # it needs no packages
+    if profile.root is not None:
+        for name in ("home", "tmp"):
+            (profile.root / name).mkdir(mode=0o700, parents=True, exist_ok=True)
     return subprocess.Popen(
         [str(profile.python), *options, str(INSIDE), "forkserver", json.dumps(config)],
         env=profile.env,

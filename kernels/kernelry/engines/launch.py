@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -16,9 +17,10 @@ from kernelry import bounds
 from kernelry.apart import in_thread
 from kernelry.beneath import reading, remove_tree
 from kernelry.engines.process import KERNEL_MARK, KernelProcess
-from kernelry.engines.walls import INSIDE, Walls
+from kernelry.engines.walls import INSIDE, Walls, own_paths
 from kernelry.errors import KernelStartError
 from kernelry.messaging import Connection
+from kernelry.models import Isolation
 from kernelry.shielding import to_the_end
 
 NEEDED_BYTES = 1 << 20  # a log, a journal, IPython's profile
@@ -92,15 +94,19 @@ class Launch:
         """Return what the launcher reads."""
         environment = self.environment
         plan = self.walls.plan(
-            reads=[*self.reads, INSIDE.parent, cloudpickle()],
-            writes=[self.workspace, self.directory, connection_file.parent],
+            reads=[*self.reads, *own_paths(), cloudpickle()],
+            writes=[self.workspace, self.directory],
+            sockets=[connection_file.parent],
         )
         return {
             "connection_file": str(connection_file),
             "ready_fd": ready_fd,
             "command": self.command(connection_file.with_suffix(".launch"), plan),
+            "spawn_env": self.spawn_environment(connection_file),
+            "kernel": self.kernel(connection_file.with_suffix(".launch")),
             "walls": plan,
             "lifeline": str(self.lifeline or ""),
+            "directory": str(self.directory),
             "cwd": str(self.workspace),
             "workspace": str(self.workspace),
             "heartbeat": self.heartbeat,
@@ -127,18 +133,41 @@ class Launch:
         """Remove the private directory; its kernel has ended, and no session has it."""
         await to_the_end(in_thread(remove_tree, self.directory))
 
+    def kernel(self, launch_file: Path) -> list[str]:
+        """Return how the launcher is started as a fresh process, but for walls around it."""
+        # -s: the user's own packages would be those in the session's HOME, which are the cells'.
+        return [str(self.python), "-P", "-s", str(INSIDE), "kernel", str(launch_file)]
+
     def command(self, launch_file: Path, plan: dict[str, Any]) -> list[str]:
-        """Return how the launcher is started as a fresh process."""
-        # -s: the user's own packages would be those in the session's HOME, which are the cells',
-        # and they would run before the walls stand.
-        argv = [str(self.python), "-P", "-s", str(INSIDE), "kernel", str(launch_file)]
+        """Return how a kernel is started as a fresh process, in the walls that it shall have.
+
+        They stand before the first line of its interpreter, which may be a session's to change:
+        our own enters them, and becomes the kernel's (kernelry/inside/starting/entering.py).
+        """
+        if not self.has_walls:
+            return self.kernel(launch_file)
+        argv = [sys.executable, "-I", "-S", str(INSIDE), "enter", str(launch_file)]
         # It opens its lifeline before it enters its walls.
         held = ("--ro-bind-try", str(self.lifeline), str(self.lifeline)) if self.lifeline else ()
         return self.walls.command(argv, plan, self.workspace, *held)
 
+    @property
+    def has_walls(self) -> bool:
+        """Say whether the kernel shall be in any."""
+        return self.walls.isolation is not Isolation.PROCESS
+
     def environment_of(self, connection_file: Path) -> dict[str, str]:
         """Return the kernel's variables, with the mark by which all it starts can be found."""
         return self.env | {KERNEL_MARK: connection_file.stem}
+
+    def spawn_environment(self, connection_file: Path) -> dict[str, str]:
+        """Return the variables of what enters the walls: none that would lead it elsewhere.
+
+        The kernel's may have a path for libraries, in which a session can write.
+        """
+        if not self.has_walls:
+            return self.environment_of(connection_file)
+        return {"PATH": os.defpath, KERNEL_MARK: connection_file.stem}
 
     def write_files(self, connection: Connection, ready_fd: int) -> Path:
         """Write the connection file and the launch file; return the latter's path."""

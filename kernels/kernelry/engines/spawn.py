@@ -40,7 +40,7 @@ def _start(launch: Launch, connection: Connection, ready_fd: int) -> KernelProce
         popen = subprocess.Popen(
             json.loads(launch_file.read_text(encoding="utf-8"))["command"],
             cwd=launch.workspace,
-            env=launch.environment_of(launch_file),
+            env=launch.spawn_environment(launch_file),
             stdin=subprocess.DEVNULL,
             stdout=log_fd,
             stderr=log_fd,

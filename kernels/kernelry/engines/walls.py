@@ -19,6 +19,7 @@ from typing import Any
 from kernelry.models import Isolation, Limits
 
 INSIDE = Path(__file__).parents[1] / "inside" / "__main__.py"
+HELD_BACK = "KERNELRY_HELD_BACK_"  # see inside/walls/confined.py
 LINKS = 40  # that Linux follows from one path
 BOX_TMP_BYTES = 1 << 30  # size of a box's own /tmp
 
@@ -65,13 +66,18 @@ class Walls:
     limits: Limits = field(default_factory=Limits)
     #: the program that makes boxes
     bwrap: Path | None = None
+    #: whether control groups count what sessions use, also what no process has mapped
+    counts_all: bool = False
 
-    def plan(self, *, reads: Iterable[Path], writes: Iterable[Path]) -> dict[str, Any]:
+    def plan(
+        self, *, reads: Iterable[Path], writes: Iterable[Path], sockets: Iterable[Path] = ()
+    ) -> dict[str, Any]:
         """Return what the process that enters the walls is told.
 
         Args:
             reads: What it needs to read beyond the system: its interpreter, our own code.
             writes: What is its own.
+            sockets: Where it makes sockets, and nothing else.
         """
         has_walls = self.isolation is not Isolation.PROCESS
         return {
@@ -82,7 +88,15 @@ class Walls:
             "write": real([*writes, *self.allow_write]) if has_walls else [],
             "device": [*DEVICES, *self._terminals, *gpus()],
             "shared": [SHARED_MEMORY],
+            "sockets": real(sockets) if has_walls else [],
+            "shared_size": self.shared_size,
+            "memory_files": self.counts_all or not self.limits.memory,
         }
+
+    @property
+    def shared_size(self) -> int:
+        """How many bytes a session's own shared memory holds."""
+        return self.limits.memory // 2 or BOX_TMP_BYTES  # as Linux has it by default
 
     @property
     def _terminals(self) -> tuple[str, ...]:
@@ -139,21 +153,30 @@ class Walls:
         argv += [] if self.network else ["--unshare-net"]
         argv += ["--proc", "/proc", "--dev", "/dev"]
         argv += ["--size", str(BOX_TMP_BYTES), "--tmpfs", "/tmp"]
-        shared = self.limits.memory // 2 or BOX_TMP_BYTES  # as Linux has it by default
-        argv += ["--size", str(shared), "--tmpfs", SHARED_MEMORY]
+        argv += ["--size", str(self.shared_size), "--tmpfs", SHARED_MEMORY]
         linked = [path for path in ROOT_LINKS if Path(path).is_symlink()]
         for path in linked:
             argv += ["--symlink", str(Path(path).readlink()), path]
-        mounted = ["/proc", *linked, *plan["write"]]
+        written = [*plan["write"], *plan["sockets"]]
+        mounted = ["/proc", *linked, *written]
         for path in sorted(plan["read"], key=len):
             if not is_below(path, mounted):
                 mounted.append(path)
                 argv += ["--ro-bind-try", path, path]
         for path in gpus():
             argv += ["--dev-bind-try", path, path]
-        for path in plan["write"]:
+        for path in written:
             argv += ["--bind-try", path, path]
-        return argv
+        # What bubblewrap itself has put there is in memory that nobody would count.
+        return [*argv, "--remount-ro", "/dev", "--remount-ro", "/"]
+
+
+def outside(env: dict[str, str]) -> dict[str, str]:
+    """Return a program's variables for the process that enters its walls; it changes them back.
+
+    What the loader reads may name a session's libraries: for the program, not for us.
+    """
+    return {f"{HELD_BACK}{k}" if k.startswith("LD_") else k: v for k, v in env.items()}
 
 
 @functools.cache

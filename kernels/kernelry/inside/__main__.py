@@ -12,6 +12,7 @@ import sys
 PACKAGE = "kernelry_inside"
 PROGRAMS = {
     "kernel": "starting.launcher",
+    "enter": "starting.entering",
     "forkserver": "starting.forkserver",
     "confined": "walls.confined",
     "environment": "environment",

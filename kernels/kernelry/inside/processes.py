@@ -37,7 +37,7 @@ def spawn(launch: dict[str, Any], ready_fd: int) -> int:
         (os.POSIX_SPAWN_DUP2, ready_fd, READY_FD),
     ]
     argv = launch["command"]
-    return os.posix_spawn(argv[0], argv, launch["env"], file_actions=actions, setsid=True)
+    return os.posix_spawn(argv[0], argv, launch["spawn_env"], file_actions=actions, setsid=True)
 
 
 def start_time(pid: int) -> int:

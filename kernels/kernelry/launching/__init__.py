@@ -3,6 +3,7 @@
 from kernelry.launching.descriptors import raise_limit
 from kernelry.launching.isolation import PREFERRED, Levels, Proof, narrow, prove, stronger
 from kernelry.launching.launches import Launches
+from kernelry.launching.places import writable
 from kernelry.launching.source import KernelSource
 
 __all__ = [
@@ -15,4 +16,5 @@ __all__ = [
     "prove",
     "raise_limit",
     "stronger",
+    "writable",
 ]

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from kernelry.config import Config
-from kernelry.engines import Walls
+from kernelry.engines import Walls, can_group
 from kernelry.errors import ConflictError, IsolationError
 from kernelry.launching.places import check_places
 from kernelry.models import Isolation, SessionRecord, SessionSpec
@@ -120,6 +120,7 @@ class Levels:
             allow_write=config.allow_write,
             limits=config.limits,
             bwrap=find_bwrap(),
+            counts_all=config.control_groups and can_group(),
         )
 
     async def require(self, level: Isolation) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kernelry.config import AUTO_PRELOADS, Config, kernel_environment
 from kernelry.engines import Launch, Profile, Walls
-from kernelry.packages import Installer, SessionEnvironment
+from kernelry.packages import Installer, Interpreters, SessionEnvironment
 from kernelry.paths import StateDirectory
 
 
@@ -29,6 +29,8 @@ class Launches:
     reads: tuple[Path, ...]
     #: installs into sessions' environments
     installer: Installer
+    #: knows what interpreters are, and which ones sessions can change
+    interpreters: Interpreters
     #: names of the private directories that were made by this service
     made: set[str] = field(default_factory=set)
 
@@ -42,12 +44,16 @@ class Launches:
         if sys.platform != "linux":
             return None
         preloads = self.config.preloads
+        root = self.state.path / "forkserver"
         return Profile(
             python=self.python,
             preloads=AUTO_PRELOADS if preloads is None else preloads,
             optional=preloads is None,
-            env=kernel_environment(self.state.path, self.config.kernel_env),
+            env=self.interpreters.without_changeable(
+                kernel_environment(root, self.config.kernel_env)
+            ),
             directory=self.state.runtime,
+            root=root,
             log_file=self.state.path / "forkserver.log",
             orphan_timeout=self.config.orphan_timeout,
             lifeline=self.lifeline,

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from kernelry.config import Config, interpreter
 from kernelry.engines import LocalEngine, LocalKernel, Started, Walls, WarmKernel, WarmPool
-from kernelry.errors import KernelryError
+from kernelry.errors import KernelryError, KernelStartError
 from kernelry.launching.descriptors import check_descriptors
 from kernelry.launching.isolation import Levels, check_network
 from kernelry.launching.launches import Launches
-from kernelry.packages import SessionEnvironment, check_interpreter, check_place, interpreter_reads
+from kernelry.packages import SessionEnvironment, check_place
 
 GUARDIAN_DEADLINE = 10.0  # seconds for a fork server to start, before kernels are left to it
 
@@ -29,11 +29,13 @@ class KernelSource:
         self._launches = launches
         self._levels = levels
         self._is_forking = config.kernel_start == "fork"
+        # A fork server is outside of all walls: it is none whose code sessions can write.
+        self._is_changeable = launches.interpreters.is_changeable(launches.python)
         self.engine = LocalEngine(
             launches.state.runtime,
             launches.profile(),
             launches.fresh,
-            mode=config.kernel_start,
+            mode="spawn" if self._is_changeable else config.kernel_start,
             groups=config.control_groups,
         )
         self._pool = WarmPool(self.engine, config.warm, launches.fresh)
@@ -59,6 +61,13 @@ class KernelSource:
         Raises:
             KernelStartError: Kernels can't be forked, and nothing else is allowed.
         """
+        if self._is_forking and self._is_changeable:
+            msg = (
+                f"--kernel-start=fork: sessions can change {self._launches.python}, or packages "
+                "of it, so its kernels are spawned within their walls; leave the option out, or "
+                "name by --python an interpreter outside of the workspace"
+            )
+            raise KernelStartError(msg)
         await self.engine.find_inherited()
         self.engine.begin()
         if self._is_forking:  # what can't be had is an error now, not later
@@ -95,7 +104,8 @@ class KernelSource:
             launch = self._launches.of(directory, environment, walls)
             if launch.python != self._launches.python:  # forks are of the service's
                 fresh = True
-                launch = replace(launch, reads=await interpreter_reads(launch.python))
+                found = await self._launches.interpreters.ask(launch.python)
+                launch = replace(launch, reads=found.reads)
             return await self.engine.start(launch, fresh=fresh)
         finally:
             self._pool.end_start()
@@ -109,10 +119,10 @@ class KernelSource:
         if not wanted:
             return ""
         found = interpreter(Path(wanted))
-        check_place(wanted, found, (self._launches.workspace, self._launches.state.path))
+        check_place(wanted, found, self._launches.state.path)
         if found == self._launches.python:
             return ""
-        await check_interpreter(found)
+        await self._launches.interpreters.check(found)
         return str(found)
 
     async def find_guardian(self) -> None:

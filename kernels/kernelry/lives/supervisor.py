@@ -20,6 +20,7 @@ from kernelry.models import ExecutionStatus, Limits
 from kernelry.paths import Workspace
 from kernelry.session import (
     NEAR,
+    ScriptRun,
     Session,
     SharedMemory,
     Spawner,
@@ -101,6 +102,37 @@ def heaviest(usages: Mapping[str, Usage], total: int) -> tuple[str, str] | None:
     return name, why + f"this one used most, {most}"
 
 
+def is_alive(session: Session) -> bool:
+    """Say whether a session has a kernel that lives."""
+    return session.kernel is not None and session.kernel.process.exit is None
+
+
+def scripts_of(session: Session) -> list[ScriptRun]:
+    """Return the scripts of a session that run, and were not told to end."""
+    return [run for run in session.services.scripts.of(session.id) if not run.why]
+
+
+def used_by(session: Session, is_alive: bool, shared: int, *, exactly: bool) -> Usage:
+    """Return what a session's kernel and its scripts use together; reads files.
+
+    Args:
+        session: Whose.
+        is_alive: Whether its kernel lives.
+        shared: Bytes in the machine's /dev/shm that are known to be its.
+        exactly: Whether memory is to be read as exactly as near the limit.
+    """
+    own = Usage()
+    if is_alive and (kernel := session.kernel) is not None:
+        limit = 1 if exactly else session.walls.limits.memory
+        own = measure(kernel.process, kernel.group, limit, shared, session.directory)
+    found = [own, *(script.measure() for script in scripts_of(session))]
+    return Usage(
+        memory=sum(usage.memory for usage in found),
+        processes=sum(usage.processes for usage in found),
+        cpu=own.cpu,  # it is that of what a cell does
+    )
+
+
 def kernel_name(session: Session) -> str:
     """Return what no other kernel is called."""
     return f"{session.id} {session.record.generation}"
@@ -151,12 +183,11 @@ class Supervisor:
         watched = [
             session
             for session in self._sessions()
-            if session.kernel is not None
-            and session.kernel.process.exit is None
-            and (session.current is not None or look % QUIET_LOOKS == 0)
+            if (is_alive(session) and (session.current or look % QUIET_LOOKS == 0))
+            or scripts_of(session)
         ]
         for session in watched if look % QUIET_LOOKS == 0 else ():
-            if session.is_unused:
+            if session.is_unused and is_alive(session):
                 self._act(self._suspend(session), session)
         watched = [s for s in watched if s.walls.limits.are_watched]
         if not (watched or self._shared.owners):
@@ -166,7 +197,7 @@ class Supervisor:
         workspace = 0
         if is_time and has_quota:
             workspace = await self._read(size_of, self._workspace.root)
-        alive = {kernel_name(s) for s in self._sessions() if s.kernel and not s.kernel.process.exit}
+        alive = {kernel_name(s) for s in self._sessions() if is_alive(s)}
         usages = await self._read(self._measure, watched, alive)
         for session, usage in zip(watched, usages, strict=True):
             if killed := session.out_of_memory:  # a child, and what waits for it would for ever
@@ -199,24 +230,16 @@ class Supervisor:
     def _measure(
         self, watched: list[Session], alive: set[str], exactly: bool = False
     ) -> list[Usage]:
-        kernels = [(kernel_name(s), s.kernel, s.walls.limits) for s in watched]
+        names = [kernel_name(session) for session in watched]
         sizes: dict[str, int] = {}
         if self._shared.is_worth_a_look():
-            for name, kernel, _ in kernels:
-                if kernel is not None:
-                    self._shared.note(name, family(kernel.process.leader))
+            for name, session in zip(names, watched, strict=True):
+                if name in alive and session.kernel is not None:
+                    self._shared.note(name, family(session.kernel.process.leader))
             sizes = self._shared.sizes(alive)
         return [
-            Usage()
-            if kernel is None
-            else measure(
-                kernel.process,
-                kernel.walls.isolation,
-                1 if exactly else limits.memory,
-                sizes.get(name, 0),
-                kernel.group.members if kernel.group is not None else (),
-            )
-            for name, kernel, limits in kernels
+            used_by(session, name in alive, sizes.get(name, 0), exactly=exactly)
+            for name, session in zip(names, watched, strict=True)
         ]
 
     def _cpu_of_execution(self, session: Session, usage: Usage) -> float:
@@ -233,7 +256,10 @@ class Supervisor:
 
     def _respond(self, session: Session, breach: Breach) -> None:
         log.warning("session %s: %s", session.id, breach.why)
-        if breach.action is Action.KILL:
+        if breach.action is Action.KILL and (scripts := scripts_of(session)):
+            for script in scripts:  # if that is not enough, the kernel goes at the next look
+                script.end(breach.why)
+        elif breach.action is Action.KILL:
             self._act(session.kill(breach.why), session)
         elif (run := session.current) is not None and run.stop_as is None:
             run.stop_as, run.stopped_why = ExecutionStatus.TIMED_OUT, breach.why

@@ -25,7 +25,7 @@ from kernelry.errors import InstallError
 from kernelry.models import Limits
 from kernelry.packages.builds import FOLDERS, NO_WHEEL, PLANNED, Builds, pins_of
 from kernelry.packages.distributions import Distribution, distributions
-from kernelry.packages.interpreters import Interpreter, ask_interpreter, interpreter_reads
+from kernelry.packages.interpreters import Interpreter, Interpreters, changed_at
 from kernelry.packages.merging import plan_merge, read_below, unfinished
 from kernelry.packages.requirements import exact_names
 from kernelry.packages.runs import Hear, Runs
@@ -69,15 +69,18 @@ class Installer:
         folder: Private, on the file system of the sessions' environments, and nobody else's.
         allow_sdist: Whether packages may be built from source, which runs their code.
         walls: Those of the service; uv works behind the same, but for the network and limits.
+        interpreters: Those of the service.
     """
 
-    def __init__(self, folder: Path, allow_sdist: bool, walls: Walls) -> None:
+    def __init__(
+        self, folder: Path, allow_sdist: bool, walls: Walls, interpreters: Interpreters
+    ) -> None:
         self._folder = folder
         self._allow_sdist = allow_sdist
         self._walls = replace(walls, network=True, limits=Limits())
         self._used: set[int] = set()
         self._template_lock = asyncio.Lock()
-        self._interpreters: dict[tuple[Path, float], Interpreter] = {}
+        self._interpreters = interpreters
 
     def recover(self) -> int:
         """Undo the merges that a killed server was in, and forget its slots; count merges."""
@@ -120,8 +123,13 @@ class Installer:
         deadline = asyncio.get_running_loop().time() + timeout
         site = interpreter.site
         async with self._slot(interpreter) as slot, AsyncExitStack() as stack:
-            reads = await interpreter_reads(interpreter.python)
-            runs = Runs(slot=slot, reads=reads, walls=self._walls, deadline=deadline, ready=[])
+            runs = Runs(
+                slot=slot,
+                reads=interpreter.reads,
+                walls=self._walls,
+                deadline=deadline,
+                ready=[],
+            )
             # Their walls take as long as what uv does behind them: built while we prepare.
             await runs.prepare(stack, RUNS)
             template = await self._template(interpreter)
@@ -157,15 +165,12 @@ class Installer:
             )
 
     async def ask(self, python: Path) -> Interpreter:
-        """Return what an interpreter says of itself; the same one is asked once.
+        """Return what an interpreter is; the same one is asked once.
 
         Raises:
             InvalidArgumentError: It does not run.
         """
-        key = (python, changed_at(python))
-        if key not in self._interpreters:
-            self._interpreters[key] = await ask_interpreter(python)
-        return self._interpreters[key]
+        return await self._interpreters.ask(python)
 
     async def make_environment(self, interpreter: Interpreter, prefix: Path) -> None:
         """Make the frame of a session's environment, where no kernel has made it yet.
@@ -220,7 +225,18 @@ class Installer:
 
     async def _make_frame(self, interpreter: Interpreter, prefix: Path, *, bare: bool) -> None:
         wanted = {"prefix": str(prefix), "bare": bare, "uv": str(uv_binary())}
-        argv = [str(interpreter.python), "-P", str(INSIDE), "environment", json.dumps(wanted)]
+        python = interpreter.trusted if bare else interpreter.python
+        if python is None:
+            msg = (
+                f"packages can't be installed for {interpreter.python}: sessions can change it, so "
+                "it is run within theirs only. Install with %pip in the session instead."
+            )
+            raise InstallError(msg)
+        argv = [str(python), "-P", str(INSIDE), "environment", json.dumps(wanted)]
+        if interpreter.is_changeable and not bare:
+            reads = [*interpreter.reads, *interpreter.folders]
+            private_directory(prefix)
+            argv = self._walls.confine(argv, cwd=Path("/"), reads=reads, writes=[prefix])
         made = await run_program(argv, cwd=Path("/"), timeout=SETUP_DEADLINE)
         if made.returncode != 0:
             raise InstallError(f"the session's environment can't be made: {made.stderr}")
@@ -249,14 +265,6 @@ async def install_wheels(runs: Runs, hear: Hear, frame: Path, pins: Sequence[str
         return await runs.pip(frame, ["--no-deps"], pins, hear)
     hear(done.stderr.encode())
     return done
-
-
-def changed_at(python: Path) -> float:
-    """Return when what an interpreter's path means was last changed; 0 if nothing is there."""
-    try:
-        return max(python.stat().st_ctime, python.lstat().st_ctime)
-    except OSError:
-        return 0.0
 
 
 def key_of(interpreter: Interpreter) -> str:

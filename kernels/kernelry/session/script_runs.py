@@ -3,10 +3,13 @@
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
-from kernelry.packages import interpreter_reads
+from kernelry.engines import outside
 from kernelry.programs import Completed, run_program
+from kernelry.session.running import ScriptRun
 from kernelry.session.session import Session
+from kernelry.shielding import to_the_end
 from kernelry.workspace import scripts
 
 
@@ -37,8 +40,15 @@ async def run_script(
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if sys.platform == "linux":
         writes = [workspace.root, session.directory]
-        reads = launches.reads
-        if session.record.python:
-            reads = await interpreter_reads(session.environment.parent)
+        reads = (await launches.interpreters.ask(session.environment.parent)).reads
         argv = session.walls.confine(argv, cwd=workspace.root, reads=reads, writes=writes)
-    return await run_program(argv, env=env, cwd=workspace.root, timeout=timeout)
+        env = outside(env)
+    run = ScriptRun(session.walls.limits.memory, grouped=session.walls.counts_all)
+    try:
+        with session.services.scripts.noted(session.id, run):
+            done = await run_program(
+                argv, env=env, cwd=workspace.root, timeout=timeout, started=run.begin
+            )
+    finally:
+        await to_the_end(run.finish())
+    return replace(done, stderr=f"{done.stderr}\n[{run.why}]") if run.why else done

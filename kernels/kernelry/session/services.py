@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ from kernelry.engines import LocalKernel, Walls
 from kernelry.launching import Launches
 from kernelry.packages import SessionEnvironment
 from kernelry.paths import Workspace
+from kernelry.session.running import Scripts
 from kernelry.store import Store
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,8 @@ class Services:
     workspace: Workspace
     #: starts kernels
     start_kernel: KernelStarter
+    #: the scripts of its sessions that run
+    scripts: Scripts = field(default_factory=Scripts)
     #: does what a session's files ask for
     apart: Apart
     #: what the kernels are started with

@@ -9,14 +9,17 @@ import os
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
-from kernelry.engines import KernelProcess
-from kernelry.models import Isolation
+from kernelry.engines import Group, KernelProcess
 
 PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 SHARED = Path("/dev/shm")
+#: where a session behind walls has a file system of its own, in memory
+PRIVATE = (SHARED, Path("/tmp"))
+FILES_LIMIT = 200_000  # files that are counted; what more there are is as bad
 SHARED_FLOOR = 1 << 20  # bytes in /dev/shm below which nobody's files there are looked for
 NEAR = 0.8  # share of the limit from where memory is read exactly
 UNITS = ("bytes", "KB", "MB", "GB", "TB")
@@ -74,27 +77,87 @@ class SharedMemory:
 
 
 def measure(
-    process: KernelProcess, isolation: Isolation, limit: int, shared: int, known: Collection[int]
+    process: KernelProcess, group: Group | None, limit: int, shared: int, directory: Path
 ) -> Usage:
     """Read what a kernel and all that it started use.
 
     Args:
         process: The kernel.
-        known: Pids that are known to belong to it, whatever they descend from.
-        isolation: Its level; a box has a /dev/shm of its own.
+        group: Its control group, which knows who belongs to it, and what is in memory that no
+            process has mapped; None: there is none.
         limit: Bytes of memory it may use; 0: it does not matter how much.
         shared: Bytes of files in /dev/shm that are known to be its.
+        directory: The session's, which may be in memory.
     """
-    leader = process.leader
-    if isolation is Isolation.BOX:
-        shared = used_of(Path(f"/proc/{leader}/root{SHARED}"))
-    members = family(leader)
-    if known:
-        members += set(known) - {*members, process.pid, *process.halves}
+    members = family(process.leader)
+    if group is None:
+        shared += own_shared(process.leader) + size_in_memory(directory)
+    else:
+        members += set(group.members) - {*members, process.pid, *process.halves}
+        shared = group.shared_memory
+    return usage_of(members, limit, shared, is_counted=group is not None)
+
+
+def measure_script(pid: int, group: Group | None, limit: int) -> Usage:
+    """Read what a script of a session and all that it started use; see `measure`.
+
+    Args:
+        pid: The process that guards it.
+        group: Its control group.
+        limit: Bytes of memory that the session may use.
+    """
+    members = family(pid)
+    if group is None:
+        shared = sum(map(own_shared, members[1:2]))
+    else:
+        members += set(group.members) - set(members)
+        shared = group.shared_memory
+    return usage_of(members, limit, shared, is_counted=group is not None)
+
+
+def usage_of(members: list[int], limit: int, shared: int, *, is_counted: bool) -> Usage:
+    """Return what processes use together.
+
+    Args:
+        members: Their pids.
+        limit: Bytes of memory; far below it the sizes are taken that are cheap to read.
+        shared: Bytes of files in memory.
+        is_counted: Whether these are all, those that a process has mapped too.
+    """
     memory = sum(map(resident, members)) + shared
     if limit and memory > NEAR * limit:
-        memory = sum(map(proportional, members)) + shared
+        memory = sum(proportional(pid, own_only=is_counted) for pid in members) + shared
     return Usage(memory=memory, processes=len(members), cpu=sum(map(cpu_time, members)))
+
+
+def own_shared(pid: int) -> int:
+    """Return the bytes in the file systems in memory that a process and its children have alone."""
+    found = 0
+    for place in PRIVATE:
+        own = Path(f"/proc/{pid}/root{place}")
+        with suppress(OSError):
+            if own.stat().st_dev != place.stat().st_dev:
+                found += used_of(own)
+    return found
+
+
+def size_in_memory(folder: Path) -> int:
+    """Return the bytes of the files in a folder if it is on a file system in memory; else 0."""
+    try:
+        return size_of(folder) if is_in_memory(folder.stat().st_dev) else 0
+    except OSError:
+        return 0
+
+
+@cache
+def is_in_memory(device: int) -> bool:
+    """Say whether what is on a device is in memory."""
+    number = f"{os.major(device)}:{os.minor(device)}"
+    for line in read("/proc/self/mountinfo").splitlines():
+        words, _, kind = line.partition(" - ")
+        if words.split()[2] == number:
+            return kind.split()[0] in ("tmpfs", "ramfs")
+    return False
 
 
 def family(pid: int) -> list[int]:
@@ -114,10 +177,14 @@ def resident(pid: int) -> int:
     return int(words[1]) * PAGE if len(words) > 1 else 0
 
 
-def proportional(pid: int) -> int:
+def proportional(pid: int, *, own_only: bool) -> int:
     """Return the bytes of a process, what it shares divided by those who do.
 
     Its programs and libraries are left out: they are the disk's, and can be read again.
+
+    Args:
+        pid: The process.
+        own_only: Whether shared memory is left out too.
     """
     sizes = {
         name: int(rest.split()[0]) * 1024
@@ -126,7 +193,7 @@ def proportional(pid: int) -> int:
         )
     }
     if "Pss_Anon" in sizes:
-        return sizes["Pss_Anon"] + sizes["Pss_Shmem"]
+        return sizes["Pss_Anon"] + (0 if own_only else sizes["Pss_Shmem"])
     return sizes.get("Pss", 0) or resident(pid)
 
 
@@ -147,11 +214,12 @@ def used_of(path: Path) -> int:
 
 def size_of(folder: Path) -> int:
     """Return the bytes that all files below a folder take; links are not followed."""
-    total = 0
+    total = files = 0
     folders = [str(folder)]
-    while folders:
+    while folders and files < FILES_LIMIT:
         with suppress(OSError), os.scandir(folders.pop()) as found:
             for entry in found:
+                files += 1
                 with suppress(OSError):
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.path)

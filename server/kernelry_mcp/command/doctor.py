@@ -88,11 +88,13 @@ def _kernel(settings: Settings) -> Finding:
 
     async def try_it() -> str:
         with tempfile.TemporaryDirectory(prefix="kernelry-doctor-") as scratch:
+            given = settings.config()
             config = Config(
                 state_dir=Path(scratch) / "state",
                 state_dir_named=True,
                 workspace=Path(scratch) / "workspace",
-                python=settings.config().python,
+                allow_write=(given.workspace.expanduser().absolute(),),
+                python=given.python,
                 kernel_start="spawn",
             )
             async with Sessions(config) as sessions:

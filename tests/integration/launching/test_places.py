@@ -1,17 +1,21 @@
 """A server trusts no path that a session could put something else in the place of."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import kernelry
 from kernelry import Config, Sessions
 from kernelry.errors import IsolationError
+from kernelry.paths import runtime_base
 
 
 def configs(config: Config, root: Path) -> dict[str, tuple[Config, tuple[str, str]]]:
     """Return configurations that let a session out, and the two settings that do."""
     data = config.workspace / "data"
+    token = root / "r" / "token"
     inner = replace(config, workspace=root / "shared" / "workspace")
     return {
         "the workspace in a folder that may be changed": (
@@ -38,6 +42,46 @@ def configs(config: Config, root: Path) -> dict[str, tuple[Config, tuple[str, st
             replace(config, allow_write=(root / "a",), allow_read=(root / "a" / "b",)),
             ("--allow-read", "--allow-write"),
         ),
+        "the state directory that is the workspace": (
+            replace(config, state_dir=config.workspace),
+            ("--state-dir", "--workspace"),
+        ),
+        "the state directory that may be read": (
+            replace(config, allow_read=(config.state_dir,)),
+            ("--state-dir", "--allow-read"),
+        ),
+        "the workspace in the state directory": (
+            replace(config, workspace=config.state_dir / "workspace"),
+            ("--workspace", "--state-dir"),
+        ),
+        "what may be read in the state directory": (
+            replace(config, allow_read=(config.state_dir / "sessions",)),
+            ("--allow-read", "--state-dir"),
+        ),
+        "what may be read behind a link that is itself behind one in the workspace": (
+            replace(config, allow_read=(root / "way",)),
+            ("--allow-read", "--workspace"),
+        ),
+        "a token in what may be read": (
+            replace(config, allow_read=(root / "r",), secrets={"--token-file": token}),
+            ("--token-file", "--allow-read"),
+        ),
+        "settings in the workspace": (
+            replace(config, trusted={"--config": data / "kernelry.toml"}),
+            ("--config", "--workspace"),
+        ),
+        "our own code in what may be changed": (
+            replace(config, allow_write=(Path(kernelry.__file__).parents[1],)),
+            ("kernelry's own code", "--allow-write"),
+        ),
+        "our own interpreter in what may be changed": (
+            replace(config, allow_write=(Path(sys.prefix).parent,)),
+            ("kernelry's own code", "--allow-write"),
+        ),
+        "where sockets are in what may be changed": (
+            replace(config, allow_write=(runtime_base(),)),
+            ("XDG_RUNTIME_DIR", "--allow-write"),
+        ),
         "the state directory behind a link in the workspace": (
             replace(config, state_dir=root / "link" / "state"),
             ("--state-dir", "--workspace"),
@@ -45,12 +89,15 @@ def configs(config: Config, root: Path) -> dict[str, tuple[Config, tuple[str, st
     }
 
 
-@pytest.mark.parametrize("number", range(7))
+@pytest.mark.parametrize("number", range(17))
 async def test_a_path_that_sessions_could_change_is_refused_with_both_settings(
     config: Config, tmp_path: Path, number: int
 ) -> None:
     config.workspace.mkdir()
     (tmp_path / "link").symlink_to(config.workspace)
+    (tmp_path / "there").mkdir()
+    (config.workspace / "step").symlink_to(tmp_path / "there")
+    (tmp_path / "way").symlink_to(config.workspace / "step")
     wanted, names = list(configs(config, tmp_path).values())[number]
     with pytest.raises(IsolationError) as refused:
         async with Sessions(replace(wanted, isolation="guard")):

@@ -88,10 +88,12 @@ async def test_an_interpreter_that_can_not_run_kernels_is_refused_with_the_cure(
     bare = tmp_path / "bare"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True)
     old = tmp_path / "old"
-    old.write_text("#!/bin/sh\necho '[[3, 8, 1], \"7.0\", []]'\n")
+    old.write_text("#!/bin/sh\necho '[[3, 8, 1], \"7.0\", [], []]'\n")
     old.chmod(0o755)
     inside = sessions.workspace.root / "python"
     inside.symlink_to(sys.executable)
+    own = sessions.state_dir / "sessions" / "python"
+    own.symlink_to(sys.executable)
     refused = {
         str(bare / "bin" / "python"): rf"uv pip install --python {bare}/bin/python ipykernel",
         "/nonexistent/python": "no interpreter",
@@ -101,7 +103,8 @@ async def test_an_interpreter_that_can_not_run_kernels_is_refused_with_the_cure(
         "/etc/passwd": "does not run",
         str(tmp_path): "no interpreter",
         str(old): "Python 3.8.1; kernels need 3.11",
-        str(inside): "where sessions can write",
+        str(inside): "has no ipykernel",
+        str(own): "where sessions have their own",
         "py\0thon": "no interpreter",
         "x" * 2000: "no interpreter",
     }

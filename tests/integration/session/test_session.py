@@ -392,3 +392,26 @@ async def test_a_restart_ends_while_others_keep_asking(
         finally:
             asking = False
     assert session.record.generation == 6
+
+
+async def test_the_working_folder_can_be_imported_from_and_shadows_no_library(
+    sessions: Sessions,
+) -> None:
+    session = await sessions.create(SessionSpec(id="a"))
+    for name in ("random", "json", "IPython", "numpy"):
+        (sessions.workspace.root / f"{name}.py").write_text("raise RuntimeError('shadowed')")
+    code = (
+        "open('hh.py', 'w').write('x = 1')\n"
+        "import hh, random, json, IPython, os\n"
+        "os.makedirs('deep', exist_ok=True); os.chdir('deep')\n"
+        "open('mm.py', 'w').write('y = 2')\n"
+        "import mm\n"
+        "print(hh.x, mm.y, random.__name__)"
+    )
+    running = await sessions.run(session, code)
+    assert await running.wait(60)
+    assert running.snapshot().error is None, running.snapshot().error
+    await session.restart()
+    running = await sessions.run(session, "import random; print(random.random() < 1)")
+    assert await running.wait(60)
+    assert running.snapshot().error is None, running.snapshot().error

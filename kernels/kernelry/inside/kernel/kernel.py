@@ -480,3 +480,6 @@ class KernelApp(IPKernelApp):  # type: ignore[misc]
         scripts = os.path.join(self.launch["workspace"], "scripts")
         if os.path.isdir(scripts) and scripts not in sys.path:
             sys.path.append(scripts)
+        # As beside a notebook, but last: a file there shadows no library, and stops no kernel.
+        sys.path[:] = [path for path in sys.path if path]
+        sys.path.append("")

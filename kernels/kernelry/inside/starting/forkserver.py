@@ -37,6 +37,7 @@ from ..processes import (
     spawn,
     start_time,
 )
+from .own import Own
 
 PACKET_BYTES = 1 << 16
 EXITS_KEPT = 1000  # exit codes remembered for servers that ask later
@@ -66,11 +67,17 @@ def main(config_text: str) -> None:
     become_daemon(config["log_file"])
     inherit_orphans()
     level = config["level"]
+    own = Own(config["root"])
+    if level != "none":
+        own.adopt()
+    given = dict(os.environ)
     if level != "none":
         from . import launcher
 
         level = launcher.prepare(with_shell=level == "shell")
         preload(config["preloads"], report, optional=config["optional"])
+        own.find()
+    added = {name: value for name, value in os.environ.items() if given.get(name) != value}
     gc.collect()
     gc.freeze()
     server = ForkServer(config)
@@ -83,7 +90,7 @@ def main(config_text: str) -> None:
     # Outside of the handler: a cell's exception must not have ours as its context.
     from . import launcher
 
-    launcher.run_forked(child.launch, child.ready_fd)
+    launcher.run_forked(child.launch, child.ready_fd, added, own)
 
 
 class Report:
@@ -254,6 +261,8 @@ class ForkServer:
         fds: list[int] = []
         try:
             data, fds, _, _ = socket.recv_fds(client, PACKET_BYTES, 1)
+            for given in fds:  # a kernel that is spawned gets it at another number, and only there
+                os.set_inheritable(given, False)
         except OSError:
             data = b""
         if not data:

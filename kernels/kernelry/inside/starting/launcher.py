@@ -9,64 +9,84 @@ what it bounds (output, see budget.py).
 
 import contextlib
 import faulthandler
-import fcntl
 import json
 import logging
 import logging.handlers
 import os
 import signal
-import socket
 import sys
 import traceback
 from types import ModuleType
 from typing import Any, TextIO
 
-from ..processes import OWN_FILE, inherit_orphans
-from ..walls import guard, limits
+from ..processes import OWN_FILE
+from ..walls import guard
+from .entering import enter
+from .own import Own, forget_secrets
 
 LOG_BYTES = 1 << 20  # size of a kernel's own log, which is turned over once
-F_SETSIG = 10  # Linux; the fcntl module has no name for it
 DEBUGGER = "ipykernel.debugger"
-CHANNELS = ("shell", "stdin", "control", "iopub")
-BACKLOG = 100
 INLINE_BACKEND = "module://matplotlib_inline.backend_inline"
 
 
-def main(launch_file: str) -> None:
-    """Run one spawned kernel until it is told to stop."""
+def main(launch_file: str, listeners: str = "") -> None:
+    """Run one spawned kernel until it is told to stop.
+
+    Args:
+        launch_file: What is launched.
+        listeners: Descriptors of its sockets, by port, as JSON, if it is in its walls already
+            (entering.py); empty: they are still to be entered.
+    """
     with open(launch_file, encoding="utf-8") as file:
         launch = json.load(file)
     adopt(launch, make=False)  # before anything of it could be imported in another version
-    run(launch, launch["ready_fd"])
+    known = {int(port): fd for port, fd in json.loads(listeners).items()} if listeners else None
+    run(launch, launch["ready_fd"], known)
 
 
-def run_forked(launch: dict[str, Any], ready_fd: int) -> None:
-    """Run a kernel in a process that was just forked from the fork server."""
+def run_forked(launch: dict[str, Any], ready_fd: int, added: dict[str, str], own: Own) -> None:
+    """Run a kernel in a process that was just forked from the fork server.
+
+    Args:
+        launch: What kernel it shall be.
+        ready_fd: A pipe.
+        added: Environment variables that the preparation has set.
+        own: What the fork server has found out about itself.
+    """
     redirect_stdio(launch["log_file"])
     os.environ.clear()
-    os.environ.update(launch["env"])
-    if numpy := sys.modules.get("numpy"):
-        numpy.random.seed()  # its global generator is the one that a fork does not reseed
-    run(launch, ready_fd)
+    os.environ.update(launch["env"] | added)
+    forget_secrets()
+    run(launch, ready_fd, own=own)
 
 
-def run(launch: dict[str, Any], ready_fd: int) -> None:
-    """Become the kernel of `launch`, say so on `ready_fd`, and run until told to stop."""
+def run(
+    launch: dict[str, Any],
+    ready_fd: int,
+    listeners: dict[int, int] | None = None,
+    own: Own | None = None,
+) -> None:
+    """Become the kernel of `launch`, say so on `ready_fd`, and run until told to stop.
+
+    Args:
+        launch: What kernel it shall be.
+        ready_fd: A pipe.
+        listeners: Descriptors of its sockets, by port, if this process is in its walls; None:
+            they are to be entered.
+        own: What a fork server has found out about itself; None: this is no fork.
+    """
     sys.argv = [""]
-    hold_on_to(launch["lifeline"])
     try:
-        os.makedirs(launch["cwd"], exist_ok=True)  # a cell may have removed it
-        os.chdir(launch["cwd"])
-        plan = launch["walls"]
-        walls = guard.Walls(plan)
-        limits.enter(plan["limits"])
-        walls.enter()  # from here on no thread of ours is outside of them
+        if listeners is None:
+            walls, listeners = enter(launch)
+        else:
+            walls = guard.Walls(launch["walls"])
+        if own is not None:
+            own.become(launch["directory"])
         enable_stack_dumps(launch["stack_file"])
-        # Configuration and packages of the session run soon, so no socket is made after this.
-        listeners = bind_channels(launch["connection_file"]) if walls.stand else {}
-        walls.close_sockets()
         prepare(with_shell=True)
         app = resume(launch, listeners)
+        sys.orig_argv[:] = [sys.executable]
         walls.check()
     except BaseException:
         # stderr may be a stream to nobody by now; the server quotes this file.
@@ -100,20 +120,6 @@ def prepare(*, with_shell: bool) -> str:
     return "shell" if with_shell else "imports"
 
 
-def bind_channels(connection_file: str) -> dict[int, int]:
-    """Listen where the kernel's channels shall be; return the descriptors by port."""
-    with open(connection_file, encoding="utf-8") as file:
-        connection = json.load(file)
-    listeners = {}
-    for channel in CHANNELS:
-        port = connection[f"{channel}_port"]
-        listener = socket.socket(socket.AF_UNIX)
-        listener.bind(f"{connection['ip']}-{port}")
-        listener.listen(BACKLOG)
-        listeners[port] = listener.detach()
-    return listeners
-
-
 def resume(launch: dict[str, Any], listeners: dict[int, int] | None = None) -> Any:
     """Return the kernel application, its sockets bound and its kernel made.
 
@@ -134,7 +140,7 @@ def resume(launch: dict[str, Any], listeners: dict[int, int] | None = None) -> A
 
 
 def adopt(launch: dict[str, Any], *, make: bool) -> None:
-    """Put the session's virtual environment first.
+    """Put the session's virtual environment first, and what its variables name before that.
 
     Args:
         launch: What is launched.
@@ -142,30 +148,14 @@ def adopt(launch: dict[str, Any], *, make: bool) -> None:
     """
     from .. import environment
 
+    # A fork server was started without what sessions can write of it; its kernels are in walls.
+    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:0] = [path for path in given if path and path not in sys.path]
     if wanted := launch["environment"]:
         with contextlib.suppress(OSError):  # a full disk: the kernel does without it
             if make:
                 environment.make(wanted["prefix"], wanted["uv"])
             environment.adopt(wanted["prefix"])
-
-
-def hold_on_to(lifeline: str) -> None:
-    """Have Linux kill this process group when nobody holds the other end of a FIFO any more.
-
-    The server holds it, and the fork server, which gives a new server time to come. When
-    both are gone nobody could end this kernel; then the operating system does, also while
-    native code holds the interpreter.
-    """
-    if not lifeline:
-        return
-    inherit_orphans()  # what our children leave behind stays in our tree
-    fd = os.open(lifeline, os.O_RDONLY | os.O_NONBLOCK)
-    fcntl.fcntl(fd, fcntl.F_SETOWN, -os.getpgrp())
-    fcntl.fcntl(fd, F_SETSIG, signal.SIGKILL)
-    fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)
-    with contextlib.suppress(BlockingIOError):
-        os.read(fd, 1)  # it blocks while somebody is there
-        os._exit(0)  # they went before we asked
 
 
 def enable_stack_dumps(path: str) -> None:

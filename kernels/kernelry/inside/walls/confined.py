@@ -23,6 +23,7 @@ from ..processes import children, end_children, inherit_orphans, next_end
 from . import guard, limits
 
 FROM_STDIN = "-"
+HELD_BACK = "KERNELRY_HELD_BACK_"  # before the names of variables that are for the program only
 FIRST_OWN_FD = 3
 WATCHED = (signal.SIGCHLD, signal.SIGTERM)
 LINGER = 0.3  # seconds that what a program left has to end by itself, as helpers of its do
@@ -64,6 +65,7 @@ def become(plan: dict[str, object], command: tuple[str, ...]) -> NoReturn:
     """Enter the walls and become the program, with nothing of its guardian's."""
     os.setsid()  # no signal to its group is one to us
     os.closerange(FIRST_OWN_FD, os.sysconf("SC_OPEN_MAX"))
+    give_back()
     nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     build(plan)
     if command == (FROM_STDIN,):
@@ -79,6 +81,12 @@ def become(plan: dict[str, object], command: tuple[str, ...]) -> NoReturn:
         sys.stderr.write(f"can't run {command[0]}: {error.strerror}\n")
         sys.stderr.flush()
     os._exit(127)
+
+
+def give_back() -> None:
+    """Name the variables of the loader as they are: from now on they lead nobody out."""
+    for name in [name for name in os.environ if name.startswith(HELD_BACK)]:
+        os.environ[name.removeprefix(HELD_BACK)] = os.environ.pop(name)
 
 
 def attend(pid: int) -> NoReturn:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from . import seccomp
+from . import mounts, seccomp
 
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446  # the same on all machines
 CREATE_RULESET_VERSION = 1
@@ -47,7 +47,9 @@ WRITE = (HANDLED_FILES & ~(MAKE_CHAR | MAKE_BLOCK | IOCTL_DEV)) | READ
 DEVICE = READ_FILE | WRITE_FILE | READ_DIR | TRUNCATE | IOCTL_DEV
 #: everybody's shared memory: what is there can be used by whoever knows its name
 SHARED = READ_FILE | WRITE_FILE | TRUNCATE | MAKE_REG | REMOVE_FILE | REFER
-RIGHTS = {"read": READ, "write": WRITE, "device": DEVICE, "shared": SHARED}
+#: where sockets are: they are made, found and removed, but no file is written there
+SOCKETS = READ | MAKE_SOCK | REMOVE_FILE
+RIGHTS = {"read": READ, "write": WRITE, "device": DEVICE, "shared": SHARED, "sockets": SOCKETS}
 
 DENIED = (errno.EACCES, errno.EPERM)
 CAUSES = 10  # exceptions behind an exception that are looked at
@@ -61,7 +63,8 @@ class Walls:
     """The walls of this process.
 
     Args:
-        plan: level, network, and under each name of `RIGHTS` a list of paths.
+        plan: level, network, and under each name of `RIGHTS` a list of paths; shared_size,
+            bytes of its own shared memory; memory_files, whether files in memory may be made.
     """
 
     def __init__(self, plan: dict[str, Any]) -> None:
@@ -77,15 +80,20 @@ class Walls:
         """
         if not self.stand:
             return
+        shared = "shared"
+        if self._plan["level"] == "guard" and mounts.own_shared_memory(self._plan["shared_size"]):
+            shared = "write"  # it is our own
         with reporting("capabilities"):
             drop_capabilities()
         # In a box the files are the box's; Landlock closes the rest where it can.
         if self._plan["level"] == "guard" or abi() >= NEEDED_ABI:
             with reporting("Landlock"):
-                restrict_files(self._plan)
+                restrict_files(self._plan, shared)
         with reporting("seccomp"):
             rules = seccomp.early_rules(
-                network=self._plan["network"], sees_all=self._plan["level"] == "guard"
+                network=self._plan["network"],
+                sees_all=self._plan["level"] == "guard",
+                memory_files=self._plan["memory_files"],
             )
             seccomp.install(rules, all_threads=False)
 
@@ -210,8 +218,13 @@ def abi() -> int:
     return max(int(libc.syscall(CREATE_RULESET, None, 0, CREATE_RULESET_VERSION)), 0)
 
 
-def restrict_files(plan: dict[str, Any]) -> None:
-    """Let this thread reach only the files of the plan, and signal only its own kind."""
+def restrict_files(plan: dict[str, Any], shared: str) -> None:
+    """Let this thread reach only the files of the plan, and signal only its own kind.
+
+    Args:
+        plan: See `Walls`.
+        shared: Under which name of `RIGHTS` are those of shared memory.
+    """
     version = abi()
     if version < NEEDED_ABI:
         known = f"version {version}" if version else "none"
@@ -223,7 +236,7 @@ def restrict_files(plan: dict[str, Any]) -> None:
     try:
         for name, rights in RIGHTS.items():
             for path in plan[name]:
-                allow(libc, ruleset, path, rights)
+                allow(libc, ruleset, path, RIGHTS[shared] if name == "shared" else rights)
         checked(libc.syscall(RESTRICT_SELF, ruleset, 0))
     finally:
         os.close(ruleset)

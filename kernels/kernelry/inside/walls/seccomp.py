@@ -73,8 +73,8 @@ X86_64 = Machine(
         "sched_setscheduler": 144, "sched_setparam": 142, "sched_setattr": 314,
         "sched_setaffinity": 203, "ioprio_set": 251, "migrate_pages": 256,
         "move_pages": 279, "iopl": 172, "ioperm": 173, "inotify_init": 253, "inotify_init1": 294,
-        "ptrace": 101, "prctl": 157, "fcntl": 72, "file_setattr": 469,
-        "fork": 57, "vfork": 58,
+        "ptrace": 101, "prctl": 157, "fcntl": 72, "file_setattr": 469, "memfd_create": 319,
+        "memfd_secret": 447, "fork": 57, "vfork": 58,
     },
 )  # fmt: skip
 AARCH64 = Machine(
@@ -98,7 +98,7 @@ AARCH64 = Machine(
         "setpriority": 140, "sched_setscheduler": 119, "sched_setparam": 118,
         "sched_setattr": 274, "sched_setaffinity": 122, "ioprio_set": 30,
         "migrate_pages": 238, "move_pages": 239, "inotify_init1": 26, "ptrace": 117, "prctl": 167,
-        "fcntl": 25, "file_setattr": 469,
+        "fcntl": 25, "file_setattr": 469, "memfd_create": 279, "memfd_secret": 447,
     },
 )  # fmt: skip
 MACHINES = {"x86_64": X86_64, "aarch64": AARCH64}
@@ -114,7 +114,7 @@ REFUSED = (
     "name_to_handle_at", "syslog", "settimeofday", "clock_settime", "clock_adjtime", "adjtimex",
     "vhangup", "fanotify_init", "shmget", "shmat", "shmctl", "semget", "semctl", "semop",
     "semtimedop", "msgget", "msgctl", "msgsnd", "msgrcv", "mq_open", "mq_unlink",
-    "migrate_pages", "move_pages", "iopl", "ioperm", "file_setattr",
+    "migrate_pages", "move_pages", "iopl", "ioperm", "file_setattr", "memfd_secret",
 )  # fmt: skip
 #: what code needs of fcntl: descriptors, status, locks, pipes, seals, signals of its own; no
 #: leases and no notes on folders, for which it is enough that a file may be read
@@ -164,10 +164,11 @@ def machine() -> Machine | None:
     return MACHINES.get(os.uname().machine)
 
 
-def early_rules(*, network: bool, sees_all: bool) -> list[Rule]:
+def early_rules(*, network: bool, sees_all: bool, memory_files: bool) -> list[Rule]:
     """Return what is refused from the start.
 
     Args:
+        memory_files: Whether files may be made that are in memory and have no name.
         network: Whether sockets of the internet may be made at all.
         sees_all: Whether files are there that it may not read.
     """
@@ -212,7 +213,9 @@ def early_rules(*, network: bool, sees_all: bool) -> list[Rule]:
     # Landlock has no rule for it, so it would tell the names of files in any folder. Programs
     # do without it when it is missing.
     watching = ("inotify_init", "inotify_init1") if sees_all else ()
-    rules += [Rule(call, error=errno.ENOSYS) for call in watching]
+    # Nobody sees how much is in them, unless a control group counts it.
+    unseen = () if memory_files else ("memfd_create",)
+    rules += [Rule(call, error=errno.ENOSYS) for call in (*watching, *unseen)]
     families = [AF_UNIX, AF_NETLINK, *((AF_INET, AF_INET6) if network else ())]
     rules.append(Rule("socket", tuple(Test(0, "!=", family) for family in families)))
     # The routing socket, which libzmq and glibc look at interfaces with.
