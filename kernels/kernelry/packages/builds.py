@@ -51,6 +51,9 @@ UNBUILT = re.compile(r"Failed\s+to\s+(?:download\s+and\s+)?build\s+`([\w.-]+)==(
 #: what it says of a package without a wheel, when it may take nothing else
 NO_WHEEL = re.compile(r"from\s+source\s+is\s+disabled|no\s+(?:usable\s+)?wheels")
 UNUSABLE = re.compile(r"[Ww]heels\s+are\s+required\s+for\s+`([\w.-]+)`")
+#: what it says when it would have to ask the interpreter, and may not start it
+UNMET = re.compile(r"Failed\s+to\s+query\s+Python\s+interpreter")
+MEETINGS = 5  # times in one look that it gets to ask it, should its file be changed meanwhile
 WANTS_MORE = 75  # exit code; see inside/building.py
 FOLDERS = ("builds", "aside", "wheels", "local")  # in a slot
 PASSED_ON = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ")
@@ -99,13 +102,8 @@ class Builds:
         Raises:
             BuildError: Something can't be built.
         """
-        if frame not in self._met:
-            met = await self.runs.meet(frame, self._aside)
-            if met.returncode != 0:
-                return met
-            self._met.add(frame)
         while True:
-            plan = await self.runs.look(frame, wanted, self._aside)
+            plan = await self._look(frame, wanted)
             if plan.returncode != 0:
                 if (found := UNBUILT.search(plan.stderr)) is None:
                     return plan
@@ -124,6 +122,25 @@ class Builds:
             if lacking is None or canonical(lacking[1]) not in versions:
                 return check
             await self._build(canonical(lacking[1]), versions[canonical(lacking[1])], under)
+
+    async def _look(self, frame: Path, wanted: Sequence[str]) -> Completed:
+        """Have uv look, with what it knows of the interpreter of a frame.
+
+        It forgets that when the status of the interpreter's file is another, as a new link to it
+        makes it; then it has to ask again.
+        """
+        plan = Completed(returncode=1, stdout="", stderr="")
+        for _ in range(MEETINGS):
+            if frame not in self._met:
+                met = await self.runs.meet(frame, self._aside)
+                if met.returncode != 0:
+                    return met
+                self._met.add(frame)
+            plan = await self.runs.look(frame, wanted, self._aside)
+            if plan.returncode == 0 or not UNMET.search(plan.stderr):
+                break
+            self._met.discard(frame)
+        return plan
 
     async def install(self, frame: Path, pins: Sequence[str]) -> Completed:
         """Install what was planned into a bare frame.

@@ -165,6 +165,15 @@ async def test_two_sessions_build_for_themselves_and_the_cache_of_all_gets_nothi
     assert [path for path in cached if path.suffix not in (".rkyv",)] == []
 
 
+async def test_a_build_goes_on_when_the_interpreter_s_file_is_touched_meanwhile(
+    service: Sessions, index: Index
+) -> None:
+    touch = "python = os.path.realpath(sys.executable)\nos.chmod(python, os.stat(python).st_mode)"
+    index.files |= buildable("lower", code=touch)
+    index.files |= wheel("upper", requires=("lower",))
+    assert sorted(await install(service.get("default"), "upper")) == ["lower==1.0", "upper==1.0"]
+
+
 async def test_why_something_can_not_be_built_is_said(service: Sessions, index: Index) -> None:
     index.files |= buildable("broken", code="raise RuntimeError('no compiler here')")
     index.files |= buildable("needy", needs=("unheard-of",))
