@@ -22,8 +22,9 @@ from tests.package_index import Index, sdist, serving
 LEAVING = Path(__file__).parent / "scripts" / "leaving.py"
 HANG = 60.0
 #: ways of scripts/leaving.py by which there is a process at once, whatever walls refuse, and
-#: though orphans of the fork server are ended as soon as it sees them
-AT_LEAST = 13
+#: though orphans of the fork server are ended as soon as it sees them; at guard the kernel has
+#: them, so there are most, also a program that no library makes do anything
+AT_LEAST: dict[Level, int] = {"process": 13, "guard": 20, "box": 13}
 BUILD = {
     "pyproject.toml": "[build-system]\nrequires = []\nbuild-backend = 'backend'\n"
     "backend-path = ['.']\n",
@@ -110,7 +111,7 @@ def test_nothing_that_tried_to_leave_a_session_outlives_it(
         server.tool("create_session", session_id="attacker")
         go(server, index, where, mark)
         if where in ("cell", "first cell"):  # they were there: the test sees what it looks for
-            assert len(set(marked(mark).values())) >= AT_LEAST, marked(mark)
+            assert len(set(marked(mark).values())) >= AT_LEAST[level], marked(mark)
         match end:
             case "delete_session":
                 server.tool("delete_session", session_id="attacker")

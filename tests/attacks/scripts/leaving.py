@@ -7,15 +7,20 @@ import contextlib
 import ctypes
 import os
 import signal
+import struct
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from typing import Any
 
 MARK = globals().get("MARK", "0")
 libc = ctypes.CDLL(None, use_errno=True)
-SIGCHLD, CLONE_PARENT, CLONE, PRCTL_NAME, SUBREAPER = 17, 0x8000, 56, 15, 36
+MACHINE = os.uname().machine
+CLONE = 220 if MACHINE == "aarch64" else 56
+SIGCHLD, CLONE_PARENT, CLONE_VFORK, CLONE_UNTRACED = 17, 0x8000, 0x4000, 0x800000
+PRCTL_NAME, SUBREAPER = 15, 36
 Way = Callable[[], None]
 WAYS: dict[str, Way] = {}
 NULL = subprocess.DEVNULL
@@ -33,12 +38,17 @@ def argument(name: str) -> str:
     return f"{7200 + sorted(WAYS).index(name)}.{MARK}"
 
 
-def become(name: str, env: dict[str, str] | None = None) -> None:
-    """Become the process that is left, holding nothing open."""
+def let_go() -> None:
+    """Hold nothing open."""
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
     os.closerange(3, 256)
+
+
+def become(name: str, env: dict[str, str] | None = None) -> None:
+    """Become the process that is left, holding nothing open."""
+    let_go()
     os.execvpe("sleep", ["sleep", argument(name)], os.environ if env is None else env)
 
 
@@ -257,6 +267,83 @@ def is_a_program_of_its_memory() -> None:
         os.execve(path, [path, argument("is_a_program_of_its_memory")], {})
 
     left(lambda: left(body))
+
+
+def static_program() -> bytes:
+    """Return a program that needs no library and obeys none: setsid, two forks, then it waits.
+
+    Raises:
+        OSError: There is none for this processor.
+    """
+    if MACHINE == "x86_64":
+        kind = 62
+        setsid, exits = b"\xb8\x70\0\0\0\x0f\x05", b"\x31\xff\xb8\x3c\0\0\0\x0f\x05"
+        fork = b"\xb8\x39\0\0\0\x0f\x05\x85\xc0\x75"  # the parent jumps this far to its end:
+        waits = b"\xb8\x22\0\0\0\x0f\x05\xeb\xf7"  # pause, and again
+        code = fork + b"\x1b" + setsid + fork + b"\x09" + waits + exits
+    elif MACHINE == "aarch64":
+        kind = 183
+
+        def call(number: int) -> tuple[int, int]:
+            return 0xD2800008 | number << 5, 0xD4000001  # mov x8, number; svc 0
+
+        clear = [0xD2800000 | register for register in range(5)]  # mov x0 to x4, 0
+        split = [clear[0] | SIGCHLD << 5, *clear[1:], *call(CLONE)]
+        words = [*split, 0xB5000000 | 19 << 5, *call(157), *split, 0xB5000000 | 9 << 5]  # cbnz x0
+        words += [*clear, *call(73), 0x17FFFFF9, clear[0], *call(93)]  # ppoll of nothing, again
+        code = struct.pack(f"<{len(words)}I", *words)
+    else:
+        raise OSError(f"no program for {MACHINE}")
+    start, heads = 0x400000, 64 + 56
+    size = heads + len(code)
+    head = struct.pack(
+        "<16sHHIQQQIHHHHHH",
+        b"\x7fELF\x02\x01\x01",
+        *(2, kind, 1, start + heads, 64, 0, 0, 64, 56, 1, 64, 0, 0),
+    )
+    return head + struct.pack("<IIQQQQQQ", 1, 5, 0, start, start, size, size, 4096) + code
+
+
+@way
+def is_a_program_without_libraries() -> None:
+    fd, path = tempfile.mkstemp()
+    with open(fd, "wb") as file:
+        file.write(static_program())
+    os.chmod(path, 0o700)
+
+    def body() -> None:
+        let_go()
+        os.execve(path, [path, argument("is_a_program_without_libraries")], {})
+
+    forked(body)
+    os.unlink(path)
+
+
+@way
+def is_spawned() -> None:
+    nothing = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (0, 1, 2)]
+    command = ["sleep", argument("is_spawned")]
+    os.posix_spawnp("sleep", command, {}, file_actions=nothing, setsid=True)
+
+
+@way
+def has_its_parent_wait_until_it_is_another() -> None:
+    def body() -> None:
+        os.setsid()
+        if libc.syscall(CLONE, CLONE_VFORK | SIGCHLD, 0, 0, 0, 0) == 0:
+            become("has_its_parent_wait_until_it_is_another", {})
+
+    forked(body)
+
+
+@way
+def tells_nobody_of_its_end() -> None:
+    def body() -> None:
+        os.setsid()
+        if libc.syscall(CLONE, CLONE_UNTRACED, 0, 0, 0, 0) == 0:  # no signal: wait() misses it
+            become("tells_nobody_of_its_end", {})
+
+    left(body)
 
 
 @way
