@@ -22,6 +22,7 @@ STOPPED = "ExecutionStopped"  # what code raises that is stopped at a safe point
 HELD_PERIOD = 1.0  # seconds between looks whether one that is held goes on
 NO_REPLY = "the kernel went idle without a reply"
 HINT_CHARS = 1000  # of what a kernel says about an error
+PAGES = 10  # of what a cell asks its client to show in a pager
 STOPS = ("KeyboardInterrupt", "CancelledError")  # what code raises that was stopped
 BAD_REPLY = "the kernel's reply can't be read"
 
@@ -277,6 +278,7 @@ class Run:
             try:
                 status, error = self._outcome(self._reply)
                 files = self._report(self._reply)
+                self._show_pages(self._reply)
             except UNSOUND:
                 status, error = ExecutionStatus.LOST, _lost(BAD_REPLY)
         elif ended is not None:
@@ -338,6 +340,18 @@ class Run:
         if "overflow" in report:
             self.fold.settle(taking.table(report["overflow"]))
         return files_in(report.get("files", ()))
+
+    def _show_pages(self, reply: dict[str, Any]) -> None:
+        """Show what a client would have in a pager (``len?``) or as the next cell (``%load``)."""
+        payload = reply.get("payload")
+        for item in (payload if isinstance(payload, list) else [])[:PAGES]:
+            page = taking.table(item)
+            text = taking.table(page.get("data")).get("text/plain")
+            if page.get("source") == "set_next_input":
+                text = f"The next cell, not run yet:\n{page.get('text', '')}"
+            if isinstance(text, str) and text:
+                content = {"data": {"text/plain": plain(text)}, "metadata": {}}
+                self._add({"header": {"msg_type": "display_data"}, "content": content})
 
     def _outcome(self, reply: dict[str, Any]) -> tuple[ExecutionStatus, ExecutionError | None]:
         status = reply.get("status")
