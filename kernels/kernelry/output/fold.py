@@ -11,6 +11,7 @@ from typing import Any
 
 from kernelry import bounds
 from kernelry.output import taking
+from kernelry.output.forms import text_in
 from kernelry.output.taking import ANSI, CONTROL, plain
 
 IMAGE_MIMES = ("image/png", "image/jpeg", "image/gif", "image/webp", "image/svg+xml")
@@ -43,9 +44,8 @@ class Display:
 
     @property
     def text(self) -> str:
-        """The plain text form."""
-        text = self.data.get("text/plain", "")
-        return text if isinstance(text, str) else "".join(text)
+        """Its text, from the best form that has one."""
+        return text_in(self.data)
 
 
 @dataclass(frozen=True, slots=True)
