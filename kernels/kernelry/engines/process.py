@@ -267,7 +267,8 @@ class KernelProcess:
 
     def _set_exit(self, code: int | None) -> None:
         self._unwatch()
-        if self.start == "box" and code is not None and code > SIGNALLED:
+        # Bubblewrap says only this; a code that no signal has is one that was given.
+        if self.start == "box" and code is not None and code - SIGNALLED in signal.valid_signals():
             code = SIGNALLED - code
         if not self._ended.done():
             self._ended.set_result(Exit(code))
