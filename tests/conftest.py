@@ -6,9 +6,14 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Literal
 
+import hypothesis
 import pytest
 
 from kernelry import Config, Sessions
+
+# How long an example takes is the machine's business, and what else that does.
+hypothesis.settings.register_profile("kernelry", deadline=None)
+hypothesis.settings.load_profile("kernelry")
 
 REPOSITORY = Path(__file__).parents[1]
 KERNELRY = Path(sys.executable).with_name("kernelry")

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import tarfile
+import textwrap
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -53,10 +54,56 @@ def digest(text: str) -> str:
     return "sha256=" + base64.urlsafe_b64encode(found).decode().rstrip("=")
 
 
-def sdist(name: str, files: dict[str, str]) -> dict[str, bytes]:
+#: a build backend that leaves what it was made with
+BACKEND = """\
+import base64, os, pathlib, sys, zipfile
+
+WHEELS = {wheels!r}
+
+def build_wheel(out, settings=None, metadata=None):
+    for name, data in WHEELS.items():
+        (pathlib.Path(out) / name).write_bytes(base64.b64decode(data))
+    out = pathlib.Path(out)
+{code}
+    return next(iter(WHEELS), None)
+"""
+
+
+def buildable(
+    name: str,
+    wheels: dict[str, bytes] | None = None,
+    *,
+    code: str = "",
+    needs: tuple[str, ...] = (),
+    more: str = "",
+    static: str = "",
+) -> dict[str, bytes]:
+    """Return a source distribution, with a backend of its own, by its file name.
+
+    Args:
+        name: Of the package; its version is 1.0.
+        wheels: What its build leaves; None: a good wheel.
+        code: What else its build does, knowing `out`, where its wheel is.
+        needs: What its build needs.
+        more: More of its backend.
+        static: More of its metadata, which then is told beforehand: for uv it need not be built.
+    """
+    left = wheel(name) if wheels is None else wheels
+    encoded = {file: base64.b64encode(data).decode() for file, data in left.items()}
+    indented = textwrap.indent(code, "    ")
+    system = f"requires = {list(needs)!r}\nbuild-backend = 'backend'\nbackend-path = ['.']\n"
+    files = {
+        "pyproject.toml": f"[build-system]\n{system}",
+        "backend.py": BACKEND.format(wheels=encoded, code=indented) + more,
+    }
+    return sdist(name, files, static=static)
+
+
+def sdist(name: str, files: dict[str, str], *, static: str = "") -> dict[str, bytes]:
     """Return a source distribution of version 1.0 by its file name."""
     buffer = io.BytesIO()
-    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
+    kind = "2.2" if static else "2.1"
+    metadata = f"Metadata-Version: {kind}\nName: {name}\nVersion: 1.0\n{static}"
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
         for path, text in {**files, "PKG-INFO": metadata}.items():
             member = tarfile.TarInfo(f"{name}-1.0/{path}")
@@ -74,6 +121,8 @@ class Index(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Answer)
         #: file name -> content
         self.files = dict(files or wheel())
+        #: USER:PASSWORD that everybody has to give; empty: nobody
+        self.password = ""
         #: sha256 that pages claim; empty: none
         self.claimed_hash = ""
         #: set when files may be sent
@@ -100,6 +149,11 @@ class Answer(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         index = self.server
         assert isinstance(index, Index)
+        if index.password:
+            wanted = base64.b64encode(index.password.encode()).decode()
+            if self.headers.get("Authorization") != f"Basic {wanted}":
+                self.send(b"", "text/plain", 401)
+                return
         kind, _, name = self.path.strip("/").partition("/")
         if kind == "files":
             index.asked.append(name)
@@ -122,6 +176,8 @@ class Answer(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
+        if status == 401:
+            self.send_header("WWW-Authenticate", 'Basic realm="packages"')
         self.end_headers()
         if self.command == "GET":
             self.wfile.write(body)

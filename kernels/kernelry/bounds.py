@@ -185,3 +185,21 @@ CHECKPOINT_FACTOR = _bound(
 EXPORT_IMAGES = _bound(_FILES, "saved images in one notebook", 256 * MIB, "bytes", "left out")
 STACKS_BYTES = _bound(_FILES, "stacks that a stuck kernel wrote", 256 * KIB, "bytes", CUT)
 LOG_BYTES = _bound(_FILES, "the end of its log", 64 * KIB, "bytes", CUT)
+
+# What a build from source leaves
+
+_BUILD = "the build of a package"
+_REFUSED = "the wheel is refused"
+WHEEL_BYTES = _bound(_BUILD, "the wheel", GIB, "bytes", _REFUSED)
+WHEEL_UNPACKED = _bound(_BUILD, "all files in it", 4 * GIB, "bytes", _REFUSED)
+WHEEL_RATIO = _bound(
+    _BUILD, "that, where it is over 64 MiB", 100, "times the wheel itself", _REFUSED
+)
+WHEEL_SMALL = 64 * MIB  # what a wheel may unpack to however small it is
+WHEEL_FILES = _bound(_BUILD, "files in it", 50_000, "files", _REFUSED)
+WHEEL_INDEX = _bound(_BUILD, "its list of files", 16 * MIB, "bytes", _REFUSED)
+WHEEL_METADATA = _bound(_BUILD, "one file of its metadata", 16 * MIB, "bytes", _REFUSED)
+BUILD_SYSTEM = _bound(
+    _BUILD, "pyproject.toml, what its backend wants besides", MIB, "bytes", "it is not built"
+)
+BUILDS = _bound(_BUILD, "builds of one installation", 50, "builds", "it fails")

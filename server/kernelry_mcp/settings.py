@@ -135,8 +135,8 @@ class Settings(BaseSettings):
     )
     allow_sdist: bool = Field(
         default=False,
-        description="Build packages from source where there is no wheel. That runs their "
-        "authors' code before anybody imports it.",
+        description="Build packages from source where no wheel fits (Linux only). That runs their "
+        "authors' code before anybody imports it, behind the walls of the session.",
     )
     kernel_start: Literal["auto", "fork", "spawn"] = Field(
         default="auto",

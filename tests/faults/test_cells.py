@@ -265,7 +265,7 @@ async def test_code_that_asks_somebody_is_refused_at_once(
     sessions: Sessions, session: Session, code: str
 ) -> None:
     await run(sessions, session, "kept = 1\n1/0")
-    done = await run(sessions, session, code, timeout=10)
+    done = await run(sessions, session, code)
     assert done.status is ExecutionStatus.FAILED, done
     assert done.error is not None
     assert done.error.type in ("StdinNotImplementedError", "ZeroDivisionError")

@@ -267,9 +267,8 @@ class KernelProcess:
 
     def _set_exit(self, code: int | None) -> None:
         self._unwatch()
-        # Bubblewrap says only this; a code that no signal has is one that was given.
-        if self.start == "box" and code is not None and code - SIGNALLED in signal.valid_signals():
-            code = SIGNALLED - code
+        if self.start == "box" and code is not None and SIGNALLED < code < SIGNALLED + signal.NSIG:
+            code = SIGNALLED - code  # bubblewrap tells both alike; beyond is no signal
         if not self._ended.done():
             self._ended.set_result(Exit(code))
             for listener in self._listeners:

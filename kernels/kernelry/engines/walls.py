@@ -122,7 +122,13 @@ class Walls:
         return [*self._box(plan), *options, "--chdir", str(cwd), "--", *argv]
 
     def confine(
-        self, argv: Sequence[str], *, cwd: Path, reads: Iterable[Path], writes: Iterable[Path]
+        self,
+        argv: Sequence[str],
+        *,
+        cwd: Path,
+        reads: Iterable[Path],
+        writes: Iterable[Path],
+        alone: bool = False,
     ) -> list[str]:
         """Return how to start a program that does not build walls by itself.
 
@@ -133,8 +139,9 @@ class Walls:
             cwd: Where it shall run.
             reads: What it needs to read beyond the system.
             writes: What it may change.
+            alone: Whether it shall be unable to start any other program, at every level.
         """
-        plan = self.plan(reads=[*reads, *own_paths()], writes=writes)
+        plan = {**self.plan(reads=[*reads, *own_paths()], writes=writes), "alone": alone}
         enter = [sys.executable, "-I", "-S", str(INSIDE), "confined", json.dumps(plan)]
         return self.command([*enter, *argv], plan, cwd, "--die-with-parent")
 

@@ -16,6 +16,7 @@ PROGRAMS = {
     "forkserver": "starting.forkserver",
     "confined": "walls.confined",
     "environment": "environment",
+    "build": "building",
 }
 
 

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from kernelry.apart import Apart
-from kernelry.engines import Environment
+from kernelry.engines import Environment, Walls
 from kernelry.errors import InstallError
 from kernelry.packages.distributions import Package, packages
 from kernelry.packages.installs import Installation, Installer
@@ -89,14 +89,17 @@ class SessionEnvironment:
         path = f"{self._prefix / 'bin'}{os.pathsep}{env.get('PATH', os.defpath)}"
         return {**env, "VIRTUAL_ENV": str(self._prefix), "PATH": path}
 
-    async def install(self, requirements: Sequence[str], *, timeout: float) -> Installation:
+    async def install(
+        self, requirements: Sequence[str], *, walls: Walls, timeout: float
+    ) -> Installation:
         """Install what the interpreter and the session lack.
 
         A cancelled call leaves the environment as it was, or as it shall be; nothing between.
 
         Args:
             requirements: PEP 508 strings that have been checked.
-            timeout: Seconds for uv, without the wait for another installation.
+            walls: Those of the session; what is built from source has them too.
+            timeout: Seconds for uv and builds, without the wait for another installation.
 
         Returns:
             uv's word on it; a failure (unknown package, conflict) is a returncode.
@@ -110,7 +113,10 @@ class SessionEnvironment:
                 await self._installer.make_environment(interpreter, self._prefix)
             with self.log.opened(f"install {' '.join(requirements)}") as hear:
                 done = await self._installer.install(
-                    self._prefix, interpreter, requirements, timeout=timeout, hear=hear
+                    *(self._prefix, interpreter, requirements),
+                    walls=walls,
+                    timeout=timeout,
+                    hear=hear,
                 )
                 hear(f"exit code {done.returncode}; new: {done.installed}\n".encode())
             return done

@@ -11,32 +11,34 @@ import asyncio
 import hashlib
 import json
 import os
-import re
 import shutil
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from kernelry import bounds
+from kernelry.beneath import ASIDE, put_aside, remove_tree
 from kernelry.engines import INSIDE, Walls
 from kernelry.errors import InstallError
 from kernelry.models import Limits
+from kernelry.packages.builds import FOLDERS, NO_WHEEL, PLANNED, Builds, pins_of
 from kernelry.packages.distributions import Distribution, distributions
 from kernelry.packages.interpreters import Interpreter, Interpreters, changed_at
 from kernelry.packages.merging import plan_merge, read_below, unfinished
 from kernelry.packages.requirements import exact_names
-from kernelry.packages.uv import pip_arguments, uv_binary, uv_command
+from kernelry.packages.runs import Hear, Runs
+from kernelry.packages.sources import BuildError
+from kernelry.packages.uv import uv_binary
 from kernelry.paths import private_directory
-from kernelry.programs import Completed, Waiting, run_program, waiting_program
+from kernelry.programs import Completed, run_program
 from kernelry.shielding import to_the_end
 
-PLANNED = re.compile(r"^ \+ ([A-Za-z0-9_.-]+)==(\S+)", re.MULTILINE)
-NO_WHEEL = re.compile(r"building from source is disabled|no usable wheels|no wheels")
+Install = Callable[[Path, Sequence[str]], Awaitable[Completed]]
+
 SETUP_DEADLINE = 60.0  # seconds for making a frame
 RUNS = 2  # of uv, in an installation that goes well
-TOLD_LATER = "-"  # as a program's name; see inside/walls/confined.py
 STAMP = "view.stamp"  # in a slot whose view is right: what the interpreter was like
 METADATA_BYTES = 1 << 20  # largest METADATA of a session that uv is shown
 WHEELS_ONLY = (
@@ -66,7 +68,7 @@ class Installer:
     Args:
         folder: Private, on the file system of the sessions' environments, and nobody else's.
         allow_sdist: Whether packages may be built from source, which runs their code.
-        walls: Those of the service; uv works behind the same, but for the network.
+        walls: Those of the service; uv works behind the same, but for the network and limits.
         interpreters: Those of the service.
     """
 
@@ -87,7 +89,9 @@ class Installer:
             if merge := unfinished(slot):
                 merge.undo(slot)
                 undone += 1
-        shutil.rmtree(self._folder, ignore_errors=True)
+        for slot in list(self._folder.iterdir()) if self._folder.is_dir() else ():
+            put_aside(slot)  # what builds have left may be too much to be removed at once
+        remove_tree(self._folder, bounds.REMOVE_SECONDS)
         return undone
 
     async def install(
@@ -96,8 +100,9 @@ class Installer:
         interpreter: Interpreter,
         wanted: Sequence[str],
         *,
+        walls: Walls,
         timeout: float,
-        hear: Callable[[bytes], None],
+        hear: Hear,
     ) -> Installation:
         """Install what an environment and its interpreter lack.
 
@@ -108,7 +113,8 @@ class Installer:
             prefix: The environment, which exists.
             interpreter: What it is layered over.
             wanted: PEP 508 strings, checked.
-            timeout: Seconds uv may take.
+            walls: Those of the session, which builds from source have as well.
+            timeout: Seconds uv and builds may take.
             hear: Called with what uv writes, as it comes.
 
         Raises:
@@ -117,28 +123,40 @@ class Installer:
         deadline = asyncio.get_running_loop().time() + timeout
         site = interpreter.site
         async with self._slot(interpreter) as slot, AsyncExitStack() as stack:
-            reads = interpreter.reads
+            runs = Runs(
+                slot=slot,
+                reads=interpreter.reads,
+                walls=self._walls,
+                deadline=deadline,
+                ready=[],
+            )
             # Their walls take as long as what uv does behind them: built while we prepare.
-            ready = [await self._waiting(stack, slot, reads) for _ in range(RUNS)]
+            await runs.prepare(stack, RUNS)
             template = await self._template(interpreter)
             await to_the_end(asyncio.to_thread(prepare, template, slot, interpreter))
             await to_the_end(asyncio.to_thread(show, slot, prefix, site))
-            pip = partial(self._pip, slot, reads, deadline, ready)
-            plan = await resolve(pip, wanted, hear)
+            plan = await resolve(runs, wanted, hear)
+            install: Install = partial(install_wheels, runs, hear)
+            if plan.returncode != 0 and self._allow_sdist and NO_WHEEL.search(plan.stderr):
+                builds = Builds(
+                    runs=runs, walls=walls, interpreter=interpreter, template=template, hear=hear
+                )
+                install = builds.install
+                runs.ready.clear()
+                await stack.aclose()  # nothing that uv was told is in a process beside a build
+                try:
+                    plan = await builds.plan(slot / "view", wanted)
+                except BuildError as error:
+                    return Installation(returncode=1, stdout="", stderr=f"{error.args[0]}\n")
             if plan.returncode != 0:
-                return failed(plan)
-            pins = [f"{name}=={version}" for name, version in PLANNED.findall(plan.stderr)]
+                return self._failed(plan)
+            pins = pins_of(plan)
             if not pins:
                 text = "Everything asked for is there already."
                 return Installation(returncode=0, stdout=text, stderr="")
-            # What is in the cache needs no index any more: it was asked a moment ago.
-            done = await pip("env", ["--no-deps", "--offline"], pins, None)
+            done = await install(slot / "env", pins)
             if done.returncode != 0:
-                done = await pip("env", ["--no-deps"], pins, hear)
-            else:
-                hear(done.stderr.encode())
-            if done.returncode != 0:
-                return failed(done)
+                return self._failed(done)
             names = [pin.partition("==")[0] for pin in pins]
             merge = await asyncio.to_thread(plan_merge, slot / "env", prefix, site, names)
             await to_the_end(asyncio.to_thread(merge.carry_out, slot))
@@ -172,41 +190,6 @@ class Installer:
             msg = f"the session's environment is damaged ({error}): restart_kernel repairs it"
             raise InstallError(msg) from error
 
-    async def _pip(
-        self,
-        slot: Path,
-        reads: Sequence[Path],
-        deadline: float,
-        ready: list[Waiting | None],
-        frame: str,
-        options: Sequence[str],
-        packages: Sequence[str],
-        hear: Callable[[bytes], None] | None,
-    ) -> Completed:
-        python = slot / frame / "bin" / "python"
-        arguments = pip_arguments(python, options, packages, allow_sdist=self._allow_sdist)
-        command = uv_command(arguments, slot)
-        seconds = max(deadline - asyncio.get_running_loop().time(), 0.1)
-        if ready and (waiting := ready.pop()) is not None:
-            return await waiting.run(command.argv, timeout=seconds, hear=hear)
-        argv = list(command.argv)
-        if sys.platform == "linux":
-            reads = [*reads, *command.readable]
-            argv = self._walls.confine(argv, cwd=slot, reads=reads, writes=command.writable)
-        return await run_program(argv, env=command.env, cwd=command.cwd, timeout=seconds, hear=hear)
-
-    async def _waiting(
-        self, stack: AsyncExitStack, slot: Path, reads: Sequence[Path]
-    ) -> Waiting | None:
-        """Start what will be uv, in its walls; None where there are none to be built."""
-        if sys.platform != "linux":
-            return None
-        command = uv_command([], slot)
-        reads = [*reads, *command.readable]
-        argv = self._walls.confine([TOLD_LATER], cwd=slot, reads=reads, writes=command.writable)
-        program = waiting_program(argv, env=command.env, cwd=command.cwd)
-        return await stack.enter_async_context(program)
-
     @asynccontextmanager
     async def _slot(self, interpreter: Interpreter) -> AsyncIterator[Path]:
         """Lend a folder for two frames of an interpreter; see `prepare`.
@@ -232,6 +215,14 @@ class Installer:
                 await self._make_frame(interpreter, template, bare=True)
         return template
 
+    def _failed(self, done: Completed) -> Installation:
+        """Return what is told of an installation that uv has given up."""
+        needs_source = not self._allow_sdist and NO_WHEEL.search(done.stderr)
+        hint = WHEELS_ONLY if needs_source else ""
+        return Installation(
+            returncode=done.returncode, stdout=done.stdout, stderr=done.stderr + hint
+        )
+
     async def _make_frame(self, interpreter: Interpreter, prefix: Path, *, bare: bool) -> None:
         wanted = {"prefix": str(prefix), "bare": bare, "uv": str(uv_binary())}
         python = interpreter.trusted if bare else interpreter.python
@@ -251,26 +242,29 @@ class Installer:
             raise InstallError(f"the session's environment can't be made: {made.stderr}")
 
 
-async def resolve(
-    pip: Callable[..., Awaitable[Completed]], wanted: Sequence[str], hear: Callable[[bytes], None]
-) -> Completed:
+async def resolve(runs: Runs, wanted: Sequence[str], hear: Hear) -> Completed:
     """Return what uv would install; it asks the index, unless that could not change the answer.
 
     That is so when exact versions are wanted, they are in uv's cache, and nothing else is needed:
     asking is what takes longest in the installation of a cached package.
     """
+    view = runs.slot / "view"
     if exact := exact_names(wanted):
-        plan = await pip("view", ["--dry-run", "--offline"], wanted, None)
+        plan = await runs.pip(view, ["--dry-run", "--offline"], wanted)
         if plan.returncode == 0 and {name for name, _ in PLANNED.findall(plan.stderr)} <= exact:
             hear(plan.stderr.encode())
             return plan
-    return await pip("view", ["--dry-run"], wanted, hear)
+    return await runs.pip(view, ["--dry-run"], wanted, hear)
 
 
-def failed(done: Completed) -> Installation:
-    """Return what is told of an installation that uv has given up."""
-    hint = WHEELS_ONLY if NO_WHEEL.search(done.stderr) else ""
-    return Installation(returncode=done.returncode, stdout=done.stdout, stderr=done.stderr + hint)
+async def install_wheels(runs: Runs, hear: Hear, frame: Path, pins: Sequence[str]) -> Completed:
+    """Install exact versions, which all have wheels, into a bare frame."""
+    # What is in the cache needs no index any more: it was asked a moment ago.
+    done = await runs.pip(frame, ["--no-deps", "--offline"], pins)
+    if done.returncode != 0:
+        return await runs.pip(frame, ["--no-deps"], pins, hear)
+    hear(done.stderr.encode())
+    return done
 
 
 def key_of(interpreter: Interpreter) -> str:
@@ -311,9 +305,13 @@ def link_metadata(found: Distribution, site: Path) -> None:
 
 
 def clear(slot: Path) -> None:
-    """Remove from a slot all but its view."""
+    """Remove from a slot all but its view; builds may have filled it with anything."""
     for name in ("env", "old"):
         shutil.rmtree(slot / name, ignore_errors=True)
+    for name in FOLDERS:
+        put_aside(slot / name)
+    for left in slot.glob(f"{ASIDE}*"):
+        remove_tree(left, bounds.REMOVE_SECONDS)  # the next time removes the rest
 
 
 def show(slot: Path, prefix: Path, site: str) -> None:

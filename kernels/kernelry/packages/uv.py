@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from urllib.parse import unquote
 
 import platformdirs
 
@@ -14,7 +15,7 @@ from kernelry.errors import InstallError
 #: variables that uv is given besides those that tell it where packages are
 KEPT = ("PATH", "LANG", "LC_ALL", "NETRC", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE")
 #: those that name a file or a folder which uv reads
-READ_FROM = ("UV_CONFIG_FILE", "NETRC", "SSL_CERT_FILE", "SSL_CERT_DIR", "UV_FIND_LINKS")
+READ_FROM = ("UV_CONFIG_FILE", "NETRC", "SSL_CERT_FILE", "SSL_CERT_DIR")
 KEPT_PREFIXES = ("UV_", "PIP_", "SSL_")
 #: variables of uv that would point it elsewhere, or make it run what it has installed
 DROPPED_PREFIXES = ("UV_PYTHON", "UV_PROJECT", "UV_TOOL", "UV_VENV", "UV_WORKING")
@@ -39,6 +40,16 @@ class Command:
     readable: tuple[Path, ...]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Aside:
+    """What uv uses where it meets wheels that were built here: nothing that others use too."""
+
+    #: a cache
+    cache: Path
+    #: a folder of wheels, which it takes besides those of indexes
+    wheels: Path
+
+
 @cache
 def uv_binary() -> Path:
     """Return the uv that came as our dependency.
@@ -55,19 +66,25 @@ def uv_binary() -> Path:
         raise InstallError(msg) from error
 
 
-def uv_command(arguments: Sequence[str], folder: Path) -> Command:
+def uv_command(arguments: Sequence[str], folder: Path, aside: Aside | None = None) -> Command:
     """Return how uv is run: the one place that knows, for every process of it.
 
     Args:
         arguments: What uv is told.
         folder: Where it works; it can write there and in its cache, and needs nothing else.
+        aside: Its cache and more wheels; None: the cache of all sessions.
 
     Raises:
         InstallError: uv is not there.
     """
     ours = platformdirs.user_cache_path("kernelry")
     env = {name: value for name, value in os.environ.items() if is_for_uv(name)}
-    cache = Path(env.setdefault("UV_CACHE_DIR", str(ours / "uv")))
+    env.setdefault("UV_CACHE_DIR", str(ours / "uv"))
+    links = list(filter(None, env.get("UV_FIND_LINKS", "").split(",")))
+    if aside is not None:
+        env["UV_CACHE_DIR"] = str(aside.cache)
+        env["UV_FIND_LINKS"] = ",".join([*links, aside.wheels.as_uri()])
+    cache = Path(env["UV_CACHE_DIR"])
     home = ours / "home"
     for path in (home, cache):  # within walls it could not make them
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -86,7 +103,12 @@ def uv_command(arguments: Sequence[str], folder: Path) -> Command:
         # servers without the variables that would say so.
         env["UV_SYSTEM_CERTS"] = "1"
     argv = (str(uv_binary()), *arguments)
-    readable = (Path(env[name]) for name in READ_FROM if name in env)
+    readable = [Path(env[name]) for name in READ_FROM if name in env]
+    readable += [
+        Path(unquote(link.removeprefix("file://")))
+        for link in links
+        if link.startswith("file://") or "://" not in link
+    ]
     return Command(
         argv=argv,
         env=env,
@@ -113,10 +135,13 @@ def pip_arguments(
         python: Interpreter of the environment to install into.
         options: Of ours.
         packages: Each is one argument behind ``--``, whatever it is.
-        allow_sdist: Whether packages may be built from source.
+        allow_sdist: Whether a package without a wheel counts. uv can't be let build it: that
+            would run its author's code beside uv's passwords and its cache (see `Runs.look`).
     """
     # Never linked to the cache: what one session changes must not be what others get.
     found = ["pip", "install", "--python", str(python), "--link-mode", "copy", *options]
-    if not allow_sdist:
+    if allow_sdist:  # no environment for a build that will not be, nothing a source points to
+        found += ["--no-build-isolation", "--no-sources"]
+    else:
         found += ["--only-binary", ":all:"]
     return [*found, "--", *packages]

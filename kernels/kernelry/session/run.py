@@ -22,6 +22,8 @@ STOPPED = "ExecutionStopped"  # what code raises that is stopped at a safe point
 HELD_PERIOD = 1.0  # seconds between looks whether one that is held goes on
 NO_REPLY = "the kernel went idle without a reply"
 HINT_CHARS = 1000  # of what a kernel says about an error
+PAGES = 10  # of what a cell asks its client to show in a pager
+STOPS = ("KeyboardInterrupt", "CancelledError")  # what code raises that was stopped
 BAD_REPLY = "the kernel's reply can't be read"
 
 
@@ -276,6 +278,7 @@ class Run:
             try:
                 status, error = self._outcome(self._reply)
                 files = self._report(self._reply)
+                self._show_pages(self._reply)
             except UNSOUND:
                 status, error = ExecutionStatus.LOST, _lost(BAD_REPLY)
         elif ended is not None:
@@ -338,13 +341,31 @@ class Run:
             self.fold.settle(taking.table(report["overflow"]))
         return files_in(report.get("files", ()))
 
+    def _show_pages(self, reply: dict[str, Any]) -> None:
+        """Show what a client would have in a pager (``len?``) or as the next cell (``%load``)."""
+        payload = reply.get("payload")
+        for item in (payload if isinstance(payload, list) else [])[:PAGES]:
+            page = taking.table(item)
+            text = taking.table(page.get("data")).get("text/plain")
+            if page.get("source") == "set_next_input":
+                text = f"The next cell, not run yet:\n{page.get('text', '')}"
+            if isinstance(text, str) and text:
+                content = {"data": {"text/plain": plain(text)}, "metadata": {}}
+                self._add({"header": {"msg_type": "display_data"}, "content": content})
+
     def _outcome(self, reply: dict[str, Any]) -> tuple[ExecutionStatus, ExecutionError | None]:
         status = reply.get("status")
+        was_felt = bool(taking.table(reply.get("kernelry")).get("interrupted"))
         if status == "ok":
             if self.stop_as is None:
                 return ExecutionStatus.COMPLETED, None
-            # It caught the interrupt and ended in its own way (as `!command` does).
-            error = ExecutionError(type="KeyboardInterrupt", message="it ended when interrupted")
+            if not was_felt:
+                self.stopped_why = f"{self._why_stopped()}, but it had ended before that reached it"
+                return ExecutionStatus.COMPLETED, None
+            error = ExecutionError(
+                type="KeyboardInterrupt",
+                message=f"{self._why_stopped()}; its code caught that, and ended in its own way",
+            )
             return self.stop_as, error
         if status == "aborted":
             error = ExecutionError(type="Cancelled", message="the kernel did not run it")
@@ -356,7 +377,19 @@ class Run:
         )
         if taking.table(reply.get("kernelry")).get("stopped") and error.type == STOPPED:
             return self.stop_as or ExecutionStatus.INTERRUPTED, error
-        return self.stop_as or ExecutionStatus.FAILED, error
+        if self.stop_as is None or not (was_felt or error.type in STOPS):
+            return ExecutionStatus.FAILED, error
+        if error.type in STOPS:
+            error = replace(error, message=f"{self._why_stopped()}; variables stay")
+        return self.stop_as, error
+
+    def _why_stopped(self) -> str:
+        """Say what stopped it, or was to."""
+        if self.stopped_why:
+            return self.stopped_why
+        if self.stop_as is ExecutionStatus.TIMED_OUT:
+            return f"stopped by its timeout of {self.execution.timeout:g} s"
+        return "stopped by an interrupt"
 
 
 def files_in(named: object) -> tuple[str, ...]:

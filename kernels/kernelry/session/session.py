@@ -397,7 +397,7 @@ class Session:
             InstallError: The environment could not be made.
         """
         wanted = [str(requirement) for requirement in parse_requirements(packages)]
-        done = await self.environment.install(wanted, timeout=timeout)
+        done = await self.environment.install(wanted, walls=self.walls, timeout=timeout)
         if not done.installed:
             return InstallReport(installation=done)
         names = [pin.split("==")[0] for pin in done.installed]

@@ -415,3 +415,28 @@ async def test_the_working_folder_can_be_imported_from_and_shadows_no_library(
     running = await sessions.run(session, "import random; print(random.random() < 1)")
     assert await running.wait(60)
     assert running.snapshot().error is None, running.snapshot().error
+
+
+@pytest.mark.parametrize(
+    ("code", "shown"),
+    [
+        ("len?", "Return the number of items in a container."),
+        ("import json\njson.dumps??", "def dumps("),
+        ("%prun sum(range(10))", "function calls"),
+        ("%pdoc len", "Return the number of items in a container."),
+        ("import json\n%psource json.dumps", "def dumps("),
+        ("open('f.py', 'w').write('loaded = 7')\n%load f.py", "loaded = 7"),
+        ("%pinfo2 os", "OS routines"),
+        ("?sum", "Return the sum"),
+    ],
+)
+async def test_what_a_client_shows_in_a_pager_is_output(
+    sessions: Sessions, session: Session, code: str, shown: str
+) -> None:
+    running = await sessions.run(session, f"import os\n{code}" if "pinfo2" in code else code)
+    assert await running.wait(60)
+    done = running.snapshot()
+    assert done.error is None, done.error
+    text = "\n".join(item.text for item in done.outputs if isinstance(item, Display))
+    assert shown in text, done.outputs
+    assert "\x1b" not in text

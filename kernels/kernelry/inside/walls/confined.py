@@ -53,6 +53,8 @@ def build(plan: dict[str, object]) -> None:
         walls.enter()
         walls.close_sockets()
         walls.check()
+        if plan.get("alone"):
+            guard.stay_alone()
     except (guard.WallError, OSError) as error:
         sys.stderr.write(f"the walls of '{plan['level']}' can't be built: {error}\n")
         sys.stderr.flush()

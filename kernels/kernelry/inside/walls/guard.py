@@ -163,6 +163,27 @@ class Walls:
         return any(path == root or path.startswith(root + "/") for root in self._plan[right])
 
 
+def stay_alone() -> None:
+    """See to it that this process can start no other any more, at any level; threads it can.
+
+    Raises:
+        WallError: It can't be done here.
+    """
+    with reporting("seccomp"):
+        libc = ctypes.CDLL(None, use_errno=True)
+        checked(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+        seccomp.install(seccomp.alone_rules(), all_threads=True)
+    check_refused("other processes", start_another)
+
+
+def start_another() -> None:
+    """Start a process that ends at once."""
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+
 NETWORK_HINT = (
     "The network is off in this session. It is on where the server runs with --network and "
     "create_session does not say network=false."

@@ -32,6 +32,7 @@ AF_UNIX, AF_INET, AF_INET6, AF_NETLINK, AF_VSOCK = 1, 2, 10, 16, 40
 SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET, TYPE_MASK = 1, 2, 5, 0xF
 IPPROTO_TCP, IPPROTO_UDP = 6, 17
 CLONE_PARENT = 0x00008000
+CLONE_THREAD = 0x00010000
 PTRACE_TRACEME = 0
 PR_SET_CHILD_SUBREAPER = 36
 NEW_NAMESPACE = 0x7E020000  # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
@@ -73,7 +74,7 @@ X86_64 = Machine(
         "sched_setaffinity": 203, "ioprio_set": 251, "migrate_pages": 256,
         "move_pages": 279, "iopl": 172, "ioperm": 173, "inotify_init": 253, "inotify_init1": 294,
         "ptrace": 101, "prctl": 157, "fcntl": 72, "file_setattr": 469, "memfd_create": 319,
-        "memfd_secret": 447,
+        "memfd_secret": 447, "fork": 57, "vfork": 58,
     },
 )  # fmt: skip
 AARCH64 = Machine(
@@ -234,6 +235,15 @@ def early_rules(*, network: bool, sees_all: bool, memory_files: bool) -> list[Ru
 def late_rules() -> list[Rule]:
     """Return what is refused once the kernel's own sockets are there."""
     return [Rule("socket", (Test(0, "==", AF_UNIX),))]
+
+
+def alone_rules() -> list[Rule]:
+    """Return what is refused to a program that shall start no other: all but threads."""
+    return [
+        *(Rule(call) for call in ("fork", "vfork")),
+        Rule("clone3", error=errno.ENOSYS),
+        Rule("clone", (Test(0, "==", 0, mask=CLONE_THREAD),)),
+    ]
 
 
 def not_(test: Test) -> Test:
