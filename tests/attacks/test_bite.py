@@ -3,19 +3,30 @@
 The rule is taken away in what a kernel is told (the plan) or in a copy of what it runs.
 """
 
+import os
 import shutil
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kernelry import config
+from kernelry import Limits, config
 from kernelry.engines import guardians, launch, walls
+from kernelry.engines.process import parent_of
 from kernelry.errors import KernelryError
+from tests.acceptance.harness import until
 from tests.attacks.conftest import need
-from tests.attacks.world import VARIABLE, world
+from tests.attacks.scripts.leaving import CLONE
+from tests.attacks.test_leaving import mark as mark
+from tests.attacks.test_leaving import marked
+from tests.attacks.world import VARIABLE, World, world
 
+HANG = 60.0
+LIMIT = 300 << 20
+BLOCK = 512  # bytes of st_blocks
 INSIDE = walls.INSIDE.parent
 
 
@@ -120,6 +131,84 @@ RULES = {
 }
 
 
+def pid_of(here: World) -> int:
+    """Return the attacker's kernel."""
+    assert here.attacker.kernel is not None
+    return here.attacker.kernel.process.pid
+
+
+def leaves_the_family(here: World, mark: str) -> bool:
+    """Say whether a process that bears the mark descends from the kernel no more."""
+
+    def family(pid: int) -> set[int]:
+        return {pid} | family(parent_of(pid)) if pid > 1 else set()
+
+    return any(pid_of(here) not in family(pid) for pid in marked(mark))
+
+
+def stops(here: World, mark: str) -> bool:
+    """Say whether a process that bears the mark is stopped for who waits for it."""
+    stats = [Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2] for pid in marked(mark)]
+    return any(stat.split()[0] == "t" for stat in stats)
+
+
+def holds_memory(here: World, mark: str) -> bool:
+    """Say whether the kernel has more in a file without a name than it may have at all."""
+    for path in Path(f"/proc/{pid_of(here)}/fd").iterdir():
+        with suppress(FileNotFoundError):  # it was closed meanwhile
+            is_ours = os.readlink(path).startswith(f"/memfd:{mark}")
+            if is_ours and path.stat().st_blocks * BLOCK > LIMIT:
+                return True
+    return False
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A rule whose absence is seen in what there is, not in what the attack says of itself."""
+
+    #: the rule in walls/seccomp.py, which is taken out
+    rule: str
+    #: what a cell does, with MARK in what it starts
+    code: str
+    #: says whether it got through
+    through: Callable[[World, str], bool]
+    #: whether the attack leaves something marked though the rule holds
+    leaves: bool = True
+
+
+SLEEP = "os.execvpe('sleep', ['sleep', '7200.MARK'], {})"
+START = "import ctypes, os\nlibc = ctypes.CDLL(None)\n"
+SEEN = {
+    "no child of its parent's parent": Seen(
+        'Rule("clone", (Test(0, "&", CLONE_PARENT),)),',
+        f"if libc.syscall({CLONE}, 0x8000 | 17, 0, 0, 0, 0) == 0: {SLEEP}",
+        leaves_the_family,
+        leaves=False,
+    ),
+    "orphans stay": Seen(
+        'Rule("prctl", (Test(0, "==", PR_SET_CHILD_SUBREAPER), Test(1, "==", 0))),',
+        "libc.prctl(36, 0, 0, 0, 0)\n"
+        "pid = os.fork()\n"
+        "if pid == 0:\n"
+        "    if os.fork(): os._exit(0)\n"
+        f"    {SLEEP}\n"
+        "os.waitpid(pid, 0)",
+        leaves_the_family,
+    ),
+    "no stops for the parent": Seen(
+        'Rule("ptrace", (Test(0, "==", PTRACE_TRACEME),)),',
+        f"if os.fork() == 0:\n    libc.ptrace(0, 0, 0, 0)\n    {SLEEP}",
+        stops,
+    ),
+    "no files in memory that nobody counts": Seen(
+        ' if memory_files else ("memfd_create",)',
+        "fd = os.memfd_create('MARK')\nfor _ in range(400): os.write(fd, bytes(1 << 20))",
+        holds_memory,
+        leaves=False,
+    ),
+}
+
+
 def weaken(rule: Rule, folder: Path, monkeypatch: pytest.MonkeyPatch, *, looking: bool) -> None:
     """Take a rule away from all kernels that start from now on.
 
@@ -186,3 +275,25 @@ def test_a_variable_of_the_server_is_found_when_all_are_passed_on(
     with world("process") as here:
         result = here.attack("t02_reads")
     assert "finds_it_in_its_own_memory" in result.through
+
+
+@pytest.mark.parametrize("taken", [True, False], ids=["without", "with"])
+@pytest.mark.parametrize("name", SEEN)
+def test_without_its_rule_an_attack_is_seen_to_get_through_from_outside(
+    name: str, taken: bool, mark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By which a process leaves its family, stops for its guardian, or has memory for nothing."""
+    need("guard")
+    attack = SEEN[name]
+    if taken:
+        rule = Rule("", frozenset(), patch=("walls/seccomp.py", attack.rule, ""))
+        weaken(rule, tmp_path, monkeypatch, looking=False)
+    changes = {"control_groups": False, "limits": Limits(memory=LIMIT)}
+    with world("guard", kernel_start="spawn", **changes) as here:
+        here.run(START + attack.code.replace("MARK", mark))
+        if taken:
+            assert until(lambda: attack.through(here, mark), HANG)
+            return
+        if attack.leaves:
+            assert until(lambda: bool(marked(mark)), HANG)
+        assert not attack.through(here, mark)

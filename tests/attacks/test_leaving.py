@@ -16,7 +16,7 @@ import pytest
 
 from tests.acceptance.harness import Place, RawServer, until
 from tests.attacks.conftest import need
-from tests.attacks.world import Level, world
+from tests.attacks.world import Level
 from tests.package_index import Index, sdist, serving
 
 LEAVING = Path(__file__).parent / "scripts" / "leaving.py"
@@ -125,22 +125,3 @@ def test_nothing_that_tried_to_leave_a_session_outlives_it(
     if end == "SIGKILL":  # sockets are the next server's to remove
         assert not place.survivors(HANG)
         shutil.rmtree(place.runtime / "kernelry")
-
-
-@pytest.mark.parametrize("level", ["process", "guard"])
-def test_a_stop_that_a_kernel_stages_is_no_end_of_its_guardian(level: Level) -> None:
-    """A ptrace stop was taken for an exit, of which there is no code: all sessions died of it."""
-    need(level)
-    with world(level) as here:
-        before = here.service.fork_server_pid
-        code = (
-            "import ctypes, os, signal\n"
-            "print(ctypes.CDLL(None).ptrace(0, 0, 0, 0))\n"
-            "os.kill(os.getpid(), signal.SIGURG)"
-        )
-        done = here.run(code)
-        assert done.status == ("died" if level == "process" else "completed"), done
-        assert here.value("kept", here.neighbour) == 1
-        assert here.service.fork_server_pid == before
-        here.restart(here.attacker)
-        assert here.value("6 * 7") == 42

@@ -14,14 +14,37 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import uv
 
+from tests.attacks.test_memory import ATTACKS
 from tests.conftest import REPOSITORY
 
 DEADLINE = 300
 PROGRAM = LIBRARY = f"python{sys.version_info[0]}.{sys.version_info[1]}"
 FIRST_UID = 61_000
-TESTS = ("tests/attacks/test_walls.py",)
-SELECTED = "only_where or seen_from or run_script or live_on"
+COMMAND = "import sys\nfrom kernelry_mcp.command.cli import main\nsys.exit(main())\n"
+WALLS = "tests/attacks/test_walls.py"
+LEAVES = "tests/attacks/test_leaving.py::test_nothing_that_tried_to_leave_a_session_outlives_it"
+COUNTS = "tests/attacks/test_memory.py::test_memory_that_no_process_shows_is_counted_or_refused"
+SCRIPTS = "tests/attacks/test_memory.py::test_what_a_script_uses_counts_for_its_session"
+PLACES = "tests/attacks/test_places.py::test_an_interpreter_in_the_workspace_works_and_what_it"
+#: what runs as the user; it has no control groups
+PARTS: dict[str, tuple[str, ...]] = {
+    "walls": ("-k", "only_where or seen_from or run_script or live_on", WALLS),
+    "leaving": (
+        *(
+            f"{LEAVES}[guard-{where}-{end}-False]"
+            for where in ("cell", "first cell", "script")
+            for end in ("delete_session", "SIGKILL")
+        ),
+        f"{LEAVES}[box-cell-delete_session-False]",
+    ),
+    "memory and places": (
+        *(f"{COUNTS}[{attack}-guard-no groups]" for attack in ATTACKS),
+        *(f"{SCRIPTS}[{many}-guard-no groups]" for many in ("memory", "processes")),
+        f"{PLACES}_starts_with_runs_within_the_walls[server-guard]",
+    ),
+}
 
 
 def copy(source: Path, target: Path) -> None:
@@ -68,6 +91,10 @@ def readable() -> Iterator[Path]:
     (environment / "bin").mkdir(parents=True)
     (environment / "bin" / "python").symlink_to(folder / "base" / "bin" / PROGRAM)
     (environment / "pyvenv.cfg").write_text(f"home = {folder}/base/bin\n")
+    program = environment / "bin" / "kernelry"
+    program.write_text(f"#!{program.with_name('python')}\n{COMMAND}")
+    program.chmod(0o755)
+    copy(Path(uv.find_uv_bin()).resolve(), environment / "bin" / "uv")
     copy(packages, environment / packages.relative_to(venv))
     for name in ("kernels", "server", "tests", "pyproject.toml"):
         copy(REPOSITORY / name, folder / "repository" / name)
@@ -76,7 +103,10 @@ def readable() -> Iterator[Path]:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="all of these tests ran as an ordinary user")
-def test_the_attacks_end_for_an_ordinary_user_as_they_do_for_root(readable: Path) -> None:
+@pytest.mark.parametrize("part", PARTS)
+def test_the_attacks_end_for_an_ordinary_user_as_they_do_for_root(
+    readable: Path, part: str
+) -> None:
     repository = readable / "repository"
     uid = free_uid()
     home = Path(tempfile.mkdtemp(prefix="kernelry-home-"))
@@ -96,7 +126,7 @@ def test_the_attacks_end_for_an_ordinary_user_as_they_do_for_root(readable: Path
     python = readable / "venv" / "bin" / "python"
     try:
         done = subprocess.run(
-            [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", SELECTED, *TESTS],
+            [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *PARTS[part]],
             cwd=repository,
             env=env,
             user=uid,
