@@ -23,7 +23,6 @@ HELD_PERIOD = 1.0  # seconds between looks whether one that is held goes on
 NO_REPLY = "the kernel went idle without a reply"
 HINT_CHARS = 1000  # of what a kernel says about an error
 PAGES = 10  # of what a cell asks its client to show in a pager
-STOPS = ("KeyboardInterrupt", "CancelledError")  # what code raises that was stopped
 BAD_REPLY = "the kernel's reply can't be read"
 
 
@@ -355,17 +354,11 @@ class Run:
 
     def _outcome(self, reply: dict[str, Any]) -> tuple[ExecutionStatus, ExecutionError | None]:
         status = reply.get("status")
-        was_felt = bool(taking.table(reply.get("kernelry")).get("interrupted"))
         if status == "ok":
             if self.stop_as is None:
                 return ExecutionStatus.COMPLETED, None
-            if not was_felt:
-                self.stopped_why = f"{self._why_stopped()}, but it had ended before that reached it"
-                return ExecutionStatus.COMPLETED, None
-            error = ExecutionError(
-                type="KeyboardInterrupt",
-                message=f"{self._why_stopped()}; its code caught that, and ended in its own way",
-            )
+            # It caught the interrupt and ended in its own way (as `!command` does).
+            error = ExecutionError(type="KeyboardInterrupt", message="it ended when interrupted")
             return self.stop_as, error
         if status == "aborted":
             error = ExecutionError(type="Cancelled", message="the kernel did not run it")
@@ -377,19 +370,7 @@ class Run:
         )
         if taking.table(reply.get("kernelry")).get("stopped") and error.type == STOPPED:
             return self.stop_as or ExecutionStatus.INTERRUPTED, error
-        if self.stop_as is None or not (was_felt or error.type in STOPS):
-            return ExecutionStatus.FAILED, error
-        if error.type in STOPS:
-            error = replace(error, message=f"{self._why_stopped()}; variables stay")
-        return self.stop_as, error
-
-    def _why_stopped(self) -> str:
-        """Say what stopped it, or was to."""
-        if self.stopped_why:
-            return self.stopped_why
-        if self.stop_as is ExecutionStatus.TIMED_OUT:
-            return f"stopped by its timeout of {self.execution.timeout:g} s"
-        return "stopped by an interrupt"
+        return self.stop_as or ExecutionStatus.FAILED, error
 
 
 def files_in(named: object) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ from .notes import Notes, resident_memory
 from .questions import Questions
 from .safepoints import SafePoints
 from .session import NAME, install_module
-from .stopping import Stopping
 from .touched import Touched
 
 __all__ = [
@@ -12,7 +11,6 @@ __all__ = [
     "Notes",
     "Questions",
     "SafePoints",
-    "Stopping",
     "Touched",
     "install_module",
     "resident_memory",
