@@ -62,7 +62,7 @@ FLOODS = {
         "    send('display_data', {'data': {}, 'metadata': {'a': 'A' * 5_000_000}})"
     ),
     "lists of lists": (
-        "for _ in range(60):\n"
+        "for _ in range(20):\n"
         "    send('display_data', {'data': {'application/json': [[]] * 400_000}, 'metadata': {}})"
     ),
     "errors": (
