@@ -72,15 +72,20 @@ def told(config: Config, level: Level, grouped: bool) -> Config:
     )
 
 
+async def need_all(level: Level, grouped: bool) -> None:
+    """Skip what can't be had here."""
+    await asyncio.to_thread(need, level)
+    if grouped and not can_group():
+        unavailable("no control groups can be made here")
+
+
 @pytest.mark.parametrize("grouped", [True, False], ids=["groups", "no groups"])
 @pytest.mark.parametrize("level", ["process", "guard", "box"])
 @pytest.mark.parametrize("attack", ATTACKS)
 async def test_memory_that_no_process_shows_is_counted_or_refused(
     config: Config, attack: str, level: Level, grouped: bool
 ) -> None:
-    await asyncio.to_thread(need, level)
-    if grouped and not can_group():
-        unavailable("no control groups can be made here")
+    await need_all(level, grouped)
     async with Sessions(told(config, level, grouped)) as sessions:
         session = await sessions.create(SessionSpec(id="attacker"))
         neighbour = await sessions.create(SessionSpec(id="neighbour"))
@@ -111,9 +116,7 @@ async def test_memory_that_no_process_shows_is_counted_or_refused(
 async def test_what_a_script_uses_counts_for_its_session(
     config: Config, level: Level, grouped: bool, many: str, why: str
 ) -> None:
-    await asyncio.to_thread(need, level)
-    if grouped and not can_group():
-        unavailable("no control groups can be made here")
+    await need_all(level, grouped)
     async with Sessions(told(config, level, grouped)) as sessions:
         session = await sessions.create(SessionSpec(id="attacker"))
         await sessions.run(session, "kept = 1")

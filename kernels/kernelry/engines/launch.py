@@ -94,7 +94,7 @@ class Launch:
         """Return what the launcher reads."""
         environment = self.environment
         plan = self.walls.plan(
-            reads=[*self.reads, *own_paths(), cloudpickle()],
+            reads=dict.fromkeys([*self.reads, *own_paths(), cloudpickle()]),  # mostly the same
             writes=[self.workspace, self.directory],
             sockets=[connection_file.parent],
         )

@@ -33,7 +33,12 @@ folders = [path for path in sys.path if path.endswith(ends)]
 reads = [sys.prefix, sys.base_prefix, sys.exec_prefix, *filter(None, sys.path)]
 print(json.dumps([list(sys.version_info[:3]), ipykernel, folders, reads]))
 """
-NAME_CODE = ("PYTHON", "LD_")  # beginnings of names of variables that name code
+#: variables that name code, by paths; others of Python's and of the loader's are no paths
+NAME_CODE = (
+    *("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "PYTHONUSERBASE", "PYTHONPLATLIBDIR"),
+    *("LD_LIBRARY_PATH", "LD_PRELOAD", "LD_AUDIT"),
+)
+SPACED = ("LD_PRELOAD", "LD_AUDIT")  # whose paths may be apart by blanks
 PACKAGES = ("site-packages", "dist-packages")  # last parts of folders that hold packages
 PTH_BYTES = 1 << 16  # of a .pth file that are looked at
 #: where uv keeps the interpreters that it fetches
@@ -132,11 +137,13 @@ class Interpreters:
         """
         found: dict[str, str] = {}
         for name, value in env.items():
-            entries = value.split(os.pathsep)
-            if name.startswith(NAME_CODE):
-                entries = [entry for entry in entries if not self._is_theirs(Path(entry))]
-            if kept := os.pathsep.join(entries):
-                found[name] = kept
+            if name not in NAME_CODE:
+                found[name] = value
+                continue
+            entries = re.split(r"[:\s]" if name in SPACED else os.pathsep, value)
+            kept = [entry for entry in entries if not self._is_theirs(Path(entry))]
+            if kept:
+                found[name] = os.pathsep.join(kept)
         return found
 
     def _is_theirs(self, path: Path) -> bool:
