@@ -21,6 +21,7 @@ from figures import Comparison, Figure, plot, save, table
 from gateway import through_kernel_gateway
 from history import cost_of_history
 from packages import second_install
+from promptness import promptness
 from walls import cost_of_levels, neighbour_of_hungry
 
 ROOT = Path(__file__).parents[2]
@@ -32,6 +33,7 @@ NAMES = (
     "beside",
     "throughput",
     "verbs",
+    "promptness",
     "start",
     "walls",
     "gateway",
@@ -78,6 +80,8 @@ async def main() -> int:
                 comparisons += await measures.throughput(2 if quick else 5)
             case "verbs":
                 extra += await measures.verbs(3 if quick else 8)
+            case "promptness":
+                comparisons += await promptness(3 if quick else 10)
             case "walls":
                 comparisons += await cost_of_levels(5 if quick else 15, 100 if quick else 400)
                 comparisons += await neighbour_of_hungry(300)
