@@ -9,7 +9,7 @@ from typing import Protocol
 
 from kernelry import bounds
 from kernelry.beneath import reading
-from kernelry.output.fold import Output, Spill, readable, text_of
+from kernelry.output.fold import Display, Error, Output, Spill, readable, text_of
 
 CHUNK_BYTES = 1 << 20  # read at once from a file
 SPILL_BYTES = bounds.SPILL_BYTES  # read of a spill file; the largest that settings allow
@@ -52,6 +52,9 @@ class Transcript:
                 removed = 0 if text else max(output.chars, 0)
                 self._parts += [text, _removed(removed), beyond(output)]
             else:
+                last = self._parts[-1] if self._parts else ""
+                if isinstance(output, Display | Error) and isinstance(last, str):
+                    self._parts.append("\n" if last and not last.endswith("\n") else "")
                 self._parts.append(text_of(output))
         self.total = sum(len(part) for part in self._parts)
 

@@ -18,6 +18,7 @@ from kernelry.errors import KernelSilentError, KernelStartError
 from kernelry.messaging import UNSOUND, Entry, Message, newest_begun, read_journal, understood
 from kernelry.models import Execution, ExecutionStatus
 from kernelry.output import Display, Output, Spill
+from kernelry.session.inspection import crash_stack
 from kernelry.session.run import Run
 
 Find = Callable[[str], Awaitable[Execution | None]]
@@ -125,7 +126,7 @@ class CatchUp:
         await self.read_file()
         self.settle()
         if self.has_begun:
-            self.run.conclude(ended, cause)
+            self.run.conclude(ended, cause, crash_stack(self._journal.parent))
         else:
             await self.conclude_unbegun(find, known=self._newest)
 

@@ -22,7 +22,7 @@ from kernelry.errors import KernelSilentError, StoreError
 from kernelry.messaging import Message, understood
 from kernelry.models import Execution, ExecutionStatus, InterruptStep, SessionRecord
 from kernelry.output import save_images
-from kernelry.session import interrupts
+from kernelry.session import inspection, interrupts
 from kernelry.session.adoption import CatchUp, hear_last_words, with_late_output
 from kernelry.session.late import LateOutput
 from kernelry.session.notes import Notes
@@ -314,7 +314,9 @@ class Executions:
         await self._await_end(run)
         if not run.execution.status.is_final:
             await self._await_output(run, kernel)
-            run.conclude(kernel.process.exit, self._owner.death)
+            ended = kernel.process.exit
+            stack = inspection.crash_stack(self._owner.journal.parent) if ended is not None else ""
+            run.conclude(ended, self._owner.death, stack)
             await self._save_images(run)
         kernel.channels.forget(run.id)
         crash_point("run.ended")

@@ -1,6 +1,7 @@
 """Look into a kernel beside the cell it runs: its variables, its modules, where it is stuck."""
 
 import asyncio
+import re
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -11,12 +12,17 @@ from kernelry.beneath import reading
 from kernelry.engines import LocalKernel
 from kernelry.messaging import understood
 from kernelry.models import Variable
-from kernelry.output import taking
+from kernelry.output import plain, taking
 
 REQUEST_DEADLINE = 2.0  # seconds a kernel has for a question of ours
+STACK_FILE = "stacks.txt"  # in a session's directory; its fault handler writes it
 STACK_BYTES = 4000  # longest stack that is reported
 STACK_DEADLINE = 0.3  # seconds the fault handler has to write the stacks
 STACK_PAUSE = 0.05  # seconds in which it writes nothing when it is done
+#: what Python's fault handler writes before the stacks of a crash, and above that of its thread
+FATAL, CURRENT = "Fatal Python error: ", "Current thread"
+OUTSIDE = re.compile(r"[/\\]IPython[/\\]core[/\\]interactiveshell\.py\", line \d+ in run_code")
+CELL = re.compile(r'File "[^"]*[/\\]ipykernel_\d+[/\\]\d+\.py"')
 
 
 async def variables(kernel: LocalKernel, limit: int) -> tuple[list[Variable], int]:
@@ -75,15 +81,16 @@ async def adopt_environment(
         return [taking.line(name, bounds.MODULE_CHARS) for name in names]
 
 
-async def stack(kernel: LocalKernel, path: Path) -> str:
+async def stack(kernel: LocalKernel, directory: Path) -> str:
     """Return the stacks of all threads of a kernel, also while it is in native code.
 
     That of the thread that runs cells comes first: what is too long is cut at the end.
 
     Args:
         kernel: The kernel.
-        path: Where its fault handler writes them.
+        directory: The session's, in which its fault handler writes them.
     """
+    path = directory / STACK_FILE
     before = last = size_of(path)
     kernel.process.send_signal_to_kernel(signal.SIGUSR1)
     with suppress(TimeoutError):
@@ -102,6 +109,29 @@ def main_first(stacks: str) -> str:
     """
     *others, main = stacks.strip().split("\n\n")
     return "\n\n".join([main, *others])[:STACK_BYTES]
+
+
+def crash_stack(directory: Path) -> str:
+    """Return where a kernel was when native code crashed it; "" if nothing says so.
+
+    Only the thread that crashed, from the innermost call out to the cell.
+
+    Args:
+        directory: The session's, in which its fault handler wrote it.
+    """
+    path = directory / STACK_FILE
+    text = read_from(path, max(size_of(path) - bounds.STACKS_BYTES, 0))
+    _, found, dump = text.rpartition(FATAL)
+    if not found:
+        return ""
+    told, *threads = plain(dump).strip().split("\n\n")
+    crashed = next((thread for thread in threads if thread.startswith(CURRENT)), "")
+    lines = [told]
+    for line in crashed.splitlines()[1:]:
+        if OUTSIDE.search(line):
+            break
+        lines.append(CELL.sub("Cell", line))
+    return "\n".join(lines)[:STACK_BYTES]
 
 
 def size_of(path: Path) -> int:

@@ -1,4 +1,7 @@
-"""Stop an execution: SIGINT, SIGINT again, and see each time whether it ended.
+"""Stop an execution: tell the kernel which, then SIGINT, SIGINT again, and see whether it ended.
+
+A kernel that was told begins no further statement of it, whatever absorbs the signal (see
+inside/steering/stopping.py).
 
 More than that is a decision, not a signal: `Session.interrupt` with force restarts the
 kernel.
@@ -15,6 +18,7 @@ from kernelry.session.run import Run
 GRACES = (1.0, 2.0)  # seconds given to the first and the second SIGINT
 BEGIN_DEADLINE = 0.5  # seconds an interrupt waits for the kernel to take the request up
 BEGIN_DELAY = 0.005  # seconds from there to the user's code
+TELL_DEADLINE = 0.3  # seconds a kernel has to hear which execution is to stop
 PROBE_DEADLINE = 1.0  # seconds a kernel has to answer after an interrupt
 
 
@@ -25,6 +29,9 @@ async def signal_until_ended(kernel: LocalKernel | None, run: Run) -> InterruptS
         async with asyncio.timeout(BEGIN_DEADLINE):
             await run.begun.wait()
             await asyncio.sleep(BEGIN_DELAY)
+    if kernel is not None:
+        with suppress(KernelSilentError):  # native code holds it: the signal comes all the same
+            await kernel.request("stop", deadline=TELL_DEADLINE, msg_id=run.id)
     steps = (InterruptStep.SIGINT, InterruptStep.SIGINT_AGAIN)
     for step, grace in zip(steps, GRACES, strict=True):
         if kernel is not None:

@@ -23,6 +23,7 @@ HELD_PERIOD = 1.0  # seconds between looks whether one that is held goes on
 NO_REPLY = "the kernel went idle without a reply"
 HINT_CHARS = 1000  # of what a kernel says about an error
 PAGES = 10  # of what a cell asks its client to show in a pager
+STOPS = ("KeyboardInterrupt", "CancelledError")  # what code raises that was stopped
 BAD_REPLY = "the kernel's reply can't be read"
 
 
@@ -265,12 +266,13 @@ class Run:
             return self.execution
         return replace(self.execution, outputs=self.fold.outputs, duration=self.elapsed)
 
-    def conclude(self, ended: Exit | None, cause: str = "") -> None:
+    def conclude(self, ended: Exit | None, cause: str = "", stack: str = "") -> None:
         """Decide the outcome from the reply, or from the kernel's end.
 
         Args:
             ended: How the kernel ended, if it did.
             cause: What is known of why, in words.
+            stack: Where its code was then, if it crashed.
         """
         files: tuple[str, ...] = ()
         if self._reply is not None:
@@ -282,7 +284,8 @@ class Run:
                 status, error = ExecutionStatus.LOST, _lost(BAD_REPLY)
         elif ended is not None:
             status = ExecutionStatus.DIED
-            error = ExecutionError(type="KernelDied", message=cause or str(ended))
+            message = cause or str(ended)
+            error = ExecutionError(type="KernelDied", message=message, traceback=stack)
         else:
             status, error = ExecutionStatus.LOST, _lost(NO_REPLY)
         if self.passed and status is not ExecutionStatus.DIED:
@@ -354,11 +357,17 @@ class Run:
 
     def _outcome(self, reply: dict[str, Any]) -> tuple[ExecutionStatus, ExecutionError | None]:
         status = reply.get("status")
+        was_felt = bool(taking.table(reply.get("kernelry")).get("interrupted"))
         if status == "ok":
             if self.stop_as is None:
                 return ExecutionStatus.COMPLETED, None
-            # It caught the interrupt and ended in its own way (as `!command` does).
-            error = ExecutionError(type="KeyboardInterrupt", message="it ended when interrupted")
+            if not was_felt:
+                self.stopped_why = f"{self._why_stopped()}, but it had ended before that reached it"
+                return ExecutionStatus.COMPLETED, None
+            error = ExecutionError(
+                type="KeyboardInterrupt",
+                message=f"{self._why_stopped()}; its code caught that, and ended in its own way",
+            )
             return self.stop_as, error
         if status == "aborted":
             error = ExecutionError(type="Cancelled", message="the kernel did not run it")
@@ -370,7 +379,18 @@ class Run:
         )
         if taking.table(reply.get("kernelry")).get("stopped") and error.type == STOPPED:
             return self.stop_as or ExecutionStatus.INTERRUPTED, error
-        return self.stop_as or ExecutionStatus.FAILED, error
+        if self.stop_as is None or not (was_felt or error.type in STOPS):
+            return ExecutionStatus.FAILED, error
+        told = "" if error.type in STOPS else f". What it waited for said: {error.message}"
+        return self.stop_as, replace(error, message=f"{self._why_stopped()}; variables stay{told}")
+
+    def _why_stopped(self) -> str:
+        """Say what stopped it, or was to."""
+        if self.stopped_why:
+            return self.stopped_why
+        if self.stop_as is ExecutionStatus.TIMED_OUT:
+            return f"stopped by its timeout of {self.execution.timeout:g} s"
+        return "stopped by an interrupt"
 
 
 def files_in(named: object) -> tuple[str, ...]:

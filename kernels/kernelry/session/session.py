@@ -420,7 +420,7 @@ class Session:
         """Return the stacks of all threads of the kernel, also while it is in native code."""
         if self.kernel is None:
             return ""
-        return await inspection.stack(self.kernel, self.directory / "stacks.txt")
+        return await inspection.stack(self.kernel, self.directory)
 
     def _check_open(self) -> None:
         status = self.record.status

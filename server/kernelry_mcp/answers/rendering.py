@@ -38,6 +38,7 @@ IMAGES_TOTAL = 700_000  # base64 characters of all images; clients drop events o
 IMAGE_LIMIT_PIXELS = 64_000_000  # a picture that claims more is not opened
 RESULTS = 20  # texts of results and displays in one answer
 SHOWN_FILES = 20
+SHOWN_STACK = 2000  # characters of where the code was that crashed a kernel
 RASTER_MIMES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 
 
@@ -157,6 +158,8 @@ def _notices(execution: Execution, result: RunResult) -> list[str]:
     error = execution.error
     if error is not None and execution.status is not ExecutionStatus.FAILED:
         lines.append(f"{error.type}: {clip(error.message, 1000).joined('...')}".rstrip(": "))
+        if execution.status is ExecutionStatus.DIED and error.traceback:
+            lines.append(clip(error.traceback, SHOWN_STACK).joined("..."))
     if execution.status is ExecutionStatus.RUNNING or execution.status is ExecutionStatus.QUEUED:
         lines.append(
             f'get_execution(execution_id="{execution.id}", wait=30) waits on; '

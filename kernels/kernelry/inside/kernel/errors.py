@@ -8,6 +8,7 @@ from typing import Any
 ENAME_CHARS = 200
 EVALUE_CHARS = 100_000
 TRACEBACK_CHARS = 200_000
+ERROR_CHARS = 500  # of the text of an exception that showing a value raised
 PAYLOAD_CHARS = 1 << 20  # of what a cell asks its client to show in a pager
 
 
@@ -40,3 +41,11 @@ def cut_reply(reply: dict[str, Any]) -> dict[str, Any]:
     if shown and sum(len(repr(item)) for item in shown) > PAYLOAD_CHARS:
         reply = {**reply, "payload": []}
     return reply
+
+
+def text_of(error: BaseException | None, most: int | None = ERROR_CHARS) -> str:
+    """Return what an exception says, which is code of the user's too."""
+    try:
+        return str(error)[:most]
+    except Exception:
+        return "(and its text can't be shown either)"

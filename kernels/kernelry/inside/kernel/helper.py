@@ -34,6 +34,7 @@ class Helper:
             "adopt_environment": self.adopt_environment,
             "loaded": self.loaded,
             "ask": self.ask,
+            "stop": kernel.stopping.ask,
             "answer": self.answer,
             "change_context": self.change_context,
             "saved": kernel.checkpoints.saved,

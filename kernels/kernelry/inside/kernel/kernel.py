@@ -11,17 +11,15 @@ nothing else: SIGINT is ignored outside of it, so a late one can't lose a reply.
 
 import asyncio
 import os
-import signal
-import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from importlib import import_module
 from importlib.util import find_spec
 from inspect import signature
-from types import FrameType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from ipykernel import ipkernel
@@ -29,28 +27,27 @@ from ipykernel.compiler import XCachingCompiler
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
 from ipykernel.kernelbase import StdinNotImplementedError
-from ipykernel.zmqshell import ZMQInteractiveShell
 from IPython.core.application import BaseIPythonApplication
-from IPython.core.formatters import DisplayFormatter
 from traitlets import Any as AnyTrait
 from traitlets import Dict, Type
 from traitlets.config import Config
 from zmq import PUB, SNDHWM, USE_FD, XPUB
 
-from ..describing import type_name
 from ..saving import Checkpoints
 from ..steering import (
     Notes,
     Questions,
     SafePoints,
+    Stopping,
     Touched,
     install_module,
     resident_memory,
 )
 from ..walls import Memory, Walls
 from . import packing, streams
-from .errors import cut_error, cut_reply
+from .errors import cut_reply
 from .helper import Helper
+from .shell import Shell
 
 T = TypeVar("T")
 
@@ -58,103 +55,14 @@ T = TypeVar("T")
 USED_BY_EVERY_KERNEL = ("tornado.platform.asyncio", "IPython.extensions.storemagic")
 WAITING = 200_000  # messages on IOPub that wait to be read; more than an execution may send
 DIGESTS = 1000  # message signatures remembered against replay; stock keeps 65,536
-ERROR_CHARS = 500  # of the text of an exception that showing a value raised
 NO_INPUT = (
     "input() can't be answered in this session: nobody is at its keyboard. "
     "Put the value into a variable and run the code again, or make a session that may ask: "
     "create_session(stdin=true)."
 )
-NO_EXIT = "exit() ends no session: its variables are still there. restart_kernel empties it."
+BESIDE = "beside a cell"  # what runs when code of the user's does outside of one
 #: what IPython says below each SystemExit, and when it forgets the oldest results
 NO_USE_HERE = ("To exit: use", "Output cache limit")
-
-
-class Formatter(DisplayFormatter):  # type: ignore[misc]  # IPython's types are partial
-    """How values are shown; one that can't be shown is no failure of the cell that made it.
-
-    Stock prints the traceback of a ``__repr__`` that raises as if it were the cell's own, and
-    answers the cell with an error that has neither name nor text.
-    """
-
-    def format(self, obj: Any, *args: Any, **kwargs: Any) -> Any:
-        """Return the forms of a value, with a line about those that could not be made."""
-        failures: list[str] = []
-        self.parent.format_failures = failures
-        try:
-            data, metadata = super().format(obj, *args, **kwargs)
-        finally:
-            self.parent.format_failures = None
-        if failures:
-            shown = data.get("text/plain") or f"<{type_name(type(obj))} object>"
-            data["text/plain"] = "\n".join([shown, *failures])
-        return data, metadata
-
-
-class Shell(ZMQInteractiveShell):  # type: ignore[misc]  # ipykernel has no types
-    """IPython's shell, which forgets what it printed and shows scripts/ on the path."""
-
-    displayhook_class = Type(streams.DisplayHook)
-    display_pub_class = Type(streams.DisplayPublisher)
-    #: what could not be shown of the value that is being shown; None: nothing is
-    format_failures: list[str] | None = None
-    #: what the cell that ran last raised
-    last_error: BaseException | None = None
-    memory: Memory
-
-    def init_display_formatter(self) -> None:
-        """Show values our way."""
-        self.display_formatter = Formatter(parent=self)
-        self.configurables.append(self.display_formatter)
-
-    def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
-        """Note what IPython tells of a value that it can't show; print anything else."""
-        if self.format_failures is None:
-            self.memory.open_reserve()  # the user's code is over
-            self.last_error = exc_tuple[1] if exc_tuple else sys.exc_info()[1]
-            super().showtraceback(exc_tuple, *args, **kwargs)
-            return
-        error = exc_tuple[1] if exc_tuple else sys.exc_info()[1]
-        kind = type(error).__name__
-        self.format_failures.append(f"[showing it raised {kind}: {text_of(error)}]")
-
-    def _showtraceback(self, etype: Any, evalue: Any, stb: Any) -> None:
-        """Publish what a cell raised, within its budget; stock sends all there is of it."""
-        sys.stdout.flush()
-        sys.stderr.flush()
-        if getattr(self.displayhook, "msg", None) is not None:
-            self._last_traceback_during_displayhook = True  # as stock
-        content = {"ename": etype.__name__, "evalue": text_of(evalue, None), "traceback": stb}
-        streams.publish_error(self.displayhook, cut_error(content))
-        self._last_traceback = stb
-
-    def system_piped(self, cmd: str) -> None:
-        """Run a ``!`` line on our own descriptors.
-
-        Stock makes a terminal for it. In walls there is none: they could not tell it from those
-        that the user types into.
-        """
-        if cmd.rstrip().endswith("&"):
-            raise OSError("Background processes not supported.")
-        command = self.var_expand(cmd, depth=1)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        try:
-            code = subprocess.call([os.environ.get("SHELL") or "/bin/sh", "-c", command])
-        except KeyboardInterrupt:
-            code = -signal.SIGINT
-        self.user_ns["_exit_code"] = 128 - code if code > 128 else code
-        if self.system_raise_on_error and code:
-            raise subprocess.CalledProcessError(code, command)
-
-    system = system_piped
-
-    def _tee(self, channel: str) -> AbstractContextManager[None]:
-        """Stock keeps every character ever printed in memory, for the history database."""
-        return nullcontext()
-
-    def ask_exit(self) -> None:
-        """Raise what exit() raises in a script; stock ends the kernel a moment later."""
-        raise SystemExit(NO_EXIT)
 
 
 def end_child(reply: dict[str, Any]) -> None:
@@ -165,14 +73,6 @@ def end_child(reply: dict[str, Any]) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0 if reply.get("status") == "ok" else 1)
-
-
-def text_of(error: BaseException | None, most: int | None = ERROR_CHARS) -> str:
-    """Return what an exception says, which is code of the user's too."""
-    try:
-        return str(error)[:most]
-    except Exception:
-        return "(and its text can't be shown either)"
 
 
 class Kernel(IPythonKernel):  # type: ignore[misc]
@@ -192,7 +92,7 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
         finally:
             ipkernel.sys = sys
         self.kept_debugpy_stream, self.debugpy_stream = self.debugpy_stream, None
-        self.user_code = False
+        self.stopping = self.shell.stopping = Stopping(self.call_later)
         self.journal = streams.shared.journal
         self.notes = Notes(self)
         self.safe_points = SafePoints(self.notes, self.call_later)
@@ -215,11 +115,6 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
     def post_handler_hook(self) -> None:
         """See pre_handler_hook."""
 
-    def on_interrupt(self, signum: int, frame: FrameType | None) -> None:
-        """Raise KeyboardInterrupt while user code runs; ignore it otherwise."""
-        if self.user_code:
-            raise KeyboardInterrupt
-
     async def do_execute(self, code: str, silent: bool, *args: Any, **kwargs: Any) -> Any:
         """Run a cell, with streams and signals as they should be, and report on it."""
         request = self.get_parent("shell")
@@ -232,23 +127,26 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
         self.safe_points.begin(parent["msg_id"])
         memory_before = resident_memory()
         sys.stdout, sys.stderr = self.standard_streams
-        signal.signal(signal.SIGINT, self.on_interrupt)
         self.journal.begin(parent["msg_id"])
         self.touched.begin()
         self.shell.last_error = None
         self.memory.keep_reserve()
-        self.user_code = streams.shared.in_user_code = True
+        streams.shared.in_user_code = True
         pid, reply = os.getpid(), {}
         try:
-            reply = await super().do_execute(code, silent, *args, **kwargs)
-        except KeyboardInterrupt as error:  # between the cell's end and the next line
+            self.stopping.begin(parent["msg_id"])
+            try:
+                reply = await super().do_execute(code, silent, *args, **kwargs)
+            finally:
+                self.stopping.end()
+        except (KeyboardInterrupt, asyncio.CancelledError) as error:  # as the cell ended
             reply = self.interrupted(error)
         finally:
+            self.stopping.end()
             self.memory.open_reserve()
             if os.getpid() != pid:
                 end_child(reply)
-            self.user_code = streams.shared.in_user_code = False
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            streams.shared.in_user_code = False
             sys.stdout, sys.stderr = self.standard_streams
             self.helper.running = None
             history = self.shell.history_manager
@@ -259,6 +157,7 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
             **self.report(parent),
             **self.safe_points.end(),
             "memory": [memory_before, resident_memory()],
+            "interrupted": self.stopping.was_felt,
         }
         self.journal.note_reply(parent["msg_id"], reply)
         return reply
@@ -270,14 +169,12 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
 
     def as_user_code(self, work: Callable[[], T]) -> T:
         """Do what runs code of the user's outside of a cell; an interrupt stops it."""
-        signal.signal(signal.SIGINT, self.on_interrupt)
         self.memory.keep_reserve()
-        self.user_code = True
         try:
+            self.stopping.begin(BESIDE)
             return work()
         finally:
-            self.user_code = False
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            self.stopping.end()
             self.memory.open_reserve()
 
     @property
@@ -319,25 +216,11 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
         loop = self.control_thread.io_loop.asyncio_loop
         asyncio.run_coroutine_threadsafe(self.poll_stopped_queue(), loop)
 
-    @contextmanager
-    def _cancel_on_sigint(self, future: Any) -> Iterator[None]:
-        """Cancel an awaiting cell on SIGINT.
+    def _cancel_on_sigint(self, future: Any) -> AbstractContextManager[None]:
+        """Stop an awaiting cell on SIGINT; see stopping.py."""
+        return self.stopping.awaiting(self.io_loop.asyncio_loop, future)
 
-        Stock schedules the cancellation without waking the event loop, so that
-        ``await asyncio.sleep(30)`` can't be interrupted (ipython/ipykernel#881).
-        """
-        loop = self.io_loop.asyncio_loop
-
-        def cancel(signum: int, frame: FrameType | None) -> None:
-            loop.call_soon_threadsafe(future.cancel)
-
-        before = signal.signal(signal.SIGINT, cancel)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, before)
-
-    def interrupted(self, error: KeyboardInterrupt) -> dict[str, Any]:
+    def interrupted(self, error: BaseException) -> dict[str, Any]:
         """Return the reply of a cell that was interrupted as it ended."""
         return {
             "status": "error",

@@ -160,7 +160,7 @@ def adopt(launch: dict[str, Any], *, make: bool) -> None:
 
 def enable_stack_dumps(path: str) -> None:
     """Let SIGUSR1 dump all stacks to `path`, even while native code holds the lock."""
-    file = open_own(path, os.O_RDWR | os.O_APPEND)  # lives as long as we do
+    file = open_own(path, os.O_RDWR | os.O_APPEND | os.O_TRUNC)  # lives as long as we do
     faulthandler.enable(file=file)
     if hasattr(faulthandler, "register"):
         faulthandler.register(signal.SIGUSR1, file=file, all_threads=True)

@@ -4,6 +4,7 @@ from .notes import Notes, resident_memory
 from .questions import Questions
 from .safepoints import SafePoints
 from .session import NAME, install_module
+from .stopping import Stopping
 from .touched import Touched
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "Notes",
     "Questions",
     "SafePoints",
+    "Stopping",
     "Touched",
     "install_module",
     "resident_memory",
