@@ -64,17 +64,33 @@ class Directory:
             session_id = session.record.parent_session_id if session else ""
 
     def current_id(self, caller: str) -> str:
-        """Return the id that `caller` means when it names none."""
-        switched = self._switched.get(caller, DEFAULT)
-        return switched if switched in self._sessions else DEFAULT
+        """Return the id that `caller` means when it names none.
+
+        Somebody else may have deleted that session: it is gone then, not another one.
+        """
+        return self._switched.get(caller, DEFAULT)
+
+    def leave(self, caller: str, session_id: str) -> None:
+        """Have a caller mean `default` again if it meant this session."""
+        if self._switched.get(caller) == session_id:
+            del self._switched[caller]
 
     def find(self, caller: str, session_id: str | None) -> Session:
         """Return the session that `caller` means.
 
         Raises:
-            SessionNotFoundError: There is none of that id.
+            SessionNotFoundError: There is none of that id, or not any more.
         """
-        return self.get(self.current_id(caller) if session_id is None else session_id)
+        if session_id is not None:
+            return self.get(session_id)
+        current = self.current_id(caller)
+        if current not in self._sessions:
+            msg = (
+                f"your default session '{current}' is gone: it was deleted. "
+                "switch_session sets another, or name one by session_id."
+            )
+            raise SessionNotFoundError(msg)
+        return self.get(current)
 
     def live_run(self, execution_id: str) -> tuple[Session, Run] | None:
         """Return an execution that is queued, running or just finished."""

@@ -294,9 +294,7 @@ class Sessions(Directory):
             ConflictError: It is the default session.
             SessionNotFoundError: There is none of that id.
         """
-        kept = await self._lifecycle.delete(self.get(session_id), keep_history=keep_history)
-        self._switched = {c: s for c, s in self._switched.items() if s != session_id}
-        return kept
+        return await self._lifecycle.delete(self.get(session_id), keep_history=keep_history)
 
     async def close(
         self, session: Session, outcome: SessionStatus = SessionStatus.COMPLETED, reason: str = ""

@@ -1,9 +1,10 @@
 """Who calls: whose default session `switch_session` sets.
 
 Over stdio it is the process. Over HTTP it is the authenticated principal, and among the
-clients of one principal the legacy protocol's mcp_session where there is one (the
-2026-07-28 wire has none: there, clients of one token share their default). A kernel is
-never bound to any of these; an explicit session_id means the same for everybody.
+clients of one principal the legacy protocol's mcp_session. The 2026-07-28 wire has nothing
+that tells two clients of one token apart, so nobody has a default of its own there: what
+one client switched to would move all others. A kernel is never bound to any of these; an
+explicit session_id means the same for everybody.
 """
 
 from typing import Any
@@ -20,9 +21,14 @@ def caller_of(ctx: Context[Any, Any]) -> str:
     request = ctx.request_context.request
     if request is None:
         return PROCESS
-    principal = request.scope.get(PRINCIPAL, "anonymous")
-    mcp_session = request.headers.get("mcp-session-id")
-    return f"{principal}/{mcp_session}" if mcp_session else str(principal)
+    principal = str(request.scope.get(PRINCIPAL, "anonymous"))
+    return f"{principal}/{request.headers['mcp-session-id']}" if has_default(ctx) else principal
+
+
+def has_default(ctx: Context[Any, Any]) -> bool:
+    """Say whether a caller can be told from others, so that it has a default session to set."""
+    request = ctx.request_context.request
+    return request is None or (not is_modern(ctx) and "mcp-session-id" in request.headers)
 
 
 def is_modern(ctx: Context[Any, Any]) -> bool:

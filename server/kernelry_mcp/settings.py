@@ -254,7 +254,9 @@ class Settings(BaseSettings):
     )
     on_cancel: Literal["interrupt", "detach"] = Field(
         default="interrupt",
-        description="What a client's cancel does to the cell that its call waits for.",
+        description="What a client's cancel does to the cell that its call waits for. Over HTTP's "
+        "2026-07-28 wire a cancel can't be told from a lost connection: there the cell always "
+        "goes on, and interrupt_execution stops it.",
     )
     text_budget: int = Field(
         default=8_000,

@@ -142,29 +142,70 @@ async def test_variables_are_listed_with_type_size_and_value_and_none_of_ours(ag
     assert listed["total"] == len(found)
 
 
-async def test_a_client_that_never_switched_is_not_in_the_session_another_switched_to(
+WIRES = pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])
+
+
+@WIRES
+async def test_no_client_over_http_moves_the_default_of_another(
+    served: HttpServer, mode: str
+) -> None:
+    """D6: the active session was one variable of the whole process, then of all of one token."""
+    async with http_agent(served, mode=mode) as one, http_agent(served, mode=mode) as other:
+        await one.ask("create_session", session_id="mine")
+        if mode == "legacy":
+            await one.ask("switch_session", session_id="mine")
+        else:
+            why = await one.refused("switch_session", session_id="mine")
+            assert "session_id='mine'" in why
+            assert "no session 'gone'" in await one.refused("switch_session", session_id="gone")
+        expected = "mine" if mode == "legacy" else "default"
+        done = await one.run("secret = 42")
+        assert done["session_id"] == expected
+        assert (await one.ask("list_sessions"))["active_session"] == expected
+        there = await other.run("'secret' in globals()")
+        assert (there["session_id"], there["results"]) == ("default", [str(mode != "legacy")])
+        assert (await other.ask("list_sessions"))["active_session"] == "default"
+
+
+@WIRES
+async def test_no_client_over_stdio_moves_the_default_of_another(place: Place, mode: str) -> None:
+    two = Place(place.root / "two", place.runtime)
+    two.root.mkdir()
+    async with stdio_agent(place, mode=mode) as one, stdio_agent(two, mode=mode) as other:
+        await one.ask("create_session", session_id="mine")
+        await one.ask("switch_session", session_id="mine")
+        assert (await one.run("1"))["session_id"] == "mine"
+        assert (await other.run("1"))["session_id"] == "default"
+
+
+async def test_a_default_session_that_somebody_deletes_is_gone_and_not_another_one(
     served: HttpServer,
 ) -> None:
-    """D6: the active session was one variable of the whole process."""
     async with (
         http_agent(served, mode="legacy") as one,
         http_agent(served, mode="legacy") as other,
     ):
         await one.ask("create_session", session_id="mine")
         await one.ask("switch_session", session_id="mine")
-        await one.run("secret = 42")
-        there = await other.run("'secret' in globals()")
-        assert (there["session_id"], there["results"]) == ("default", ["False"])
-        assert (await other.ask("list_sessions"))["active_session"] == "default"
+        await other.ask("delete_session", session_id="mine")
+        why = await one.refused("run_python_code", code="1")
+        assert "your default session 'mine' is gone" in why
         assert (await one.ask("list_sessions"))["active_session"] == "mine"
-        assert await one.value("secret") == "42"
+        await one.ask("switch_session", session_id="default")
+        assert await one.value("1") == "1"
+        # Whoever deletes its own knows.
+        await one.ask("create_session", session_id="brief")
+        await one.ask("switch_session", session_id="brief")
+        gone = await one.ask("delete_session", session_id="brief")
+        assert gone["active_session"] == "default"
+        assert await one.value("1") == "1"
 
 
 async def test_an_explicit_session_means_the_same_whoever_switches_meanwhile(
     served: HttpServer,
 ) -> None:
     """D6: a switch redirected workflows and executions that were under way."""
-    async with http_agent(served) as one, http_agent(served) as other:
+    async with http_agent(served) as one, http_agent(served, mode="legacy") as other:
         await one.ask("create_session", session_id="a")
         await one.ask("create_session", session_id="b")
         done = dict[str, object]()

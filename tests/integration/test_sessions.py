@@ -76,7 +76,12 @@ async def test_ls_3_each_caller_has_a_default_of_its_own(sessions: Sessions) -> 
     assert sessions.current_id("one") == "a"
     assert sessions.current_id("two") == "default"
     await sessions.delete("a")
-    assert sessions.current_id("one") == "default"
+    with pytest.raises(SessionNotFoundError, match="your default session 'a' is gone"):
+        sessions.find("one", None)
+    sessions.leave("two", "a")
+    assert sessions.current_id("one") == "a"
+    sessions.leave("one", "a")
+    assert sessions.find("one", None).id == "default"
 
 
 async def test_a_deleted_session_leaves_nothing(sessions: Sessions) -> None:

@@ -7,6 +7,7 @@ from mcp.types import CallToolResult
 from pydantic import Field, NonNegativeFloat
 
 from kernelry import Isolation, Order, Selection, Session, SessionSpec, SessionStatus
+from kernelry.errors import ConflictError
 from kernelry.session import quantity
 from kernelry_mcp.answers import session_info
 from kernelry_mcp.answers.results import (
@@ -15,8 +16,13 @@ from kernelry_mcp.answers.results import (
     SessionList,
     SwitchedSession,
 )
-from kernelry_mcp.callers import caller_of
+from kernelry_mcp.callers import caller_of, has_default
 from kernelry_mcp.context import App, Ctx, Declaration, app_of, tool
+
+NO_DEFAULT = (
+    "over HTTP on the 2026-07-28 wire clients of one token can't be told apart, so none has a "
+    "default session to set. Pass session_id='{}' with each call; a call without means 'default'."
+)
 
 
 @tool(Declaration(title="Create a session", toolset="core"))
@@ -167,8 +173,12 @@ async def switch_session(
     """Set your default session: the one that tools use when no session_id is given.
 
     Only your own default changes, not that of other clients. Starts its kernel if needed.
+    Refused over HTTP's 2026-07-28 wire, which can't tell clients apart: pass session_id there.
     """
-    previous = await app_of(ctx).sessions.switch(caller_of(ctx), session_id)
+    sessions = app_of(ctx).sessions
+    if not has_default(ctx):
+        raise ConflictError(NO_DEFAULT.format(sessions.get(session_id).id))
+    previous = await sessions.switch(caller_of(ctx), session_id)
     result = SwitchedSession(
         previous_session=previous, current_session=session_id, session_id=session_id
     )
@@ -187,6 +197,7 @@ async def delete_session(
     """
     sessions = app_of(ctx).sessions
     kept = await sessions.delete(session_id, keep_history=keep_history)
+    sessions.leave(caller_of(ctx), session_id)
     active = sessions.current_id(caller_of(ctx))
     result = DeletedSession(
         session_id=session_id, status="deleted", kept_as=kept, active_session=active
