@@ -114,9 +114,20 @@ class Place:
                     found.append(process)
         return found
 
+    def commands(self) -> list[list[str]]:
+        """Return what these processes run; a process can end while it is asked."""
+        found = []
+        for process in self.processes():
+            with suppress(psutil.Error):
+                found.append(process.cmdline())
+        return found
+
     def server(self) -> psutil.Process:
         """Return the one server that runs here."""
-        running = [process for process in self.processes() if "serve" in process.cmdline()]
+        running = []
+        for process in self.processes():
+            with suppress(psutil.Error):
+                running += [process] if "serve" in process.cmdline() else []
         assert len(running) == 1, running
         return running[0]
 

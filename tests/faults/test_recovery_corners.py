@@ -427,7 +427,7 @@ def test_a_script_ends_with_its_server(server: RawServer, place: Place) -> None:
     kill(server)
 
     def left() -> list[list[str]]:
-        found = [process.cmdline() for process in place.processes()]
+        found = place.commands()
         return [c for c in found if "sleep" in c or any("slow.py" in word for word in c)]
 
     assert until(lambda: not left(), HANG), left()

@@ -6,7 +6,8 @@ Nobody who reads outputs later has to ask again whether a text is a text.
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 from kernelry import bounds
@@ -95,22 +96,13 @@ def bundle(value: object) -> dict[str, Any]:
     return kept
 
 
-def values_in(value: object) -> Iterator[object]:
-    """Yield a value of JSON and all that is in it."""
-    waiting = [value]
-    while waiting:
-        found = waiting.pop()
-        yield found
-        if isinstance(found, dict):
-            waiting.extend(found.values())
-        elif isinstance(found, list):
-            waiting.extend(found)
-
-
 def finite(value: Any) -> Any:
     """Return the same with numbers that JSON can't say (1e999) as null."""
-    if not any(isinstance(one, float) and math.isinf(one) for one in values_in(value)):
+    try:
+        json.dumps(value, allow_nan=False)  # the quickest look at all of it
         return value
+    except ValueError:
+        pass
 
     def clean(part: Any) -> Any:
         if isinstance(part, dict):
@@ -124,11 +116,14 @@ def finite(value: Any) -> Any:
 
 def weight(*parts: Mapping[str, Any]) -> int:
     """Return how many values there are in the JSON of some objects."""
-    return sum(
-        sum(1 for _ in values_in(value)) if isinstance(value, dict | list) else 1
-        for part in parts
-        for value in part.values()
-    )
+    total = 0
+    level: list[Any] = [value for part in parts for value in part.values()]
+    while level:
+        total += len(level)
+        lists = [one for one in level if isinstance(one, list)]
+        tables = [one.values() for one in level if isinstance(one, dict)]
+        level = [*chain(*lists, *tables)]
+    return total
 
 
 def as_json(value: object, most: int) -> str:
