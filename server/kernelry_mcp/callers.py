@@ -2,9 +2,10 @@
 
 Over stdio it is the process. Over HTTP it is the authenticated principal, and among the
 clients of one principal the legacy protocol's mcp_session. The 2026-07-28 wire has nothing
-that tells two clients of one token apart, so nobody has a default of its own there: what
-one client switched to would move all others. A kernel is never bound to any of these; an
-explicit session_id means the same for everybody.
+that tells two clients of one token apart, and what one switched to would move all others: so
+there it is a cookie (transports/http/clients.py), and a client that keeps none has no default
+to set. A kernel is never bound to any of these; an explicit session_id means the same for
+everybody.
 """
 
 from typing import Any
@@ -14,6 +15,7 @@ from mcp.server.mcpserver import Context
 PROCESS = "process"
 CLIENT_CHARS = 60  # of what a client calls itself
 PRINCIPAL = "kernelry_principal"  # key in an HTTP request's scope, set by auth.py
+CLIENT = "kernelry_client"  # another, set by clients.py
 
 
 def caller_of(ctx: Context[Any, Any]) -> str:
@@ -21,14 +23,22 @@ def caller_of(ctx: Context[Any, Any]) -> str:
     request = ctx.request_context.request
     if request is None:
         return PROCESS
-    principal = str(request.scope.get(PRINCIPAL, "anonymous"))
-    return f"{principal}/{request.headers['mcp-session-id']}" if has_default(ctx) else principal
+    return f"{request.scope.get(PRINCIPAL, 'anonymous')}/{client_of(ctx)}"
 
 
 def has_default(ctx: Context[Any, Any]) -> bool:
     """Say whether a caller can be told from others, so that it has a default session to set."""
+    return ctx.request_context.request is None or bool(client_of(ctx))
+
+
+def client_of(ctx: Context[Any, Any]) -> str:
+    """Return what tells a client over HTTP from others of its principal; "" if nothing does."""
     request = ctx.request_context.request
-    return request is None or (not is_modern(ctx) and "mcp-session-id" in request.headers)
+    if request is None:
+        return ""
+    if is_modern(ctx):
+        return str(request.scope.get(CLIENT, ""))
+    return str(request.headers.get("mcp-session-id", ""))
 
 
 def is_modern(ctx: Context[Any, Any]) -> bool:

@@ -152,19 +152,15 @@ async def test_no_client_over_http_moves_the_default_of_another(
     """D6: the active session was one variable of the whole process, then of all of one token."""
     async with http_agent(served, mode=mode) as one, http_agent(served, mode=mode) as other:
         await one.ask("create_session", session_id="mine")
-        if mode == "legacy":
-            await one.ask("switch_session", session_id="mine")
-        else:
-            why = await one.refused("switch_session", session_id="mine")
-            assert "session_id='mine'" in why
-            assert "no session 'gone'" in await one.refused("switch_session", session_id="gone")
-        expected = "mine" if mode == "legacy" else "default"
-        done = await one.run("secret = 42")
-        assert done["session_id"] == expected
-        assert (await one.ask("list_sessions"))["active_session"] == expected
+        await one.ask("switch_session", session_id="mine")
+        assert (await one.run("secret = 42"))["session_id"] == "mine"
+        assert (await one.ask("list_sessions"))["active_session"] == "mine"
         there = await other.run("'secret' in globals()")
-        assert (there["session_id"], there["results"]) == ("default", [str(mode != "legacy")])
+        assert (there["session_id"], there["results"]) == ("default", ["False"])
         assert (await other.ask("list_sessions"))["active_session"] == "default"
+        await other.ask("create_session", session_id="others")
+        await other.ask("switch_session", session_id="others")
+        assert await one.value("secret") == "42"
 
 
 @WIRES
@@ -205,7 +201,7 @@ async def test_an_explicit_session_means_the_same_whoever_switches_meanwhile(
     served: HttpServer,
 ) -> None:
     """D6: a switch redirected workflows and executions that were under way."""
-    async with http_agent(served) as one, http_agent(served, mode="legacy") as other:
+    async with http_agent(served) as one, http_agent(served) as other:
         await one.ask("create_session", session_id="a")
         await one.ask("create_session", session_id="b")
         done = dict[str, object]()

@@ -721,6 +721,21 @@ def test_a_sender_that_is_too_slow_is_given_up(served: HttpServer) -> None:
 
 
 @fault("C15")
+def test_a_client_without_cookies_has_no_default_to_set_and_is_told(served: HttpServer) -> None:
+    message, headers = modern(call_message(1, "create_session", session_id="mine"))
+    assert not post(served, message, headers)[1]["result"]["isError"]
+    for number, (session_id, said) in enumerate(
+        [("mine", "Pass session_id='mine' with each call"), ("gone", "no session 'gone'")]
+    ):
+        message, headers = modern(call_message(number, "switch_session", session_id=session_id))
+        result = post(served, message, headers)[1]["result"]
+        assert result["isError"] and said in result["content"][0]["text"]
+    message, headers = modern(call_message(3, "list_sessions"))
+    listed = post(served, message, headers)[1]["result"]["structuredContent"]
+    assert listed["active_session"] == "default"
+
+
+@fault("C15")
 async def test_session_ids_mean_the_same_for_all_of_one_token(served: HttpServer) -> None:
     async with http_agent(served) as one, http_agent(served, mode="legacy") as two:
         await one.ask("create_session", session_id="shared")

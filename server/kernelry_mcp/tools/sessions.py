@@ -20,8 +20,9 @@ from kernelry_mcp.callers import caller_of, has_default
 from kernelry_mcp.context import App, Ctx, Declaration, app_of, tool
 
 NO_DEFAULT = (
-    "over HTTP on the 2026-07-28 wire clients of one token can't be told apart, so none has a "
-    "default session to set. Pass session_id='{}' with each call; a call without means 'default'."
+    "this client keeps no cookies, and over HTTP on the 2026-07-28 wire nothing else tells clients "
+    "of one token apart: it has no default session to set. Pass session_id='{}' with each call; a "
+    "call without means 'default'."
 )
 
 
@@ -173,7 +174,7 @@ async def switch_session(
     """Set your default session: the one that tools use when no session_id is given.
 
     Only your own default changes, not that of other clients. Starts its kernel if needed.
-    Refused over HTTP's 2026-07-28 wire, which can't tell clients apart: pass session_id there.
+    A client that can't be told from others (HTTP without cookies) has none: pass session_id.
     """
     sessions = app_of(ctx).sessions
     if not has_default(ctx):

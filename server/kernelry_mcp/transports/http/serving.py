@@ -18,6 +18,7 @@ from kernelry_mcp.settings import Settings, SettingsError
 from kernelry_mcp.transports import hold_while_called
 from kernelry_mcp.transports.http.auth import OnlyLoopback, RequireToken, new_token, read_token
 from kernelry_mcp.transports.http.checks import BODY_BYTES, BoundedBody, OneIdOnce, PatientProtocol
+from kernelry_mcp.transports.http.clients import TellClientsApart
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ async def serve_http(server: MCPServer[App], settings: Settings, token_dir: Path
     )
     server._lowlevel_server.middleware.append(hold_while_called)
     config = uvicorn.Config(
-        OnlyLoopback(RequireToken(BoundedBody(OneIdOnce(app)), token)),
+        OnlyLoopback(RequireToken(TellClientsApart(BoundedBody(OneIdOnce(app))), token)),
         http=PatientProtocol,
         log_config=None,
         access_log=False,
