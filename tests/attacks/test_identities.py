@@ -5,7 +5,6 @@ in the runtime directory, what bears a kernel's mark; and the numbers that it ke
 """
 
 import asyncio
-import ctypes
 import json
 import os
 import signal
@@ -28,7 +27,7 @@ from kernelry.inside.processes import is_still
 from kernelry.models import KernelRecord
 from kernelry.paths import process_start
 from kernelry.programs import run_program
-from tests.acceptance.harness import HANG, Place, RawServer, until
+from tests.acceptance.harness import HANG, Place, RawServer
 
 FLAGS = ("--orphan-timeout", "600", "--kernel-start", "fork", "--preload", "none", "--warm", "0")
 #: which pid, start time and boot a record has -> whether it names who they were taken of
@@ -220,39 +219,46 @@ def said_by(command: str) -> list[str]:
     return done.stdout.splitlines()
 
 
-def process_of_number(pid: int) -> None:
-    """Start a process that has this number and leads a group; needs root.
-
-    Raises:
-        OSError: It can't be had.
-    """
-    libc = ctypes.PyDLL(None, use_errno=True)  # it keeps the interpreter's lock over the fork
-    numbers = (ctypes.c_int * 1)(pid)
-    arguments = (ctypes.c_uint64 * 11)(
-        *(0, 0, 0, 0, signal.SIGCHLD, 0, 0, 0), ctypes.addressof(numbers), 1, 0
-    )
-    made = libc.syscall(435, arguments, ctypes.sizeof(arguments))
-    if made == 0:
-        os.setsid()
-        os.execv("/bin/sleep", ["sleep", "600"])
-    if made < 0:
-        raise OSError(ctypes.get_errno(), "no process of a chosen number")
+#: starts a process that has a number and leads a group, and says whether it is there at the end;
+#: a program of its own, since such a fork is safe in one thread only
+NUMBERED = """
+import ctypes, os, signal, sys, time
+pid = int(sys.argv[1])
+libc = ctypes.PyDLL(None, use_errno=True)
+numbers = (ctypes.c_int * 1)(pid)
+arguments = (ctypes.c_uint64 * 11)(
+    *(0, 0, 0, 0, signal.SIGCHLD, 0, 0, 0), ctypes.addressof(numbers), 1, 0
+)
+made = libc.syscall(435, arguments, ctypes.sizeof(arguments))
+if made == 0:
+    os.setsid()
+    os.execv("/bin/sleep", ["sleep", "600"])
+if made < 0:
+    sys.exit(os.strerror(ctypes.get_errno()))
+while os.getpgid(pid) != pid:
+    time.sleep(0.01)
+print("there", flush=True)
+sys.stdin.read()
+print("lives" if os.waitpid(pid, os.WNOHANG) == (0, 0) else "was ended", flush=True)
+os.kill(pid, signal.SIGKILL)
+os.waitpid(pid, 0)
+"""
 
 
 @contextmanager
 def reused(pid: int) -> Iterator[None]:
     """Have an innocent process take a number that is free; it must outlive what is done."""
-    try:
-        process_of_number(pid)
-    except OSError as error:
-        pytest.skip(f"NOT TESTED: {error}")
-    try:
-        assert until(lambda: os.getpgid(pid) == pid, HANG)
+    command = [sys.executable, "-c", NUMBERED, str(pid)]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdin is not None and parent.stdout is not None
+        assert parent.stderr is not None
+        if parent.stdout.readline() != "there\n":
+            pytest.skip(f"NOT TESTED: {parent.stderr.read()}")
         yield
-        assert os.waitpid(pid, os.WNOHANG) == (0, 0), "the innocent process was ended"
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        parent.stdin.close()
+        assert parent.stdout.read() == "lives\n"
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can choose a process's number")

@@ -16,12 +16,14 @@ import asyncio
 import ctypes
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 FEEL_DELAY = 0.1  # seconds a signal has to be felt in
+OWN_SIGNAL = 0.5  # seconds in which the signal comes that belongs to what was thrown
 LOOKS = 1000  # turns of a loop, each of which looks for an exception set from outside
 
 
@@ -40,6 +42,7 @@ class Stopping:
         self._asked = ""
         self._felt = 0
         self._thrown = False
+        self._thrown_at = 0.0
         self._awaits = False
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -85,7 +88,7 @@ class Stopping:
         """Raise KeyboardInterrupt in the user's code, once for each stop."""
         if not self._running:
             return
-        if self._take_thrown():
+        if self._take_thrown() and time.monotonic() - self._thrown_at < OWN_SIGNAL:
             return  # it has come already, on its own: this is its signal
         self._felt += 1
         raise KeyboardInterrupt
@@ -127,7 +130,7 @@ class Stopping:
 
     def _throw(self) -> None:
         """Have the main thread raise KeyboardInterrupt when it runs Python next."""
-        self._thrown = True
+        self._thrown, self._thrown_at = True, time.monotonic()
         thread, error = ctypes.c_ulong(self._main), ctypes.py_object(KeyboardInterrupt)
         ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, error)
 
