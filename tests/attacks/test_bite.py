@@ -60,14 +60,27 @@ RULES = {
         frozenset({"kills", "kills_a_thread", "kills_by_a_descriptor", "signals_the_neighbour"}),
         patch=("walls/guard.py", "SCOPED = 3", "SCOPED = 1"),
     ),
-    "no Unix sockets": Rule(
+    "no Unix sockets of others": Rule(
         "t03_network",
         frozenset({"connects_to_a_service_of_the_user", "sends_to_a_service_of_the_user"}),
         patch=(
             "walls/seccomp.py",
-            'return [Rule("socket", (Test(0, "==", AF_UNIX),))]',
+            'return [Rule("socket", (unix, *kinds), error=errno.EACCES), '
+            'Rule("connect", error=ASKS)]',
             "return []",
         ),
+    ),
+    "who listens at a path": Rule(
+        "t05_sockets",
+        frozenset(
+            {
+                "connects_to_one_in_the_working_folder",
+                "connects_to_one_that_it_has_moved_in",
+                "connects_to_one_that_it_has_linked_in",
+                "puts_another_in_the_place_of_its_own",
+            }
+        ),
+        patch=("walls/doors.py", "if not sockets <= held_by(family(family_of), sockets):", "if 0:"),
     ),
     "no pairs for datagrams": Rule(
         "t03_network",
@@ -256,7 +269,7 @@ def test_an_attack_gets_through_when_its_rule_is_taken_away(
     assert rule.through <= result.through, result.why({*rule.through} - result.through)
 
 
-@pytest.mark.parametrize("name", ["the list of what may be read", "no Unix sockets"])
+@pytest.mark.parametrize("name", ["the list of what may be read", "no Unix sockets of others"])
 def test_a_kernel_does_not_start_within_walls_that_do_not_stand(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

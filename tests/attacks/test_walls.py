@@ -14,7 +14,7 @@ import pytest
 from tests.attacks.world import WAYS, World
 
 #: Steps that get through at level `process` only, unless another table has them.
-SCRIPTS = ("t01_writes", "t02_reads", "t03_network", "t04_neighbours")
+SCRIPTS = ("t01_writes", "t02_reads", "t03_network", "t04_neighbours", "t05_sockets")
 
 #: Known gaps of `guard`, closed at `box`: Landlock has no rule for these (docs/security.md).
 GAPS_OF_GUARD = {
@@ -26,6 +26,7 @@ GAPS_OF_GUARD = {
 NOWHERE = {
     "finds_it_in_its_own_variables", "finds_it_in_its_own_memory",
     "connects_one_of_a_pair_again", "connects_a_socket_that_it_has_already",
+    "finds_who_answers",
 }  # fmt: skip
 
 #: What a box gives of its own: its terminals, its watches, its files with their names.
@@ -48,6 +49,9 @@ DEPENDS = {
     "has_a_pipe_kill", "speaks_to_its_kernel", "takes_a_lease_on_a_file_that_it_may_read",
     "watches_a_folder_by_a_lease", "sets_flags_of_a_file_that_it_may_read",
     "sets_more_flags_of_a_file_that_it_may_read", "sets_attributes_by_a_call",
+    "connects_by_packets", "changes_the_path_meanwhile", "changes_the_address_meanwhile",
+    "changes_the_socket_meanwhile", "takes_a_socket_of_who_keeps_the_door",
+    "connects_to_the_neighbours_own", "has_itself_asked",
 }  # fmt: skip
 
 VICTIMS_OF_KILLING = {0, 1, 2, 3, 4, 5}

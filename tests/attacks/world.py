@@ -50,16 +50,24 @@ def source(script: str) -> str:
 class Listeners:
     """Services of the user on this machine, which count who reaches them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, workspace: Path) -> None:
         self.addresses: dict[str, Any] = {}
         self._stack = ExitStack()
         name = f"kernelry-attack-{secrets.token_hex(4)}"
-        unix = {"unix_stream": str(folder / "docker.sock"), "unix_datagram": str(folder / "log")}
+        unix = {
+            "unix_stream": str(folder / "docker.sock"),
+            "unix_datagram": str(folder / "log"),
+            "unix_workspace": str(workspace / "service.sock"),
+        }
+        workspace.mkdir()
         made = {
             "tcp": self._listen(socket.AF_INET, socket.SOCK_STREAM, ("127.0.0.1", 0)),
             "udp": self._listen(socket.AF_INET, socket.SOCK_DGRAM, ("127.0.0.1", 0)),
             "unix_stream": self._listen(socket.AF_UNIX, socket.SOCK_STREAM, unix["unix_stream"]),
             "unix_datagram": self._listen(socket.AF_UNIX, socket.SOCK_DGRAM, unix["unix_datagram"]),
+            "unix_workspace": self._listen(
+                socket.AF_UNIX, socket.SOCK_STREAM, unix["unix_workspace"]
+            ),
             "abstract": self._listen(socket.AF_UNIX, socket.SOCK_STREAM, f"\0{name}"),
         }
         with contextlib.suppress(OSError):  # not every kernel has it
@@ -123,7 +131,7 @@ class World:
         self.level = level
         self.root = root
         self.workspace = root / "workspace"
-        self.listeners = Listeners(root)
+        self.listeners = Listeners(root, self.workspace)
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
@@ -168,6 +176,12 @@ class World:
         self.attacker = self.create("attacker")
         self.neighbour = self.create("neighbour")
         self.run("kept = 1; print('x' * 300_000)", self.neighbour)
+        own = str(self.neighbour.directory / "tmp" / "own.sock")
+        self.run(
+            "import socket\nown = socket.socket(socket.AF_UNIX)\n"
+            f"own.bind({own!r}); own.listen(100)",
+            self.neighbour,
+        )
         saved = self.wait(self.service.checkpoints.create(self.neighbour))
         spec = ArtifactSpec(name="result")
         kept = self.wait(self.service.artifacts.store("neighbour", spec, b"stored"))
@@ -285,6 +299,7 @@ class World:
             "neighbour": kernel.process.pid,
             "neighbour_directory": str(self.neighbour.directory),
             "neighbour_output": str(spills[0]),
+            "neighbour_own": str(self.neighbour.directory / "tmp" / "own.sock"),
             "neighbour_connection": f"{path}.json",
             "neighbour_socket": f"{path}-1",
             "fork_server": self.service.fork_server_pid,

@@ -6,12 +6,14 @@ what it stages is no exit.
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import signal
 import time
 from typing import Any
 
-READY_FD = 3  # descriptor at which a spawned kernel finds its ready pipe
+READY_FD, DOOR_FD = 3, 4  # where a spawned kernel finds its ready pipe, and who keeps its door
+HAS_DOOR = "KERNELRY_DOOR"  # variable that says that there is one
 #: a link is no file of a session, and a FIFO without a reader would block
 OWN_FILE = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 PR_SET_CHILD_SUBREAPER = 36
@@ -23,8 +25,13 @@ def inherit_orphans() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def spawn(launch: dict[str, Any], ready_fd: int) -> int:
+def spawn(launch: dict[str, Any], ready_fd: int, door: int) -> int:
     """Start the launcher as a fresh process and return its pid.
+
+    Args:
+        launch: What is launched.
+        ready_fd: A pipe.
+        door: A socket to who keeps its door, if it is to have walls.
 
     Raises:
         OSError: It can't be started.
@@ -36,8 +43,16 @@ def spawn(launch: dict[str, Any], ready_fd: int) -> int:
         (os.POSIX_SPAWN_DUP2, 1, 2),
         (os.POSIX_SPAWN_DUP2, ready_fd, READY_FD),
     ]
-    argv = launch["command"]
-    return os.posix_spawn(argv[0], argv, launch["spawn_env"], file_actions=actions, setsid=True)
+    argv, env = launch["command"], launch["spawn_env"]
+    # Not in the way of the numbers that the others get.
+    above = fcntl.fcntl(door, fcntl.F_DUPFD_CLOEXEC, DOOR_FD + 1)
+    try:
+        if launch["walls"]["level"] != "process":
+            actions.append((os.POSIX_SPAWN_DUP2, above, DOOR_FD))
+            env = env | {HAS_DOOR: "1"}
+        return os.posix_spawn(argv[0], argv, env, file_actions=actions, setsid=True)
+    finally:
+        os.close(above)
 
 
 def start_time(pid: int) -> int:

@@ -15,7 +15,7 @@ import signal
 import socket
 from typing import Any, NoReturn
 
-from ..processes import inherit_orphans
+from ..processes import DOOR_FD, HAS_DOOR, inherit_orphans
 from ..walls import guard, limits
 
 F_SETSIG = 10  # Linux; the fcntl module has no name for it
@@ -27,7 +27,7 @@ def main(launch_file: str) -> NoReturn:
     """Enter the walls of a launch, and become the kernel's interpreter in them."""
     with open(launch_file, encoding="utf-8") as file:
         launch = json.load(file)
-    walls, listeners = enter(launch)
+    walls, listeners = enter(launch, DOOR_FD if os.environ.get(HAS_DOOR) else -1)
     walls.check()
     for fd in listeners.values():
         os.set_inheritable(fd, True)
@@ -35,8 +35,12 @@ def main(launch_file: str) -> NoReturn:
     os.execve(program, [program, *arguments, json.dumps(listeners)], launch["env"])
 
 
-def enter(launch: dict[str, Any]) -> tuple[guard.Walls, dict[int, int]]:
+def enter(launch: dict[str, Any], door: int = -1) -> tuple[guard.Walls, dict[int, int]]:
     """Enter the walls of a launch; from here on no thread of this process is outside of them.
+
+    Args:
+        launch: What is launched.
+        door: Descriptor of a socket to who keeps its door; -1: it has none.
 
     Returns:
         The walls, and descriptors of the sockets that listen for the kernel, by port; none
@@ -46,7 +50,7 @@ def enter(launch: dict[str, Any]) -> tuple[guard.Walls, dict[int, int]]:
     os.makedirs(launch["cwd"], exist_ok=True)  # a cell may have removed it
     os.chdir(launch["cwd"])
     plan = launch["walls"]
-    walls = guard.Walls(plan)
+    walls = guard.Walls(plan, door)
     limits.enter(plan["limits"])
     walls.enter()
     # Configuration and packages of the session run soon, so no socket is made after this.

@@ -38,6 +38,7 @@ from ..processes import (
     spawn,
     start_time,
 )
+from .doorkeeping import Doors
 from .own import Own
 
 PACKET_BYTES = 1 << 16
@@ -52,9 +53,10 @@ CREDENTIALS = struct.Struct("3i")  # pid, uid, gid of SO_PEERCRED
 class BecomeKernel(BaseException):
     """Raised in a forked child, to leave the loop and run the kernel on a clean stack."""
 
-    def __init__(self, launch: dict[str, Any], ready_fd: int) -> None:
+    def __init__(self, launch: dict[str, Any], ready_fd: int, door: int) -> None:
         self.launch = launch
         self.ready_fd = ready_fd
+        self.door = door
 
 
 def main(config_text: str) -> None:
@@ -91,7 +93,7 @@ def main(config_text: str) -> None:
     # Outside of the handler: a cell's exception must not have ours as its context.
     from . import launcher
 
-    launcher.run_forked(child.launch, child.ready_fd, added, own)
+    launcher.run_forked(child.launch, child.ready_fd, added, own, child.door)
 
 
 class Report:
@@ -189,6 +191,7 @@ class ForkServer:
         os.chmod(self._path, 0o600)
         self._listener.listen(8)
         self._poller = select.poll()
+        self._doors = Doors(self._poller)
         self._wake_in, self._wake_out = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wake_out, warn_on_full_buffer=False)
@@ -216,6 +219,8 @@ class ForkServer:
             self._accept()
         elif fd == self._wake_in:
             self._reap()
+        elif fd in self._doors:
+            self._doors.serve(fd)
         elif fd in self._watched:
             self._unwatch(fd)
         elif fd in self._clients:
@@ -286,36 +291,48 @@ class ForkServer:
 
     def _fork(self, client: socket.socket, request: dict[str, Any], ready_fd: int) -> None:
         """Answer "fork": {id, launch} and the ready pipe -> {id, pid} and a pidfd."""
-        try:
-            pid = os.fork()
-        except OSError as error:
-            self._refuse(client, request, ready_fd, error)
-            return
-        if pid == 0:
+        keeper, door = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with door:
             try:
-                launch = self._read_launch_in_child(request["launch"])
-            except BaseException:  # nobody but a kernel may go on from here
-                traceback.print_exc()
-                os._exit(1)
-            raise BecomeKernel(launch, ready_fd)
-        self._introduce(client, request, pid, ready_fd)
+                pid = os.fork()
+            except OSError as error:
+                keeper.close()
+                self._refuse(client, request, ready_fd, error)
+                return
+            if pid == 0:
+                try:
+                    keeper.close()
+                    launch = self._read_launch_in_child(request["launch"])
+                except BaseException:  # nobody but a kernel may go on from here
+                    traceback.print_exc()
+                    os._exit(1)
+                raise BecomeKernel(launch, ready_fd, door.detach())
+        self._introduce(client, request, pid, ready_fd, keeper)
 
     def _spawn(self, client: socket.socket, request: dict[str, Any], ready_fd: int) -> None:
         """Answer "spawn", which is "fork" for a kernel that shall be a fresh process."""
+        keeper, door = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            with open(request["launch"], encoding="utf-8") as file:
+            with door, open(request["launch"], encoding="utf-8") as file:
                 launch = json.load(file)
-            pid = spawn(launch, ready_fd)
+                pid = spawn(launch, ready_fd, door.fileno())
         except OSError as error:
+            keeper.close()
             self._refuse(client, request, ready_fd, error)
             return
-        self._introduce(client, request, pid, ready_fd)
+        self._introduce(client, request, pid, ready_fd, keeper)
 
     def _introduce(
-        self, client: socket.socket, request: dict[str, Any], pid: int, ready_fd: int
+        self,
+        client: socket.socket,
+        request: dict[str, Any],
+        pid: int,
+        ready_fd: int,
+        keeper: socket.socket,
     ) -> None:
         os.close(ready_fd)
         self._kernels[pid] = request["launch"]
+        self._doors.expect(pid, keeper)
         pidfd = os.pidfd_open(pid)
         if not self._send(client, {"id": request["id"], "pid": pid}, [pidfd]):
             kill(pid)  # nobody will ever know of it
@@ -366,6 +383,7 @@ class ForkServer:
         os.setsid()
         for client in self._clients.values():
             client.close()
+        self._doors.forget()
         for fd in (*self._watched, self._wake_in, self._wake_out, self._lifeline):
             if fd >= 0:
                 os.close(fd)
@@ -383,11 +401,13 @@ class ForkServer:
 
     def _note_ends(self) -> None:
         while (end := next_end()) is not None:
+            self._doors.note_end(end[0])
             if end[0] in self._kernels:
                 self._note_exit(*end)
 
     def _note_exit(self, pid: int, code: int) -> None:
         launch = self._kernels.pop(pid)
+        self._doors.close(pid)
         self._exits[launch] = (pid, code)
         while len(self._exits) > EXITS_KEPT:
             del self._exits[next(iter(self._exits))]
@@ -400,13 +420,16 @@ class ForkServer:
         What starts others faster than that is gone at once, or is looked for again soon.
         """
         deadline = time.monotonic() + STRAYS_DEADLINE
-        while strays := [pid for pid in children(os.getpid()) if pid not in self._kernels]:
+        while strays := [pid for pid in children(os.getpid()) if not self._is_expected(pid)]:
             for pid in strays:
                 kill(pid)
             self._note_ends()
             if time.monotonic() > deadline:
                 break
         self._has_strays = bool(strays)
+
+    def _is_expected(self, pid: int) -> bool:
+        return pid in self._kernels or self._doors.is_doorkeeper(pid)
 
     def _send(self, client: socket.socket, packet: dict[str, Any], fds: list[int] = []) -> bool:  # noqa: B006  # never changed
         try:

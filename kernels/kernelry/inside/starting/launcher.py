@@ -44,7 +44,9 @@ def main(launch_file: str, listeners: str = "") -> None:
     run(launch, launch["ready_fd"], known)
 
 
-def run_forked(launch: dict[str, Any], ready_fd: int, added: dict[str, str], own: Own) -> None:
+def run_forked(
+    launch: dict[str, Any], ready_fd: int, added: dict[str, str], own: Own, door: int
+) -> None:
     """Run a kernel in a process that was just forked from the fork server.
 
     Args:
@@ -52,12 +54,13 @@ def run_forked(launch: dict[str, Any], ready_fd: int, added: dict[str, str], own
         ready_fd: A pipe.
         added: Environment variables that the preparation has set.
         own: What the fork server has found out about itself.
+        door: Descriptor of a socket to who keeps its door.
     """
     redirect_stdio(launch["log_file"])
     os.environ.clear()
     os.environ.update(launch["env"] | added)
     forget_secrets()
-    run(launch, ready_fd, own=own)
+    run(launch, ready_fd, own=own, door=door)
 
 
 def run(
@@ -65,6 +68,7 @@ def run(
     ready_fd: int,
     listeners: dict[int, int] | None = None,
     own: Own | None = None,
+    door: int = -1,
 ) -> None:
     """Become the kernel of `launch`, say so on `ready_fd`, and run until told to stop.
 
@@ -74,11 +78,12 @@ def run(
         listeners: Descriptors of its sockets, by port, if this process is in its walls; None:
             they are to be entered.
         own: What a fork server has found out about itself; None: this is no fork.
+        door: Descriptor of a socket to who keeps its door; -1: it has none, or has it already.
     """
     sys.argv = [""]
     try:
         if listeners is None:
-            walls, listeners = enter(launch)
+            walls, listeners = enter(launch, door)
         else:
             walls = guard.Walls(launch["walls"])
         if own is not None:

@@ -15,12 +15,14 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sys
+import threading
 import time
 from typing import NoReturn
 
 from ..processes import children, end_children, inherit_orphans, next_end
-from . import guard, limits
+from . import doors, guard, limits
 
 FROM_STDIN = "-"
 HELD_BACK = "KERNELRY_HELD_BACK_"  # before the names of variables that are for the program only
@@ -38,16 +40,22 @@ def main(plan_text: str, *command: str) -> None:
         return
     inherit_orphans()
     signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)  # before there is a child to miss
+    keeper, door = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = os.fork()
     if pid == 0:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
-        become(plan, command)
+        become(plan, command, door.fileno())
+    door.close()
+    threading.Thread(target=doors.keep_door, args=(keeper,), daemon=True).start()
     attend(pid)
 
 
-def build(plan: dict[str, object]) -> None:
-    """Enter the walls of a plan; say why they can't be had, and end."""
-    walls = guard.Walls(plan)
+def build(plan: dict[str, object], door: int = -1) -> None:
+    """Enter the walls of a plan, with somebody to keep its door or not.
+
+    Says why they can't be had, and ends then.
+    """
+    walls = guard.Walls(plan, door)
     try:
         limits.enter(plan.get("limits", {}))  # type: ignore[arg-type]
         walls.enter()
@@ -61,13 +69,14 @@ def build(plan: dict[str, object]) -> None:
         os._exit(126)
 
 
-def become(plan: dict[str, object], command: tuple[str, ...]) -> NoReturn:
+def become(plan: dict[str, object], command: tuple[str, ...], door: int) -> NoReturn:
     """Enter the walls and become the program, with nothing of its guardian's."""
     os.setsid()  # no signal to its group is one to us
-    os.closerange(FIRST_OWN_FD, os.sysconf("SC_OPEN_MAX"))
+    os.dup2(door, FIRST_OWN_FD, inheritable=False)
+    os.closerange(FIRST_OWN_FD + 1, os.sysconf("SC_OPEN_MAX"))
     give_back()
     nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-    build(plan)
+    build(plan, -1 if plan.get("alone") else FIRST_OWN_FD)
     if command == (FROM_STDIN,):
         with os.fdopen(os.dup(0), "rb") as stdin:
             text = stdin.read()

@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-from . import mounts, seccomp
+from . import doors, mounts, seccomp
+from .calls import checked, libc
 
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446  # the same on all machines
 CREATE_RULESET_VERSION = 1
@@ -65,12 +66,15 @@ class Walls:
     Args:
         plan: level, network, and under each name of `RIGHTS` a list of paths; shared_size,
             bytes of its own shared memory; memory_files, whether files in memory may be made.
+        door: Descriptor of a socket to who keeps its door (doors.py); -1: it has none.
     """
 
-    def __init__(self, plan: dict[str, Any]) -> None:
+    def __init__(self, plan: dict[str, Any], door: int = -1) -> None:
         self._plan = plan
         #: whether there are any
         self.stand = plan["level"] != "process"
+        self._door = door
+        self._asking: socket.socket | None = None
 
     def enter(self) -> None:
         """Build all but what the kernel's own sockets need.
@@ -80,6 +84,8 @@ class Walls:
         """
         if not self.stand:
             return
+        if self._door >= 0:
+            self._asking = doors.diagnosis()
         shared = "shared"
         if self._plan["level"] == "guard" and mounts.own_shared_memory(self._plan["shared_size"]):
             shared = "write"  # it is our own
@@ -98,14 +104,22 @@ class Walls:
             seccomp.install(rules, all_threads=False)
 
     def close_sockets(self) -> None:
-        """Refuse new Unix sockets: with one, a process could talk to any service of the user.
+        """Refuse Unix sockets of others: with one, a process could talk to any of its user's.
+
+        Without a door new ones are refused altogether.
 
         Raises:
             WallError: It can't be done here.
         """
         if self.stand:
+            asking = self._asking
+            rules = seccomp.late_rules(has_door=asking is not None)
             with reporting("seccomp"):
-                seccomp.install(seccomp.late_rules(), all_threads=True)
+                listener = seccomp.install(rules, all_threads=True, listens=asking is not None)
+                if asking is not None:
+                    doors.hand_over(self._door, listener, asking, self._plan)
+        elif self._door >= 0:
+            os.close(self._door)
 
     def check(self) -> None:
         """Look whether the walls stand; takes no trust in what the calls above returned.
@@ -115,7 +129,10 @@ class Walls:
         """
         if not self.stand:
             return
-        families = [seccomp.AF_UNIX, seccomp.AF_VSOCK]
+        check_refused("the sockets of others", connect_outside)
+        unix = partial(socket.socket, seccomp.AF_UNIX, socket.SOCK_DGRAM)
+        check_refused("datagrams to the sockets of others", unix)
+        families = [seccomp.AF_VSOCK]
         families += [] if self._plan["network"] else [seccomp.AF_INET, seccomp.AF_INET6]
         for family in families:
             check_refused(f"sockets of family {family}", partial(socket.socket, family))
@@ -144,7 +161,9 @@ class Walls:
         if not isinstance(error, OSError) or error.errno not in DENIED:
             return ""
         if error.filename is None:
-            return NETWORK_HINT if offline and type(error) is PermissionError else ""
+            if type(error) is not PermissionError:
+                return ""
+            return SOCKETS_HINT if error.errno == errno.EACCES else NETWORK_HINT if offline else ""
         with contextlib.suppress(TypeError, ValueError):
             path = os.path.realpath(os.fsdecode(error.filename))
             if self._is_below(path, "write"):
@@ -170,10 +189,15 @@ def stay_alone() -> None:
         WallError: It can't be done here.
     """
     with reporting("seccomp"):
-        libc = ctypes.CDLL(None, use_errno=True)
         checked(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
         seccomp.install(seccomp.alone_rules(), all_threads=True)
     check_refused("other processes", start_another)
+
+
+def connect_outside() -> None:
+    """Connect to where no session's socket is."""
+    with socket.socket(seccomp.AF_UNIX) as one:
+        one.connect("/")
 
 
 def start_another() -> None:
@@ -184,6 +208,11 @@ def start_another() -> None:
     os.waitpid(pid, 0)
 
 
+SOCKETS_HINT = (
+    "Unix sockets connect only within this session: to what its own processes listen at, below "
+    "its own folders ($TMPDIR, the working folder). Those of other programs (docker, D-Bus, an "
+    "ssh-agent, X11) and of other sessions, abstract names and datagrams are closed."
+)
 NETWORK_HINT = (
     "The network is off in this session. It is on where the server runs with --network and "
     "create_session does not say network=false."
@@ -200,6 +229,8 @@ def check_refused(wall: str, attempt: Callable[[], object]) -> None:
         attempt()
     except PermissionError:
         return
+    except OSError:  # it got as far as that
+        pass
     raise WallError(f"the wall around {wall} does not stand")
 
 
@@ -214,7 +245,6 @@ def reporting(wall: str) -> Iterator[None]:
 
 def abi() -> int:
     """Return the version of Landlock that this system has; 0: it has none."""
-    libc = ctypes.CDLL(None, use_errno=True)
     return max(int(libc.syscall(CREATE_RULESET, None, 0, CREATE_RULESET_VERSION)), 0)
 
 
@@ -229,20 +259,19 @@ def restrict_files(plan: dict[str, Any], shared: str) -> None:
     if version < NEEDED_ABI:
         known = f"version {version}" if version else "none"
         raise OSError(errno.ENOSYS, f"it needs version {NEEDED_ABI} (Linux 6.12), here is {known}")
-    libc = ctypes.CDLL(None, use_errno=True)
     tcp = 0 if plan["network"] else HANDLED_TCP
     attributes = ctypes.create_string_buffer(struct.pack("QQQ", HANDLED_FILES, tcp, SCOPED), 24)
     ruleset = checked(libc.syscall(CREATE_RULESET, attributes, ctypes.c_size_t(24), 0))
     try:
         for name, rights in RIGHTS.items():
             for path in plan[name]:
-                allow(libc, ruleset, path, RIGHTS[shared] if name == "shared" else rights)
+                allow(ruleset, path, RIGHTS[shared] if name == "shared" else rights)
         checked(libc.syscall(RESTRICT_SELF, ruleset, 0))
     finally:
         os.close(ruleset)
 
 
-def allow(libc: Any, ruleset: int, path: str, rights: int) -> None:
+def allow(ruleset: int, path: str, rights: int) -> None:
     """Add a path, and all below it; one that is not there is left out."""
     try:
         fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -259,7 +288,6 @@ def allow(libc: Any, ruleset: int, path: str, rights: int) -> None:
 
 def drop_capabilities() -> None:
     """Give up all that root may do, for good, and what set-user-id programs would give."""
-    libc = ctypes.CDLL(None, use_errno=True)
     checked(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
     libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
     for capability in range(CAPABILITIES):
@@ -268,15 +296,3 @@ def drop_capabilities() -> None:
     checked(libc.capset(header, ctypes.create_string_buffer(24)))
     # Having given something up makes the kernel close /proc/PID to its own user.
     libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
-
-
-def checked(result: int) -> int:
-    """Return what a system call returned.
-
-    Raises:
-        OSError: It failed.
-    """
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    return result

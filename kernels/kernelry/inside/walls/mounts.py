@@ -8,9 +8,10 @@ Root makes the namespace as it is; an ordinary user within a user namespace, whi
 machine allows. Where it can't be had, the machine's is used.
 """
 
-import ctypes
 import os
 from functools import cache
+
+from .calls import checked, libc
 
 PLACE = "/dev/shm"
 CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000
@@ -68,7 +69,6 @@ def mount(size: int, flags: int) -> None:
     Raises:
         OSError: It is not allowed here, or there is no such folder.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
     names = {"uid": os.getuid(), "gid": os.getgid()}
     checked(libc.unshare(flags))
     for name, text in MAPS if flags & CLONE_NEWUSER else ():
@@ -78,10 +78,3 @@ def mount(size: int, flags: int) -> None:
     checked(libc.mount(None, b"/", None, MS_REC | MS_SLAVE, None))
     options = f"size={size},mode={MODE}".encode()
     checked(libc.mount(b"tmpfs", PLACE.encode(), b"tmpfs", MS_NOSUID | MS_NODEV, options))
-
-
-def checked(result: int) -> None:
-    """Raise the error of a call that failed."""
-    if result != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))

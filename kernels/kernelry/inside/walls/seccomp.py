@@ -12,10 +12,13 @@ import struct
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from .calls import libc
+
 PR_SET_SECCOMP = 22
 SECCOMP_SET_MODE_FILTER = 1
-SECCOMP_FILTER_FLAG_TSYNC = 1
+SECCOMP_FILTER_FLAG_TSYNC, NEW_LISTENER, TSYNC_ESRCH = 1, 8, 16
 RET_ALLOW = 0x7FFF0000
+RET_USER_NOTIF = 0x7FC00000
 RET_ERRNO = 0x00050000
 X32_BIT = 0x40000000  # marks calls of the x32 ABI, which have other numbers
 
@@ -39,6 +42,7 @@ NEW_NAMESPACE = 0x7E020000  # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, N
 TIOCSTI, TIOCLINUX = 0x5412, 0x541C
 PRIO_PROCESS, IOPRIO_WHO_PROCESS = 0, 1
 SCHED_OTHER = 0
+ASKS = -1  # for an error: the call waits for an answer from outside
 
 
 class Machine(NamedTuple):
@@ -56,7 +60,8 @@ X86_64 = Machine(
     arch=0xC000003E,
     seccomp=317,
     calls={
-        "socket": 41, "socketpair": 53, "clone": 56, "clone3": 435, "unshare": 272,
+        "socket": 41, "connect": 42, "socketpair": 53, "clone": 56, "clone3": 435,
+        "unshare": 272,
         "setns": 308, "ioctl": 16, "mount": 165, "umount2": 166, "pivot_root": 155,
         "open_tree": 428, "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432,
         "fspick": 433, "mount_setattr": 442, "chroot": 161, "swapon": 167, "swapoff": 168,
@@ -81,8 +86,8 @@ AARCH64 = Machine(
     arch=0xC00000B7,
     seccomp=277,
     calls={
-        "socket": 198, "socketpair": 199, "clone": 220, "clone3": 435, "unshare": 97,
-        "setns": 268, "ioctl": 29, "mount": 40, "umount2": 39, "pivot_root": 41,
+        "socket": 198, "connect": 203, "socketpair": 199, "clone": 220, "clone3": 435,
+        "unshare": 97, "setns": 268, "ioctl": 29, "mount": 40, "umount2": 39, "pivot_root": 41,
         "open_tree": 428, "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432,
         "fspick": 433, "mount_setattr": 442, "chroot": 51, "swapon": 224, "swapoff": 225,
         "reboot": 142, "kexec_load": 104, "kexec_file_load": 294, "init_module": 105,
@@ -149,13 +154,13 @@ class Test(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """A call that is refused."""
+    """A call that is refused, or asks outside."""
 
     #: its name
     call: str
     #: when; no tests: always
     tests: tuple[Test, ...] = ()
-    #: what it fails with
+    #: what it fails with; ASKS: who has the filter's listener answers
     error: int = errno.EPERM
 
 
@@ -232,9 +237,17 @@ def early_rules(*, network: bool, sees_all: bool, memory_files: bool) -> list[Ru
     return rules
 
 
-def late_rules() -> list[Rule]:
-    """Return what is refused once the kernel's own sockets are there."""
-    return [Rule("socket", (Test(0, "==", AF_UNIX),))]
+def late_rules(*, has_door: bool) -> list[Rule]:
+    """Return what is refused once the kernel's own sockets are there.
+
+    Args:
+        has_door: Whether somebody outside answers those that connect (doors.py).
+    """
+    unix = Test(0, "==", AF_UNIX)
+    if not has_door:
+        return [Rule("socket", (unix,))]
+    kinds = (Test(1, "!=", kind, mask=TYPE_MASK) for kind in (SOCK_STREAM, SOCK_SEQPACKET))
+    return [Rule("socket", (unix, *kinds), error=errno.EACCES), Rule("connect", error=ASKS)]
 
 
 def alone_rules() -> list[Rule]:
@@ -251,12 +264,16 @@ def not_(test: Test) -> Test:
     return Test(test.argument, "!=", test.value, test.mask)
 
 
-def install(rules: Iterable[Rule], *, all_threads: bool) -> None:
+def install(rules: Iterable[Rule], *, all_threads: bool, listens: bool = False) -> int:
     """Refuse these calls from now on; PR_SET_NO_NEW_PRIVS must have been set.
 
     Args:
         rules: What to refuse.
         all_threads: Also in the threads that are there already.
+        listens: Whether some ask.
+
+    Returns:
+        The descriptor at which those that ask are answered; -1: none does.
 
     Raises:
         OSError: It can't be done here.
@@ -268,13 +285,14 @@ def install(rules: Iterable[Rule], *, all_threads: bool) -> None:
     buffer = ctypes.create_string_buffer(program, len(program))
     header = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(buffer))
     flags = SECCOMP_FILTER_FLAG_TSYNC if all_threads else 0
-    libc = ctypes.CDLL(None, use_errno=True)
+    flags |= NEW_LISTENER | (TSYNC_ESRCH if all_threads else 0) if listens else 0
     result = libc.syscall(
         found.seccomp, SECCOMP_SET_MODE_FILTER, flags, ctypes.create_string_buffer(header)
     )
-    if result != 0:
+    if result < 0 or (result and not listens):
         code = ctypes.get_errno() or errno.ESRCH  # a thread's id: it could not be joined
         raise OSError(code, f"the system call filter was refused: {os.strerror(code)}")
+    return int(result) if listens else -1
 
 
 def assemble(rules: list[Rule], found: Machine) -> bytes:
@@ -301,7 +319,7 @@ def assemble(rules: list[Rule], found: Machine) -> bytes:
 
 def refusing(rule: Rule) -> list[bytes]:
     """Return the instructions of one rule, which go on after them if it does not hold."""
-    code = [step(RETURN, RET_ERRNO | rule.error)]
+    code = [step(RETURN, RET_USER_NOTIF if rule.error == ASKS else RET_ERRNO | rule.error)]
     for test in reversed(rule.tests):
         behind = len(code)
         jump = {

@@ -1,0 +1,200 @@
+"""Unix sockets within a session work as they do without walls; who keeps its door may end."""
+
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+
+from kernelry import ExecutionStatus
+from kernelry.output import stream_text
+from kernelry.session.script_runs import run_script
+from tests.acceptance.harness import until
+from tests.attacks.world import World
+
+HANG = 60.0
+CONNECTED = """
+import asyncio, multiprocessing, os, socket, struct, tempfile, threading
+
+def listening(kind=socket.SOCK_STREAM):
+    path = os.path.join(tempfile.mkdtemp(), "s")
+    made = socket.socket(socket.AF_UNIX, kind)
+    made.bind(path)
+    made.listen(100)
+    return made, path
+"""
+#: what code does with them -> what it prints
+USES = {
+    "a manager": (
+        "with multiprocessing.get_context('fork').Manager() as manager:\n"
+        "    shared = manager.list([1, 2]); shared.append(3); print(list(shared))",
+        "[1, 2, 3]",
+    ),
+    "a pool of a fork server": (
+        "with multiprocessing.get_context('forkserver').Pool(2) as pool:\n"
+        "    print(pool.map(abs, [-1, -2]))",
+        "[1, 2]",
+    ),
+    "descriptors handed on": (
+        # As torch's DataLoader does with its workers' tensors.
+        "from multiprocessing import reduction\n"
+        "def child(pipe):\n"
+        "    os.write(pipe.recv().detach(), b'from the child')\n"
+        "context = multiprocessing.get_context('fork')\n"
+        "ours, theirs = context.Pipe()\n"
+        "process = context.Process(target=child, args=(theirs,)); process.start()\n"
+        "readable, writable = os.pipe()\n"
+        "ours.send(reduction.DupFd(writable)); process.join()\n"
+        "print(os.read(readable, 99).decode())",
+        "from the child",
+    ),
+    "descriptors by a connection": (
+        "server, path = listening()\n"
+        "client = socket.socket(socket.AF_UNIX); client.connect(path)\n"
+        "accepted, _ = server.accept()\n"
+        "readable, writable = os.pipe()\n"
+        "socket.send_fds(client, [b'x'], [writable])\n"
+        "os.write(socket.recv_fds(accepted, 9, 1)[1][0], b'passed')\n"
+        "print(os.read(readable, 99).decode())",
+        "passed",
+    ),
+    "packets": (
+        "server, path = listening(socket.SOCK_SEQPACKET)\n"
+        "client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); client.connect(path)\n"
+        "client.send(b'one'); client.send(b'two'); print(server.accept()[0].recv(99).decode())",
+        "one",
+    ),
+    "by a relative name": (
+        "os.chdir(tempfile.mkdtemp())\n"
+        "server = socket.socket(socket.AF_UNIX); server.bind('s'); server.listen()\n"
+        "socket.socket(socket.AF_UNIX).connect('s'); print('connected')",
+        "connected",
+    ),
+    "in the working folder": (
+        "server = socket.socket(socket.AF_UNIX); server.bind('mine.sock'); server.listen()\n"
+        "socket.socket(socket.AF_UNIX).connect(os.path.abspath('mine.sock'))\n"
+        "os.unlink('mine.sock'); print('connected')",
+        "connected",
+    ),
+    "many at once": (
+        "server, path = listening()\n"
+        "def answer():\n"
+        "    while True: server.accept()[0].sendall(b'y')\n"
+        "threading.Thread(target=answer, daemon=True).start()\n"
+        "got = []\n"
+        "def ask():\n"
+        "    for _ in range(5):\n"
+        "        with socket.socket(socket.AF_UNIX) as one:\n"
+        "            one.connect(path); got.append(one.recv(1))\n"
+        "threads = [threading.Thread(target=ask) for _ in range(40)]\n"
+        "for thread in threads: thread.start()\n"
+        "for thread in threads: thread.join()\n"
+        "print(len(got))",
+        "200",
+    ),
+    "where nothing listens": (
+        "server, path = listening(); server.close()\n"
+        "for there in (path, path + '.none'):\n"
+        "    try: socket.socket(socket.AF_UNIX).connect(there)\n"
+        "    except OSError as error: print(type(error).__name__)",
+        "ConnectionRefusedError\nFileNotFoundError",
+    ),
+    "without waiting for a full one": (
+        "server, path = listening(); server.listen(0)\n"
+        "errors = set()\n"
+        "kept = [socket.socket(socket.AF_UNIX) for _ in range(9)]\n"
+        "for one in kept:\n"
+        "    one.setblocking(False)\n"
+        "    try: one.connect(path)\n"
+        "    except OSError as error: errors.add(type(error).__name__)\n"
+        "print(errors)",
+        "{'BlockingIOError'}",
+    ),
+    "asyncio": (
+        "path = os.path.join(tempfile.mkdtemp(), 's')\n"
+        "async def main():\n"
+        "    async def answer(reader, writer): writer.write(b'hello'); writer.close()\n"
+        "    async with await asyncio.start_unix_server(answer, path):\n"
+        "        reader, _ = await asyncio.open_unix_connection(path)\n"
+        "        print((await reader.read()).decode())\n"
+        "thread = threading.Thread(target=lambda: asyncio.run(main())); thread.start()\n"
+        "thread.join()",
+        "hello",
+    ),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_what_unix_sockets_are_used_for_works_at_every_level(here: World, use: str) -> None:
+    code, said = USES[use]
+    done = here.run(CONNECTED + code)
+    assert done.status is ExecutionStatus.COMPLETED, done
+    assert stream_text(done.outputs, "stdout").strip() == said
+    script = here.workspace / "scripts" / "doors.py"
+    main = "\n".join(f"    {line}" for line in code.splitlines())
+    script.write_text(f"{CONNECTED}\nif __name__ == '__main__':\n{main}\n")
+    ran = here.wait(run_script(here.attacker, "doors.py", (), timeout=HANG))
+    assert (ran.returncode, ran.stdout.strip()) == (0, said), ran
+
+
+def test_a_refused_connection_says_what_is_closed_and_what_is_not(here: World) -> None:
+    done = here.run("import socket\nsocket.socket(socket.AF_UNIX).connect('/run/none')")
+    assert done.error is not None
+    if here.level == "process":
+        assert done.error.type == "FileNotFoundError"
+        return
+    assert done.error.type == "PermissionError"
+    assert "Unix sockets connect only within this session" in done.note
+
+
+def test_when_who_keeps_the_door_is_gone_connecting_fails_and_does_not_hang(here: World) -> None:
+    if here.level == "process":
+        pytest.skip("there is no door")
+    code = CONNECTED + (
+        "server, path = listening()\n"
+        "try: socket.socket(socket.AF_UNIX).connect(path); print('connected')\n"
+        "except OSError as error: print(error.strerror)"
+    )
+    here.restart(here.attacker)
+    assert stream_text(here.run(code).outputs, "stdout") == "connected\n"
+    keepers = doorkeepers(here)
+    assert len(keepers) == 1
+    os.kill(keepers[0], signal.SIGKILL)
+    assert until(lambda: not doorkeepers(here), HANG)
+    assert stream_text(here.run(code).outputs, "stdout") == "Function not implemented\n"
+    here.restart(here.attacker)
+    assert stream_text(here.run(code).outputs, "stdout") == "connected\n"
+
+
+def test_who_keeps_a_door_ends_with_its_kernel(here: World) -> None:
+    here.restart(here.attacker)
+    here.run(CONNECTED + "server, path = listening(); socket.socket(socket.AF_UNIX).connect(path)")
+    assert bool(doorkeepers(here)) is (here.level != "process")
+    here.restart(here.attacker)
+    assert until(lambda: not doorkeepers(here), HANG)
+
+
+def doorkeepers(here: World) -> list[int]:
+    """Return those who keep the attacker's door: children of its guardian that are no kernels."""
+    kernels = {kernel_of(session) for session in (here.attacker, here.neighbour)}
+    found = []
+    for guardian in psutil.Process().children():
+        if "forkserver" in guardian.cmdline():
+            children = {child.pid for child in guardian.children()} - kernels
+            found += [pid for pid in children if is_doorkeeper(pid)]
+    return found
+
+
+def kernel_of(session: object) -> int:
+    kernel = session.kernel  # type: ignore[attr-defined]
+    return int(kernel.process.pid) if kernel is not None else 0
+
+
+def is_doorkeeper(pid: int) -> bool:
+    """Say whether a process has the listener of a filter."""
+    try:
+        links = [os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()]
+    except OSError:
+        return False
+    return any("seccomp" in link for link in links)
