@@ -89,7 +89,7 @@ RULES = {
     ),
     "no sockets of the internet": Rule(
         "t03_network",
-        frozenset({"sends_by_udp"}),
+        frozenset({"sends_by_udp_unconnected"}),
         patch=(
             "walls/seccomp.py",
             "*((AF_INET, AF_INET6) if network else ())]",

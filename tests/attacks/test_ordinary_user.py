@@ -31,6 +31,7 @@ PLACES = "tests/attacks/test_places.py::test_an_interpreter_in_the_workspace_wor
 #: what runs as the user; it has no control groups
 PARTS: dict[str, tuple[str, ...]] = {
     "walls": ("-k", "only_where or seen_from or run_script or live_on", WALLS),
+    "doors": ("tests/attacks/test_doors.py",),
     "leaving": (
         *(
             f"{LEAVES}[guard-{where}-{end}-False]"
@@ -109,7 +110,7 @@ def test_the_attacks_end_for_an_ordinary_user_as_they_do_for_root(
 ) -> None:
     repository = readable / "repository"
     uid = free_uid()
-    home = Path(tempfile.mkdtemp(prefix="kernelry-home-"))
+    home = Path(tempfile.mkdtemp(prefix="user-"))
     os.chown(home, uid, uid)
     env = {
         "PATH": os.defpath,

@@ -375,7 +375,7 @@ def tree(folder: Path) -> dict[str, Any]:
 @contextmanager
 def world(level: Level, **changes: Any) -> Iterator[World]:
     """Make a world, in a folder that is gone afterwards."""
-    root = Path(tempfile.mkdtemp(prefix="kernelry-attacks-"))
+    root = Path(tempfile.mkdtemp(prefix="attacks-"))  # short: sockets lie below it
     made = World(level, root, **changes)
     try:
         try:

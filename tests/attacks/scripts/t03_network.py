@@ -61,6 +61,12 @@ def sends_by_udp() -> object:
 
 
 @step
+def sends_by_udp_unconnected() -> object:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as made:
+        return made.sendto(b"attack", UDP)
+
+
+@step
 def makes_a_raw_socket() -> object:
     return socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)
 

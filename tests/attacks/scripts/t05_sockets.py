@@ -28,7 +28,7 @@ def reach(path: object, kind: int = socket.SOCK_STREAM) -> object:
 
 def folder() -> str:
     """Return a new folder of one's own."""
-    return tempfile.mkdtemp(dir=os.environ.get("TMPDIR"))
+    return tempfile.mkdtemp(prefix="", dir=os.environ.get("TMPDIR"))  # a path is short
 
 
 def own(path: str) -> socket.socket:
@@ -69,16 +69,16 @@ def connects_past_its_own_folder() -> object:
 
 @step
 def connects_by_a_link_to_it() -> object:
-    link = f"{folder()}/link"
+    link = f"{folder()}/l"
     os.symlink(OUTSIDE, link)
     return reach(link)
 
 
 @step
 def connects_by_a_link_to_its_folder() -> object:
-    link = f"{folder()}/link"
-    os.symlink(os.path.dirname(OUTSIDE), link)
-    return reach(f"{link}/{os.path.basename(OUTSIDE)}")
+    os.chdir(folder())
+    os.symlink(os.path.dirname(OUTSIDE), "link")
+    return reach(f"link/{os.path.basename(OUTSIDE)}")
 
 
 @step
@@ -94,7 +94,7 @@ def connects_by_a_descriptor_of_its_folder() -> object:
 
 @step
 def connects_to_one_that_it_has_moved_in() -> object:
-    moved = f"{folder()}/moved"
+    moved = f"{folder()}/m"
     os.rename(BESIDE, moved)
     try:
         return reach(moved)
@@ -104,7 +104,7 @@ def connects_to_one_that_it_has_moved_in() -> object:
 
 @step
 def connects_to_one_that_it_has_linked_in() -> object:
-    linked = f"{folder()}/linked"
+    linked = f"{folder()}/m"
     os.link(BESIDE, linked)
     return reach(linked)
 
@@ -114,7 +114,7 @@ def puts_another_in_the_place_of_its_own() -> object:
     """Its own listens there by name, and another is there when it connects."""
     path = f"{folder()}/s"
     with own(path):
-        os.rename(path, path + ".own")
+        os.rename(path, path + "0")
         os.link(BESIDE, path)
         return reach(path)
 
@@ -123,7 +123,7 @@ def puts_another_in_the_place_of_its_own() -> object:
 def changes_the_path_meanwhile() -> object:
     """The other is put there and taken away again, as fast as can be."""
     path = f"{folder()}/s"
-    links = [f"{path}.own", f"{path}.other"]
+    links = [f"{path}0", f"{path}1"]
     with own(links[0]) as mine:
         os.link(BESIDE, links[1])
         over = time.monotonic() + SECONDS
@@ -132,10 +132,10 @@ def changes_the_path_meanwhile() -> object:
             turn = 0
             while time.monotonic() < over:
                 turn = not turn
-                os.link(links[turn], path + ".new")
-                os.rename(path + ".new", path)
-                if os.path.exists(path + ".new"):
-                    os.unlink(path + ".new")
+                os.link(links[turn], path + "2")
+                os.rename(path + "2", path)
+                if os.path.exists(path + "2"):
+                    os.unlink(path + "2")
 
         return race(swap, lambda: path, mine, over)
 
