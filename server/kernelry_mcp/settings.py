@@ -264,6 +264,15 @@ class Settings(BaseSettings):
         le=40_000,
         description="Characters of output in one answer; the rest is read by pages.",
     )
+    image_count: int = Field(
+        default=10, ge=0, le=100, description="Pictures in one answer; others are named."
+    )
+    image_side: int = Field(
+        default=2_000,
+        ge=64,
+        le=8_000,
+        description="Pixels of a picture's longer side in an answer; larger ones are scaled.",
+    )
     spill_limit: int = Field(
         default=64 << 20,
         ge=1 << 20,

@@ -1,6 +1,8 @@
 """What an agent reads: the text of an answer says what was, and what helps."""
 
-from .harness import Agent
+import pytest
+
+from .harness import Agent, Place
 
 SHARES_A_SERVER = True
 
@@ -42,3 +44,102 @@ async def test_a_timeout_is_told_with_the_last_lines_and_no_frame_of_ours(agent:
     assert "----> 4 time.sleep(30)" in lines
     assert lines[-1] == "KeyboardInterrupt: stopped by its timeout of 1 s; variables stay"
     assert not [line for line in lines if "kernelry" in line]
+
+
+PNG = (
+    "import base64, io\nfrom PIL import Image as P\n"
+    "def png(width=9, height=9, kind='PNG'):\n"
+    "    kept = io.BytesIO(); P.new('RGB', (width, height), 'red').save(kept, kind)\n"
+    "    return kept.getvalue()\n"
+    "def b64(data): return base64.b64encode(data).decode()\n"
+)
+SHOW = "from IPython.display import display\ndisplay({%r: %s}, raw=True)"
+#: type -> the form, as code; what the text has of it, or the suffix of the file that it names
+FORMS: dict[str, tuple[str, str]] = {
+    "text/plain": ("'told plainly'", "told plainly"),
+    "text/markdown": ("'# Told'", "# Told"),
+    "text/latex": ("'$x^2$'", "$x^2$"),
+    "text/html": ("'<p>told <b>in bold</b></p>'", "told in bold"),
+    "application/json": ("{'told': 1}", '{"told": 1}'),
+    "image/png": ("b64(png())", ".png"),
+    "image/jpeg": ("b64(png(kind='JPEG'))", ".jpg"),
+    "image/gif": ("b64(png(kind='GIF'))", ".gif"),
+    "image/webp": ("b64(png(kind='WEBP'))", ".webp"),
+    "image/svg+xml": ("'<svg xmlns=\"http://www.w3.org/2000/svg\"/>'", ".svg"),
+    "image/bmp": ("b64(png(kind='BMP'))", ".bmp"),
+    "image/tiff": ("b64(png(kind='TIFF'))", ".tiff"),
+    "application/pdf": ("b64(b'%PDF-1.4')", ".pdf"),
+    "audio/wav": ("b64(b'RIFF')", ".wav"),
+    "audio/mpeg": ("b64(b'ID3')", ".mp3"),
+    "video/mp4": ("b64(bytes(8))", ".mp4"),
+    "video/webm": ("b64(bytes(8))", ".webm"),
+    "application/vnd.plotly.v1+json": ("{'data': []}", ".plotly.json"),
+    "application/vnd.vegalite.v5+json": ("{'mark': 'bar'}", ".vl.json"),
+    "application/vnd.vega.v5+json": ("{'marks': []}", ".vg.json"),
+    "application/geo+json": ("{'type': 'Point'}", ".geojson"),
+    "application/javascript": ("'draw()'", "application/javascript"),
+    "application/x-of-nobody": ("'what?'", "application/x-of-nobody"),
+}
+
+
+@pytest.mark.parametrize("mime", FORMS)
+async def test_what_is_shown_is_in_the_text_or_a_picture_or_named_with_a_file(
+    agent: Agent, place: Place, mime: str
+) -> None:
+    form, said = FORMS[mime]
+    answer = await agent.call("run_python_code", code=PNG + SHOW % (mime, form))
+    below = "\n".join(answer.text.splitlines()[1:])
+    assert said in below, below
+    if said.startswith("."):
+        [file] = answer.data["outputs"]
+        assert file["path"] in below
+        assert (place.workspace / file["path"]).read_bytes()
+    is_raster = mime.startswith("image/") and mime != "image/svg+xml"
+    kinds = [block.mime_type for block in answer.content if block.type == "image"]
+    shown = {"image/bmp": "image/png", "image/tiff": "image/png"}
+    assert kinds == ([shown.get(mime, mime)] if is_raster else []), kinds
+
+
+async def test_a_page_with_more_than_text_is_saved_beside_its_text(
+    agent: Agent, place: Place
+) -> None:
+    page = "<h1>Chart</h1><script>draw()</script>"
+    code = SHOW % ("text/html", repr(page))
+    answer = await agent.call("run_python_code", code=code)
+    assert "Chart" in answer.text
+    [file] = answer.data["outputs"]
+    assert (place.workspace / file["path"]).read_text() == page
+    assert f"Saved: {file['path']}" in answer.text
+    # A table is all in its text.
+    plain = await agent.call("run_python_code", code=SHOW % ("text/html", "'<p>told</p>'"))
+    assert len(plain.data["outputs"]) == 1  # it has no plain text: the page may say more
+    code = "display({'text/plain': 'a  b', 'text/html': '<table></table>'}, raw=True)"
+    assert not (await agent.call("run_python_code", code=code)).data["outputs"]
+
+
+async def test_pictures_that_are_not_shown_as_they_are_are_named(agent: Agent) -> None:
+    show = "from IPython.display import Image, display\n"
+    tall = await agent.call("run_python_code", code=PNG + show + "Image(png(50, 9000))")
+    assert "Picture 1 is 50x9000, shown as 11x2000; the original: outputs/" in tall.text
+    many = await agent.call(
+        "run_python_code",
+        code=PNG + show + "for _ in range(30): display(Image(png()))",
+    )
+    assert sum(block.type == "image" for block in many.content) == 10
+    assert "20 more pictures are not shown: outputs/" in many.text
+    cut = await agent.call("run_python_code", code=PNG + show + "Image(png(300, 300)[:80])")
+    assert "Picture 1 can't be shown: it is broken" in cut.text
+    assert "outputs/" in cut.text
+    false = await agent.call(
+        "run_python_code", code=PNG + show + "Image(png(kind='JPEG'), format='png')"
+    )
+    assert [b.mime_type for b in false.content if b.type == "image"] == ["image/jpeg"]
+    assert ".jpg" in false.text
+
+
+async def test_a_figure_is_a_picture_and_not_a_line_about_one(agent: Agent) -> None:
+    answer = await agent.call(
+        "run_python_code", code="import matplotlib.pyplot as plt\nplt.plot([1, 2]); plt.show()"
+    )
+    assert "<Figure" not in answer.text
+    assert [block.type for block in answer.content if block.type == "image"] == ["image"]

@@ -16,7 +16,7 @@ def test_a_change_asks_for_the_tests_of_its_room_and_of_those_that_import_it(
     found = changes.tests(["kernels/kernelry/history/search.py"])
     assert "tests/integration/history" in found
     assert "tests/faults/test_store_faults.py" not in found
-    found = changes.tests(["kernels/kernelry/output/images.py"])
+    found = changes.tests(["kernels/kernelry/output/saving.py"])
     assert {"tests/unit/output", "tests/integration/session"} <= set(found)
     assert "tests/unit/messaging" not in found
 

@@ -55,14 +55,14 @@ def captures_of(execution: Execution, spill_dir: Path, workspace: Path) -> Itera
             name=PurePath(path).name,
             type=TYPE,
             mime_type=mime,
-            tags=("image",),
+            tags=("image" if mime.startswith("image/") else "display",),
             metadata={**number, "path": path},
         )
 
-        def image(path: str = path) -> Iterator[bytes]:
+        def content(path: str = path) -> Iterator[bytes]:
             return file_chunks(workspace, path)
 
-        yield Capture(spec, image)
+        yield Capture(spec, content)
 
 
 def whole_text(outputs: Iterable[Output], spill_dir: Path) -> Iterator[bytes]:

@@ -2,6 +2,7 @@
 
 import ast
 import base64
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -258,8 +259,17 @@ class Images:
                 continue
             try:
                 content = files.read_bytes(self._workspace, path, IMAGE_BYTES)
-            except KernelryError:  # it was deleted, or is no image any more
+            except KernelryError:  # it was deleted, or is something else now
                 continue
             self._left -= len(content)
-            data[mime] = base64.b64encode(content).decode("ascii")
+            data[mime] = form_of(mime, content)
         return data
+
+
+def form_of(mime: str, content: bytes) -> Any:
+    """Return a form as a notebook has it, from what was saved of it."""
+    if mime.endswith("json"):
+        return json.loads(content)
+    if mime in ("text/html", "image/svg+xml"):
+        return content.decode("utf-8", "replace")
+    return base64.b64encode(content).decode("ascii")

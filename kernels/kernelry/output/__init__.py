@@ -9,13 +9,20 @@ from kernelry.output.fold import (
     Spill,
     Stream,
     clip,
-    readable,
     spill_of,
     stream_text,
     text_of,
 )
-from kernelry.output.images import SAVED, image_bytes, images_of, save_images, saved_files, saved_in
-from kernelry.output.taking import plain
+from kernelry.output.forms import SAVED
+from kernelry.output.saving import (
+    image_bytes,
+    images_of,
+    kind_of,
+    save_shown,
+    saved_files,
+    saved_in,
+)
+from kernelry.output.terminal import plain, readable
 from kernelry.output.transcript import SPILL_BYTES, Page, Source, Transcript, beyond, cut
 
 __all__ = [
@@ -36,9 +43,10 @@ __all__ = [
     "fold",
     "image_bytes",
     "images_of",
+    "kind_of",
     "plain",
     "readable",
-    "save_images",
+    "save_shown",
     "saved_files",
     "saved_in",
     "spill_of",

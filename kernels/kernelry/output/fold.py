@@ -12,10 +12,10 @@ from typing import Any
 from kernelry import bounds
 from kernelry.output import taking
 from kernelry.output.forms import text_in
-from kernelry.output.taking import ANSI, CONTROL, plain
+from kernelry.output.terminal import plain, readable
 
-IMAGE_MIMES = ("image/png", "image/jpeg", "image/gif", "image/webp", "image/svg+xml")
 OVERFLOW = "kernelry_overflow"
+LAST_CHARS = 4000  # of an output, in which its last line is looked for
 SPILLED = ("stdout", "stderr", "display")  # what a kernel counts
 
 
@@ -45,7 +45,7 @@ class Display:
     @property
     def text(self) -> str:
         """Its text, from the best form that has one."""
-        return text_in(self.data)
+        return text_in(self.data, self.metadata)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +161,7 @@ class OutputFold:
         """Return the newest non-empty line of text."""
         for output in reversed(self.outputs):
             if isinstance(output, (Stream, Display)):
-                lines = readable(output.text).strip().splitlines()
+                lines = readable(output.text[-LAST_CHARS:]).strip().splitlines()
                 if lines:
                     return lines[-1]
         return ""
@@ -302,16 +302,6 @@ def spill_from(content: Mapping[str, Any]) -> Spill:
             name: taking.words(tails[name], bounds.TAIL_CHARS) for name in SPILLED if name in tails
         },
     )
-
-
-def readable(text: str) -> str:
-    """Return `text` as a terminal would show it: no escapes, carriage returns applied."""
-    if "\x1b" in text:
-        text = ANSI.sub("", text)
-    if "\r" in text:
-        lines = text.replace("\r\n", "\n").split("\n")
-        text = "\n".join(line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines)
-    return CONTROL.sub("", text)
 
 
 def text_of(output: Output) -> str:

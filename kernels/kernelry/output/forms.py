@@ -13,7 +13,10 @@ from typing import Any
 #: a plain text that says nothing but of what class it is
 BARE = re.compile(r"\s*<[\w.]+( object)?( at 0x[0-9a-f]+)?>\s*")
 #: forms that are pictures: shown as such, or named with their file
-PICTURES = ("image/png", "image/jpeg", "image/gif", "image/webp", "image/svg+xml")
+PICTURES = (
+    *("image/png", "image/jpeg", "image/gif", "image/webp"),
+    *("image/svg+xml", "image/bmp", "image/tiff"),
+)
 READ_CHARS = 50_000  # of a form that has to be read to be told
 SKIPPED = ("script", "style", "head", "template")
 #: elements that begin a line, and those that are apart in one
@@ -23,16 +26,31 @@ LINES = (
 )
 CELLS = ("td", "th")
 TAG_CHARS = 20  # that its name is within
+#: key in a display's metadata: MIME type -> path of the saved original, in the workspace
+SAVED = "kernelry_saved"
+#: what stands for a picture where there is no picture
+STAND_IN = re.compile(r"\s*<[^<>\n]{1,300}>\s*")
 
 
-def text_in(data: Mapping[str, Any]) -> str:
-    """Return the text of a display.
+def is_told(data: Mapping[str, Any]) -> bool:
+    """Say whether the plain text of a display tells what it is."""
+    plain = joined(data.get("text/plain"))
+    return bool(plain) and BARE.fullmatch(plain) is None
+
+
+def text_in(data: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
+    """Return the text of a display; "" where it is a picture that says no more.
 
     Args:
         data: MIME type -> form.
+        metadata: The display's, with what was saved of it.
     """
     plain = joined(data.get("text/plain"))
-    if plain and not BARE.fullmatch(plain):
+    saved = metadata.get(SAVED)
+    saved = saved if isinstance(saved, dict) else {}
+    if any(mime in PICTURES for mime in (*data, *saved)) and STAND_IN.fullmatch(plain or "<->"):
+        return ""
+    if is_told(data):
         return plain
     for mime in ("text/markdown", "text/latex"):
         if text := joined(data.get(mime)).strip():
@@ -42,10 +60,14 @@ def text_in(data: Mapping[str, Any]) -> str:
     if text := html_text(joined(data.get("text/html"))[:READ_CHARS]):
         return text
     others = {mime: form for mime, form in data.items() if mime != "text/plain"}
-    if plain or not others or any(mime in PICTURES for mime in others):
+    if plain or not (others or saved):
         return plain
-    sizes = ", ".join(f"{mime} of {size_of(form)} characters" for mime, form in others.items())
-    return f"[shown without a text: {sizes}; it is kept with this execution]"
+    kinds = [
+        f"{mime} of {size_of(others[mime])} characters" if mime in others else mime
+        for mime in {**others, **saved}
+    ]
+    kept = "saved" if saved else "export_notebook has it"
+    return f"[shown without a text: {', '.join(kinds)}; {kept}]"
 
 
 def joined(form: Any) -> str:

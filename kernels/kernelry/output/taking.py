@@ -11,18 +11,10 @@ from itertools import chain
 from typing import Any
 
 from kernelry import bounds
+from kernelry.output.terminal import plain
 
 #: forms that are JSON, as nbformat has it; all others are text
 JSON_MIME = re.compile(r"application/(?:.*\+)?json")
-
-
-ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
-CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-
-
-def plain(text: str) -> str:
-    """Return `text` without ANSI escapes and control characters."""
-    return CONTROL.sub("", ANSI.sub("", text))
 
 
 def line(value: object, most: int) -> str:

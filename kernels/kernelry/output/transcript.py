@@ -9,7 +9,8 @@ from typing import Protocol
 
 from kernelry import bounds
 from kernelry.beneath import reading
-from kernelry.output.fold import Display, Error, Output, Spill, readable, text_of
+from kernelry.output.fold import Display, Error, Output, Spill, text_of
+from kernelry.output.terminal import readable
 
 CHUNK_BYTES = 1 << 20  # read at once from a file
 SPILL_BYTES = bounds.SPILL_BYTES  # read of a spill file; the largest that settings allow

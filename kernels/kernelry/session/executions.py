@@ -21,7 +21,7 @@ from kernelry.engines import Exit, LocalKernel
 from kernelry.errors import KernelSilentError, StoreError
 from kernelry.messaging import Message, understood
 from kernelry.models import Execution, ExecutionStatus, InterruptStep, SessionRecord
-from kernelry.output import save_images
+from kernelry.output import save_shown
 from kernelry.session import inspection, interrupts
 from kernelry.session.adoption import CatchUp, hear_last_words, with_late_output
 from kernelry.session.late import LateOutput
@@ -163,17 +163,17 @@ class Executions:
             else:
                 run.go_on()
                 await self._conclude_from_file(run, ended, cause)
-                await self._save_images(run)
+                await self._save_shown(run)
             await self._write_down(run)
             outcomes.append(run.execution.status)
         return outcomes
 
-    async def _save_images(self, run: Run) -> None:
-        """Keep the images that an execution showed, and note where they are."""
+    async def _save_shown(self, run: Run) -> None:
+        """Keep what an execution showed and text can't tell, and note where they are."""
         ran = run.execution
         stem = f"{ran.session_id}-{ran.index}"
         where, apart = self._services.workspace, self._services.apart
-        saved = await save_images(ran.outputs, where, stem, apart, ran.session_id)
+        saved = await save_shown(ran.outputs, where, stem, apart, ran.session_id)
         run.execution = replace(run.execution, outputs=saved)
 
     async def withdraw(self, run: Run, why: str) -> bool:
@@ -317,7 +317,7 @@ class Executions:
             ended = kernel.process.exit
             stack = inspection.crash_stack(self._owner.journal.parent) if ended is not None else ""
             run.conclude(ended, self._owner.death, stack)
-            await self._save_images(run)
+            await self._save_shown(run)
         kernel.channels.forget(run.id)
         crash_point("run.ended")
         await self._write_down(run)

@@ -3,43 +3,30 @@
 One path for finished, running, timed out and dead executions alike.
 """
 
-import base64
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
-from mcp.types import ContentBlock, ImageContent, ResourceLink
+from mcp.types import ContentBlock
 
 from kernelry import Execution, ExecutionStatus, Sessions
-from kernelry.errors import KernelryError
 from kernelry.output import (
     Display,
     Output,
     Page,
     Transcript,
     clip,
-    image_bytes,
-    images_of,
     readable,
     saved_files,
-    saved_in,
     spill_of,
     stream_text,
 )
-from kernelry.workspace import files
-from kernelry_mcp.answers.links import uri_of
+from kernelry_mcp.answers import pictures
 from kernelry_mcp.answers.results import ErrorInfo, ExecutionPage, RunResult, SavedFile
 
-IMAGE_BYTES = 500_000  # of one image in an answer
-IMAGE_PIXELS = 1_200_000
-SHRINK_STEPS = (1.0, 0.7, 0.5, 0.35, 0.25)  # of the largest size that is allowed
-IMAGES_TOTAL = 700_000  # base64 characters of all images; clients drop events over 1 MiB
-IMAGE_LIMIT_PIXELS = 64_000_000  # a picture that claims more is not opened
 RESULTS = 20  # texts of results and displays in one answer
 SHOWN_FILES = 20
+PICTURES = pictures.Limits()
 SHOWN_STACK = 2000  # characters of where the code was that crashed a kernel
-RASTER_MIMES = ("image/png", "image/jpeg", "image/gif", "image/webp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +38,10 @@ class Rendered:
     blocks: list[ContentBlock]
 
 
-async def render(execution: Execution, sessions: Sessions, budget: int) -> Rendered:
-    """Render an execution within `budget` characters of text."""
+async def render(
+    execution: Execution, sessions: Sessions, budget: int, limits: pictures.Limits = PICTURES
+) -> Rendered:
+    """Render an execution within `budget` characters of text, and with its pictures."""
     spill_dir, workspace = sessions.spill_dir(execution), sessions.workspace.root
     owner, apart = execution.session_id, sessions.apart
 
@@ -63,13 +52,14 @@ async def render(execution: Execution, sessions: Sessions, budget: int) -> Rende
     # Only a spill file and images are work for a thread; most executions have neither.
     spilled = spill_of(execution.outputs) is not None
     total, body, truncated = await apart.run(owner, fit) if spilled else fit()
-    images = [
-        o for o in execution.outputs if isinstance(o, Display) and (images_of(o) or saved_in(o))
-    ]
-    blocks = await apart.run(owner, _image_blocks, images, workspace) if images else []
+    displays = [o for o in execution.outputs if isinstance(o, Display) and has_files(o)]
+    shown = pictures.Shown()
+    if displays:
+        shown = await apart.run(owner, pictures.show, displays, workspace, limits)
     result = run_result(execution, budget, total, truncated)
-    lines = [status_line(execution), *([body] if body else []), *_notices(execution, result)]
-    return Rendered(result, "\n".join(lines), blocks)
+    lines = [status_line(execution), *([body] if body else [])]
+    lines += [*shown.notes, *_notices(execution, result)]
+    return Rendered(result, "\n".join(lines), shown.blocks)
 
 
 async def page(
@@ -93,6 +83,11 @@ async def page(
     where = f"[characters {offset} to {found.end} of {found.total}"
     where += f"; next: offset={more}]" if more >= 0 else "; the end]"
     return answer, f"{status_line(execution)}\n{where}\n{found.text}"
+
+
+def has_files(display: Display) -> bool:
+    """Say whether a display is a picture, or was saved."""
+    return bool(saved_files([display])) or any(mime.startswith("image/") for mime in display.data)
 
 
 def run_result(execution: Execution, budget: int, total: int, truncated: bool) -> RunResult:
@@ -174,7 +169,9 @@ def _notices(execution: Execution, result: RunResult) -> list[str]:
         more = f" and {len(files) - SHOWN_FILES} more" if len(files) > SHOWN_FILES else ""
         lines.append(f"Files written: {', '.join(files[:SHOWN_FILES])}{more}")
     if result.outputs:
-        lines.append(f"Images saved: {', '.join(file.path for file in result.outputs)}")
+        paths = [file.path for file in result.outputs]
+        more = f" and {len(paths) - SHOWN_FILES} more" if len(paths) > SHOWN_FILES else ""
+        lines.append(f"Saved: {', '.join(paths[:SHOWN_FILES])}{more}")
     return lines
 
 
@@ -210,74 +207,3 @@ def _results(outputs: Iterable[Output], budget: int) -> list[str]:
     if len(texts) > RESULTS:
         found.insert(RESULTS // 2, f"[... {len(texts) - RESULTS} results left out ...]")
     return found
-
-
-def _image_blocks(displays: list[Display], workspace: Path) -> list[ContentBlock]:
-    blocks: list[ContentBlock] = []
-    links: list[ContentBlock] = []
-    room = IMAGES_TOTAL
-    for display in displays:
-        if block := _image_block(display, workspace, room):
-            room -= len(block.data)
-            blocks.append(block)
-        links += [
-            ResourceLink(
-                type="resource_link",
-                uri=uri_of(path),
-                name=Path(path).name,
-                mime_type=mime,
-            )
-            for mime, path in saved_files([display])
-        ]
-    return blocks + links
-
-
-def _image_block(display: Display, workspace: Path, room: int) -> ImageContent | None:
-    """Return the first raster form that can be shown whole."""
-    forms = images_of(display)
-    for mime in RASTER_MIMES:
-        try:
-            if mime in forms:
-                data = image_bytes(mime, forms[mime])
-            elif mime in saved_in(display):
-                data = files.read_bytes(workspace, saved_in(display)[mime], files.IMAGE_BYTES)
-            else:
-                continue
-            mime, data = shrink(mime, data)
-        except (KernelryError, ValueError):
-            continue  # not what it says, or its file is gone: the link stays
-        encoded = base64.b64encode(data).decode("ascii")
-        if len(encoded) <= room:
-            return ImageContent(type="image", data=encoded, mime_type=mime)
-    return None
-
-
-def shrink(mime: str, data: bytes) -> tuple[str, bytes]:
-    """Return an image that fits an answer: as it is, or scaled down.
-
-    Raises:
-        ValueError: It can't be read, or claims to be enormous.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            pixels = image.width * image.height
-            if pixels > IMAGE_LIMIT_PIXELS:
-                raise ValueError(f"{image.width}x{image.height} is too large to open")
-            if len(data) <= IMAGE_BYTES and pixels <= IMAGE_PIXELS:
-                return mime, data
-            image.load()
-            whole = image.convert("RGBA" if "A" in image.getbands() else "RGB")
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise ValueError(str(error)) from error
-    fits = min(1.0, (IMAGE_PIXELS / pixels) ** 0.5)
-    for step in SHRINK_STEPS:
-        width, height = int(whole.width * fits * step), int(whole.height * fits * step)
-        small = whole.resize((max(width, 1), max(height, 1)))
-        for kind in ("PNG", "JPEG"):
-            buffer = io.BytesIO()
-            (small.convert("RGB") if kind == "JPEG" else small).save(buffer, kind)
-            if buffer.tell() <= IMAGE_BYTES:
-                return f"image/{kind.lower()}", buffer.getvalue()
-    raise ValueError("too much detail to be sent small")

@@ -96,7 +96,7 @@ async def get_artifact(
     found = await find(ctx, artifact_id, session_id)
     most = limit // 4 * 3  # bytes whose base64 fits
     content = await app.sessions.artifacts.read(found, offset=offset, limit=limit, data_bytes=most)
-    result, text, blocks = shown_artifact(found, content, offset, most)
+    result, text, blocks = shown_artifact(found, content, offset, most, app.settings.image_side)
     return result.answer(text, *blocks)
 
 
@@ -211,7 +211,7 @@ def line_of(info: ArtifactInfo) -> str:
 
 
 def shown_artifact(
-    artifact: Artifact, content: Content, offset: int, most: int
+    artifact: Artifact, content: Content, offset: int, most: int, side: int
 ) -> tuple[ArtifactContent, str, list[ContentBlock]]:
     """Return what an artifact is answered with.
 
@@ -220,6 +220,7 @@ def shown_artifact(
         content: What was read.
         offset: Where from.
         most: Bytes of data that the answer may have.
+        side: Pixels of a picture's longer side.
     """
     result = ArtifactContent(
         session_id=artifact.session_id,
@@ -236,7 +237,7 @@ def shown_artifact(
         unit = "characters"
     else:
         data = content.data or b""
-        if offset == 0 and (image := image_of(artifact.mime_type, data)):
+        if offset == 0 and (image := image_of(artifact.mime_type, data, side)):
             result.encoding = "image"
             return result, f"[{name}, {artifact.size} bytes]", [image]
         if len(data) > most:  # an image that can't be shown, whole

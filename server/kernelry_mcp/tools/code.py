@@ -11,6 +11,7 @@ from kernelry.errors import InvalidArgumentError, KernelryError
 from kernelry.lives import WITHOUT
 from kernelry.models import InterruptReport, InterruptStep, Restoration
 from kernelry_mcp.answers import (
+    Limits,
     asked_before,
     left_out,
     page,
@@ -61,7 +62,7 @@ async def run_python_code(
             return required
         execution = run.snapshot()
     assert execution is not None
-    rendered = await render(execution, app.sessions, app.settings.text_budget)
+    rendered = await render(execution, app.sessions, app.settings.text_budget, pictures_of(app))
     return rendered.result.answer(rendered.text, *rendered.blocks)
 
 
@@ -91,7 +92,7 @@ async def get_execution(
     if offset is not None:
         answer, text = await page(execution, app.sessions, budget, offset, limit)
         return answer.answer(text)
-    rendered = await render(execution, app.sessions, budget)
+    rendered = await render(execution, app.sessions, budget, pictures_of(app))
     result = ExecutionPage(**rendered.result.model_dump(), text="", offset=0, next_offset=-1)
     return result.answer(rendered.text, *rendered.blocks)
 
@@ -218,3 +219,8 @@ def restarted(session: Session, done: Restoration | None) -> CallToolResult:
     return result.answer(
         f"Session '{session.id}' has a new kernel (generation {result.generation}). {what}"
     )
+
+
+def pictures_of(app: App) -> Limits:
+    """Return how much of pictures goes into one answer."""
+    return Limits(app.settings.image_count, app.settings.image_side)

@@ -12,7 +12,7 @@ from pydantic import Field
 from kernelry.errors import FileTooLargeError, InvalidArgumentError
 from kernelry.workspace import Content, Mode, list_folder
 from kernelry.workspace import files as library
-from kernelry_mcp.answers import FILE_BYTES, IMAGES_TOTAL, RASTER_MIMES, shrink, uri_of
+from kernelry_mcp.answers import FILE_BYTES, IMAGES_TOTAL, fitted, is_raster, uri_of
 from kernelry_mcp.answers.results import DeletedFile, FileContent, FileEntry, FileList, WrittenFile
 from kernelry_mcp.context import Ctx, Declaration, app_of, tool
 from kernelry_mcp.tools.parameters import PAGE_CHARS
@@ -85,7 +85,7 @@ async def read_file(
     def read() -> tuple[FileContent, str, list[ContentBlock]]:
         small = budget // 4 * 3  # bytes whose base64 fits
         content = library.read(root, path, offset=offset, limit=limit, data_bytes=small)
-        return shown_content(content, offset, small)
+        return shown_content(content, offset, small, app.settings.image_side)
 
     result, text, blocks = await asyncio.to_thread(read)
     return result.answer(text, *blocks)
@@ -135,7 +135,7 @@ def line_of(entry: FileEntry) -> str:
 
 
 def shown_content(
-    content: Content, offset: int, small: int
+    content: Content, offset: int, small: int, side: int
 ) -> tuple[FileContent, str, list[ContentBlock]]:
     """Return what a file's content is answered with.
 
@@ -143,6 +143,7 @@ def shown_content(
         content: What was read.
         offset: The character that was asked for.
         small: Bytes up to which data are answered as base64.
+        side: Pixels of a picture's longer side.
 
     Raises:
         FileTooLargeError: Neither an answer nor a resource can hold it.
@@ -165,7 +166,7 @@ def shown_content(
         where = f"[{content.path}: characters {page.offset} to {page.end} of {page.total}"
         more = f"; next: offset={page.end}]" if result.next_offset >= 0 else "; the end]"
         return result, f"{where}{more}\n{page.text}", []
-    if content.data is not None and (image := image_of(content.mime_type, content.data)):
+    if content.data is not None and (image := image_of(content.mime_type, content.data, side)):
         result.encoding = "image"
         return result, f"[{name}]", [image]
     if content.data is not None and len(content.data) <= small:
@@ -183,18 +184,18 @@ def shown_content(
     return result, f"[{name}, not text: read it in run_python_code, or the resource]", [link]
 
 
-def image_of(mime: str, data: bytes) -> ImageContent | None:
+def image_of(mime: str, data: bytes, side: int) -> ImageContent | None:
     """Return an image that fits an answer; None: it is none, or none that can be shown."""
-    if mime not in RASTER_MIMES:
+    if not is_raster(mime):
         return None
     try:
-        mime, data = shrink(mime, data)
+        picture = fitted(data, side)
     except ValueError:
         return None
-    encoded = base64.b64encode(data).decode("ascii")
+    encoded = base64.b64encode(picture.data).decode("ascii")
     if len(encoded) > IMAGES_TOTAL:
         return None
-    return ImageContent(type="image", data=encoded, mime_type=mime)
+    return ImageContent(type="image", data=encoded, mime_type=picture.mime)
 
 
 def bytes_of(content: str, encoding: str) -> bytes:

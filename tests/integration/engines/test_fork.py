@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from kernelry import Config, ExecutionStatus, Session, Sessions, SessionSpec
+from kernelry.output import SAVED
 from kernelry.output.fold import Display, stream_text
-from kernelry.output.images import SAVED
 
 HANG = 60  # seconds after which a test is stuck
 

@@ -25,9 +25,8 @@ from kernelry.errors import (
 )
 from kernelry.lives.recovery import remove_spills
 from kernelry.messaging.journal import newest_begun, read_journal
-from kernelry.output import transcript
+from kernelry.output import save_shown, transcript
 from kernelry.output.fold import Display, Spill
-from kernelry.output.images import save_images
 from kernelry.output.transcript import Transcript
 from kernelry.paths import Workspace
 from kernelry.session.inspection import read_from, size_of
@@ -408,7 +407,7 @@ async def test_images_are_not_saved_through_a_link(root: Path, secret: Path) -> 
     os.rmdir(root / "outputs")
     (root / "outputs").symlink_to(secret)
     picture = Display({"image/svg+xml": "<svg/>"})
-    [shown] = await save_images((picture,), Workspace(root), "s-1")
+    [shown] = await save_shown((picture,), Workspace(root), "s-1")
     assert os.listdir(secret) == ["key"]
     assert isinstance(shown, Display)
     assert "not saved" in str(shown.metadata)

@@ -26,19 +26,19 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "html of scripts": (
         {"text/html": "<script>draw(1 < 2)</script>"},
-        "[shown without a text: text/html of 28 characters; it is kept with this execution]",
+        "[shown without a text: text/html of 28 characters; export_notebook has it]",
     ),
     "a plot by plotly": (
         {"application/vnd.plotly.v1+json": {"data": []}},
         "[shown without a text: application/vnd.plotly.v1+json of 12 characters; "
-        "it is kept with this execution]",
+        "export_notebook has it]",
     ),
     "sound": (
         {"audio/wav": "UklG"},
-        "[shown without a text: audio/wav of 4 characters; it is kept with this execution]",
+        "[shown without a text: audio/wav of 4 characters; export_notebook has it]",
     ),
     "a picture": ({"image/png": "iVBO"}, ""),
-    "a figure": ({"text/plain": "<Figure size 1x1>", "image/png": "iVBO"}, "<Figure size 1x1>"),
+    "a figure": ({"text/plain": "<Figure size 1x1>", "image/png": "iVBO"}, ""),
     "nothing": ({}, ""),
     "only a bare repr": ({"text/plain": "<object object at 0x7f>"}, "<object object at 0x7f>"),
 }

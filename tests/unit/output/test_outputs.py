@@ -15,9 +15,9 @@ from kernelry.output.fold import (
     clip,
     fold,
     from_json,
-    readable,
     to_json,
 )
+from kernelry.output.terminal import readable
 
 
 def message(kind: str, **content: Any) -> dict[str, Any]:

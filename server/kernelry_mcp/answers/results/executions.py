@@ -32,7 +32,9 @@ class RunResult(ToolResult):
     stdout: str = Field(description="What was printed, within the budget")
     stderr: str = Field(description="The same of stderr")
     results: list[str] = Field(description="Plain text of results and displays")
-    outputs: list[SavedFile] = Field(description="Images, saved in the workspace")
+    outputs: list[SavedFile] = Field(
+        description="What was shown and text does not tell (pictures, pages, charts, sound), saved"
+    )
     error: ErrorInfo | None = Field(description="Why it did not complete; null if it did")
     new_files: list[str] = Field(description="Workspace files it created or changed")
     execution_time: float = Field(description="Seconds, so far or in all")
