@@ -113,33 +113,56 @@ class ForkServer:
         self._loop.add_reader(connection, self._hear)
 
     async def fork(
-        self, launch: Launch, connection: Connection, *, deadline: float
+        self,
+        launch: Launch,
+        connection: Connection,
+        *,
+        deadline: float,
+        began: Callable[[KernelProcess], None] = lambda _: None,
     ) -> KernelProcess:
         """Have a kernel forked; returns when its sockets are bound.
+
+        Args:
+            launch: What is started.
+            connection: Where its sockets shall be.
+            deadline: Seconds it may take.
+            began: Called when there is a process.
 
         Raises:
             KernelStartError: It ended or took too long, or the fork server is gone.
         """
         launch_file = launch.write_files(connection, -1)
-        return await self.fork_file(launch, launch_file, deadline=deadline)
+        return await self.fork_file(launch, launch_file, deadline=deadline, began=began)
 
     async def fork_file(
-        self, launch: Launch, launch_file: Path, *, deadline: float
+        self,
+        launch: Launch,
+        launch_file: Path,
+        *,
+        deadline: float,
+        began: Callable[[KernelProcess], None] = lambda _: None,
     ) -> KernelProcess:
         """Have a kernel forked whose launch file is written; see `fork`."""
         with ready_pipe() as (readable, writable):
             process = await self._ask("fork", launch_file, writable, deadline)
+        began(process)
         await await_ready(launch, process, readable, deadline=deadline)
         return process
 
     async def spawn(
-        self, launch: Launch, connection: Connection, *, deadline: float
+        self,
+        launch: Launch,
+        connection: Connection,
+        *,
+        deadline: float,
+        began: Callable[[KernelProcess], None] = lambda _: None,
     ) -> KernelProcess:
         """Have a kernel started as a fresh process; otherwise as `fork`."""
         launch_file = launch.write_files(connection, READY_FD)
         with ready_pipe() as (readable, writable):
             process = await self._ask("spawn", launch_file, writable, deadline)
         process.start = "box" if launch.walls.isolation is Isolation.BOX else "spawn"
+        began(process)
         await await_ready(launch, process, readable, deadline=deadline)
         return process
 

@@ -8,7 +8,7 @@ from typing import Any
 from kernelry import bounds
 from kernelry.apart import in_thread
 from kernelry.beneath import put_aside, remove_tree
-from kernelry.engines.cgroups import Group, known_group, make_group
+from kernelry.engines.cgroups import Group, known_group
 from kernelry.engines.forkserver import ForkServer
 from kernelry.engines.process import Exit, KernelProcess, boot_id, end_strays
 from kernelry.engines.walls import Walls
@@ -60,12 +60,6 @@ class LocalKernel:
     def is_out_of_memory(self) -> bool:
         """Say whether Linux killed something of it because its memory was used up."""
         return self.group is not None and self.group.has_killed
-
-    def make_group(self) -> None:
-        """Put it into a control group of its own, where there can be one."""
-        pids = (self.process.pid, *self.process.halves, self.process.leader)
-        name, limit = self._connection.path.name, self.walls.limits.memory
-        self.group = make_group(name, pids, limit)
 
     def find_group(self) -> None:
         """Find the control group that a server before has made for it."""

@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from kernelry.engines.cgroups import remove_unused
+from kernelry.engines.cgroups import Grouping, remove_unused
 from kernelry.engines.forkserver import ForkServer, Inventory, Profile
 from kernelry.engines.guardians import (
     GUARDIAN,
@@ -131,22 +131,34 @@ class LocalEngine:
         private_directory(self._runtime)  # somebody may have cleaned up
         self._hold_lifeline()
         connection = self._new_connection()
+        grouping = Grouping(connection.path.name, launch.walls.limits.memory)
+
+        def began(process: KernelProcess) -> None:
+            # What is in a box is known when it is ready.
+            if self._groups and launch.walls.isolation is not Isolation.BOX:
+                grouping.begin(process.pid)
+
         try:
-            process, guardian = await self._start_process(launch, connection, fresh, deadline)
+            process, guardian = await self._start_process(
+                launch, connection, fresh, deadline, began
+            )
         except BaseException:
+            grouping.give_up()
             remove_files(connection)
             raise
         channels = Channels(connection)
         kernel = LocalKernel(process, channels, connection, launch.walls)
         kernel.guardian = guardian
         try:
+            if self._groups and launch.walls.isolation is Isolation.BOX:
+                grouping.begin(process.pid, *process.halves, process.leader)
             await handshake(kernel, deadline)
+            kernel.group = await grouping.group()
         except BaseException:
             await process.kill()
+            grouping.give_up()
             kernel.release()
             raise
-        if self._groups:
-            kernel.make_group()
         self._kernels = [k for k in self._kernels if k.process.exit is None] + [kernel]
         if guardian is not self._guardian and self._guardian is not None:
             # Should the fork server go together with us, somebody else must know of it.
@@ -419,7 +431,12 @@ class LocalEngine:
             self._lifelines.append(hold_lifeline(path))
 
     async def _start_process(
-        self, launch: Launch, connection: Connection, fresh: bool, deadline: float
+        self,
+        launch: Launch,
+        connection: Connection,
+        fresh: bool,
+        deadline: float,
+        began: Callable[[KernelProcess], None],
     ) -> tuple[KernelProcess, ForkServer | None]:
         # A fork server that died is replaced; one that is still starting is not waited for
         # unless nothing else is allowed: a spawned kernel is there sooner.
@@ -435,13 +452,13 @@ class LocalEngine:
                 break
             start = server.spawn if forker is None else server.fork
             try:
-                return await start(launch, connection, deadline=deadline), server
+                return await start(launch, connection, deadline=deadline, began=began), server
             except KernelStartError:
                 if not server.is_closed:
                     raise
             if forker is not None:
                 await self.ensure_fork_server()
-        return await spawn(launch, connection, deadline=deadline), None
+        return await spawn(launch, connection, deadline=deadline, began=began), None
 
 
 def is_alive(server: ForkServer | None) -> bool:

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from collections.abc import Callable
 
 from kernelry.engines.launch import Launch, await_ready, ready_pipe
 from kernelry.engines.process import KernelProcess, SpawnedProcess
@@ -15,19 +16,27 @@ LOG_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
 LOG_FLAGS |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
-async def spawn(launch: Launch, connection: Connection, *, deadline: float) -> KernelProcess:
+async def spawn(
+    launch: Launch,
+    connection: Connection,
+    *,
+    deadline: float,
+    began: Callable[[KernelProcess], None] = lambda _: None,
+) -> KernelProcess:
     """Start the launcher and return its process when its sockets are bound.
 
     Args:
         launch: What to start.
         connection: Where its sockets shall be.
         deadline: Seconds it may take.
+        began: Called when there is a process.
 
     Raises:
         KernelStartError: It ended or took too long; the message quotes its log.
     """
     with ready_pipe() as (readable, writable):
         process = _start(launch, connection, writable)
+    began(process)
     await await_ready(launch, process, readable, deadline=deadline)
     return process
 
