@@ -143,3 +143,45 @@ async def test_a_figure_is_a_picture_and_not_a_line_about_one(agent: Agent) -> N
     )
     assert "<Figure" not in answer.text
     assert [block.type for block in answer.content if block.type == "image"] == ["image"]
+
+
+async def test_a_script_saved_anew_names_who_keeps_the_old_code_and_loads_it_anew(
+    agent: Agent,
+) -> None:
+    first = await agent.call("save_script", name="tool", content="x = 1")
+    assert "'import tool' works" in first.text
+    for name in ("holds", "other"):
+        await agent.ask("create_session", session_id=name)
+    await agent.run("import tool; from tool import x", "holds")
+    await agent.run("1", "other")
+    again = await agent.call("save_script", name="tool", content="x = 2", overwrite=True)
+    assert again.data["held_by"] == ["holds"]
+    assert "holds imported it before" in again.text and "reload=true" in again.text
+    assert await agent.value("tool.x", "holds") == "1"
+    assert await agent.value("__import__('tool').x", "other") == "2"
+    anew = await agent.call(
+        "save_script", name="tool", content="x = 3", overwrite=True, reload=True
+    )
+    assert (anew.data["held_by"], anew.data["reloaded"]) == ([], ["holds", "other"])
+    assert await agent.value("tool.x", "holds") == "3"
+    busy = await agent.run("import time; time.sleep(60)", "holds", wait=0)
+    kept = await agent.call(
+        "save_script", name="tool", content="x = 4", overwrite=True, reload=True
+    )
+    assert (kept.data["held_by"], kept.data["reloaded"]) == (["holds"], ["other"])
+    await agent.ask("interrupt_execution", execution_id=busy["execution_id"], session_id="holds")
+    broken = await agent.call(
+        "save_script", name="tool", content="1/0", overwrite=True, reload=True
+    )
+    assert broken.data["held_by"] == ["holds", "other"]
+
+
+@pytest.mark.parametrize(("name", "said"), [("random", "Python's own module"), ("numpy", "numpy")])
+async def test_a_script_by_a_librarys_name_says_what_shadows_what(
+    agent: Agent, name: str, said: str
+) -> None:
+    await agent.run("1")
+    saved = await agent.call("save_script", name=name, content="x = 1")
+    assert said in saved.data["instead"]
+    assert f"'import {name}' in a cell means something else" in saved.text
+    assert await agent.value(f"hasattr(__import__({name!r}), 'x')") == "False"

@@ -9,7 +9,7 @@ import pytest
 
 from kernelry import ExecutionStatus
 from kernelry.output import stream_text
-from kernelry.session.script_runs import run_script
+from kernelry.scripts import run_script
 from tests.acceptance.harness import until
 from tests.attacks.world import World
 

@@ -12,7 +12,7 @@ import pytest
 
 from kernelry import Execution, ExecutionStatus
 from kernelry.errors import CheckpointError
-from kernelry.session.script_runs import run_script
+from kernelry.scripts import run_script
 from tests.acceptance.harness import until
 from tests.attacks.conftest import need
 from tests.attacks.world import World, world

@@ -14,7 +14,7 @@ import pytest
 
 from kernelry import Config, ExecutionStatus, Limits, Sessions, SessionSpec
 from kernelry.engines import can_group
-from kernelry.session.script_runs import run_script
+from kernelry.scripts import run_script
 from tests.acceptance.harness import unavailable
 from tests.attacks.conftest import need
 from tests.attacks.world import Level

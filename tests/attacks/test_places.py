@@ -16,7 +16,7 @@ import pytest
 from kernelry import Config, Session, Sessions, SessionSpec
 from kernelry.errors import InvalidArgumentError, KernelStartError
 from kernelry.output.fold import stream_text
-from kernelry.session.script_runs import run_script
+from kernelry.scripts import run_script
 from tests.attacks.conftest import need
 from tests.attacks.test_ordinary_user import copy, copy_interpreter
 from tests.attacks.world import Level

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from kernelry import ArtifactSpec, Config, Execution, Sessions, SessionSpec
-from kernelry.session.script_runs import run_script
+from kernelry.scripts import run_script
 from kernelry.session.session import Session
 
 T = TypeVar("T")

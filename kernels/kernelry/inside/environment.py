@@ -12,7 +12,8 @@ import os
 import sys
 
 PARENTS = ("site-packages", "dist-packages")  # last parts of folders that hold packages
-RUN_PIP = '#!/bin/sh\nexec "${0%/*}/python" -m pip "$@"\n'
+#: -P: a random.py in the working folder is none of pip's business
+RUN_PIP = '#!/bin/sh\nexec "${0%/*}/python" -P -m pip "$@"\n'
 #: what ``python -m pip`` is where the interpreter has no pip
 UV_AS_PIP = """\
 import os, sys

@@ -1,6 +1,6 @@
 """One live session and what runs in it."""
 
-from kernelry.session import health, script_runs, steering
+from kernelry.session import health, steering
 from kernelry.session.adoption import with_what_ran
 from kernelry.session.notes import with_changes
 from kernelry.session.run import Run
@@ -24,7 +24,6 @@ __all__ = [
     "isolated",
     "measure",
     "quantity",
-    "script_runs",
     "size_of",
     "steering",
     "with_changes",

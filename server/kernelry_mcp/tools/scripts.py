@@ -1,12 +1,16 @@
 """Scripts in the workspace."""
 
 import asyncio
+from keyword import iskeyword
 from typing import Annotated
 
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from kernelry.session import script_runs
+from kernelry import Session
+from kernelry.scripts import Found, look
+from kernelry.scripts import reload as reload_in
+from kernelry.scripts import run_script as run_in
 from kernelry.workspace import scripts as library
 from kernelry_mcp.answers.results import SavedScript, ScriptRun
 from kernelry_mcp.callers import caller_of
@@ -20,16 +24,52 @@ async def save_script(
     name: Annotated[str, Field(description="File name, with or without .py; no folders")],
     content: Annotated[str, Field(description="Python source")],
     overwrite: Annotated[bool, Field(description="Replace a script of that name")] = False,
+    reload: Annotated[
+        bool, Field(description="Load it anew in sessions that have imported it and are idle")
+    ] = False,
 ) -> Annotated[CallToolResult, SavedScript]:
-    """Save Python source as scripts/NAME.py; every session can import it by its name."""
-    workspace = app_of(ctx).sessions.workspace
+    """Save Python source as scripts/NAME.py; every session can import it by its name.
+
+    Sessions that have imported it before keep the old code, and are named.
+    """
+    sessions = app_of(ctx).sessions
+    workspace = sessions.workspace
     path = await asyncio.to_thread(
         library.save_script, workspace, name, content, overwrite=overwrite
     )
-    module = path.stem if path.stem.isidentifier() else ""
-    result = SavedScript(script=path.as_posix(), module=module)
-    usage = f"; 'import {module}' works in every session" if module else ""
-    return result.answer(f"Saved {result.script}{usage}. run_script runs it.")
+    module = path.stem if path.stem.isidentifier() and not iskeyword(path.stem) else ""
+    found, renewed = Found((), ""), list[Session]()
+    if module:
+        found = await look(sessions.list(), module, workspace.root / path)
+        renewed = await reload_in(found.holders, module, sessions.run) if reload else []
+    result = SavedScript(
+        script=path.as_posix(),
+        module=module,
+        instead=found.instead,
+        held_by=[session.id for session in found.holders if session not in renewed],
+        reloaded=[session.id for session in renewed],
+    )
+    return result.answer(saved_text(result))
+
+
+def saved_text(saved: SavedScript) -> str:
+    """Say what a script can be used for, and where it is not what its name means."""
+    lines = [f"Saved {saved.script}. run_script runs it."]
+    if saved.instead:
+        lines.append(
+            f"'import {saved.module}' in a cell means something else: {saved.instead}. And scripts "
+            f"import this file instead of that: give it another name."
+        )
+    elif saved.module:
+        lines[0] = f"Saved {saved.script}; 'import {saved.module}' works. run_script runs it."
+    if saved.held_by:
+        lines.append(
+            f"{', '.join(saved.held_by)} imported it before and keep the old code: save with "
+            f"reload=true when nothing runs there, or importlib.reload({saved.module})."
+        )
+    if saved.reloaded:
+        lines.append(f"Loaded anew in {', '.join(saved.reloaded)}.")
+    return "\n".join(lines)
 
 
 @tool(Declaration(title="Run a script", toolset="core", destructive=True, open_world=True))
@@ -49,7 +89,7 @@ async def run_script(
     sessions = app_of(ctx).sessions
     session = sessions.find(caller_of(ctx), session_id)
     shown = await asyncio.to_thread(library.script_name, sessions.workspace, path)
-    done = await script_runs.run_script(session, path, args or [], timeout=timeout)
+    done = await run_in(session, path, args or [], timeout=timeout)
     result = ScriptRun(
         session_id=session.id,
         script=shown,

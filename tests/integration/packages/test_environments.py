@@ -114,6 +114,17 @@ async def test_whatever_way_a_cell_installs_it_lands_in_its_session(service: Ses
     assert "ModuleNotFoundError" in str((await outcome(service, other, "import one")).error)
 
 
+async def test_files_by_the_names_of_libraries_keep_nobody_from_installing(
+    service: Sessions,
+) -> None:
+    session = await service.create(SessionSpec(id="a"))
+    for name in ("random", "json", "email", "pip"):
+        (service.workspace.root / f"{name}.py").write_text("raise RuntimeError('shadowed')")
+    for code in ("%pip install -q one", "!pip install -q two"):
+        await run(service, session, code)
+    assert sorted(await own(session)) == ["one", "two"]
+
+
 async def test_processes_of_a_session_see_its_packages_and_the_interpreters(
     service: Sessions,
 ) -> None:

@@ -14,6 +14,8 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from importlib.machinery import all_suffixes
+from types import ModuleType
 from typing import Any
 
 from .. import environment
@@ -33,6 +35,7 @@ class Helper:
             "variables": self.variables,
             "adopt_environment": self.adopt_environment,
             "loaded": self.loaded,
+            "module": self.module,
             "ask": self.ask,
             "stop": kernel.stopping.ask,
             "answer": self.answer,
@@ -124,6 +127,25 @@ class Helper:
         importlib.invalidate_caches()
         found = sorted({name for item in distributions for name in loaded_modules(item, site)})
         return {"modules": found}
+
+    def module(self, name: str, path: str) -> dict[str, Any]:
+        """Say whether this kernel has imported a file as a module, and what its name means else."""
+        importlib.invalidate_caches()  # the file may have changed just now
+        loaded = sys.modules.get(name)
+        file = loaded.__dict__.get("__file__") if type(loaded) is ModuleType else None
+        holds = type(file) is str and os.path.realpath(file) == os.path.realpath(path)
+        own = {os.path.dirname(path), self.kernel.parent.launch["workspace"], ""}
+        folders = [folder for folder in sys.path if type(folder) is str and folder not in own]
+        return {"holds": holds, "instead": "" if holds else place_of(name, folders)}
+
+
+def place_of(name: str, folders: list[str]) -> str:
+    """Return where a module of a name is in some folders; "" if it is in none."""
+    for folder in folders:
+        for file in (name, *(name + suffix for suffix in all_suffixes())):
+            if os.path.exists(found := os.path.join(folder, file)):
+                return found
+    return ""
 
 
 def loaded_modules(distribution: str, site: str) -> list[str]:

@@ -6,6 +6,7 @@
 # pyright: reportOptionalMemberAccess=false
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -65,6 +66,16 @@ class Shell(ZMQInteractiveShell):  # type: ignore[misc]  # ipykernel has no type
         """Show values our way."""
         self.display_formatter = Formatter(parent=self)
         self.configurables.append(self.display_formatter)
+
+    def init_magics(self) -> None:
+        """Have ``%pip`` import nothing of the working folder, whatever its files are called."""
+        super().init_magics()
+        self.register_magic_function(self.run_pip, "line", "pip")
+
+    def run_pip(self, line: str) -> None:
+        """Run pip for this session: ``%pip install NAME``."""
+        self.system(f"{shlex.quote(sys.executable)} -P -m pip {line}")
+        print("Note: what was imported before stays as it is until restart_kernel.")  # noqa: T201
 
     def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
         """Note what IPython tells of a value that it can't show; print anything else."""

@@ -10,6 +10,9 @@ class SavedScript(ToolResult):
 
     script: str = Field(description="Its path, relative to the workspace")
     module: str = Field(description="Name to import it by; empty if it is none")
+    instead: str = Field(description="What that name means in cells, if not this file")
+    held_by: list[str] = Field(description="Sessions that keep the code that they imported before")
+    reloaded: list[str] = Field(description="Sessions that have loaded it anew")
 
 
 class ScriptRun(ToolResult):

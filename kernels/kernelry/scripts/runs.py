@@ -7,8 +7,7 @@ from dataclasses import replace
 
 from kernelry.engines import outside
 from kernelry.programs import Completed, run_program
-from kernelry.session.running import ScriptRun
-from kernelry.session.session import Session
+from kernelry.session import ScriptRun, Session
 from kernelry.shielding import to_the_end
 from kernelry.workspace import scripts
 
