@@ -185,3 +185,13 @@ async def test_a_script_by_a_librarys_name_says_what_shadows_what(
     assert said in saved.data["instead"]
     assert f"'import {name}' in a cell means something else" in saved.text
     assert await agent.value(f"hasattr(__import__({name!r}), 'x')") == "False"
+
+
+async def test_what_repeats_is_said_once_and_how_often(agent: Agent) -> None:
+    lines = await read(agent, "for _ in range(2000): print('same')")
+    assert lines[:2] == ["same", "[the line above 1,999 more times]"]
+    assert "offset=0) reads all of it" in lines[2]
+    code = "def f(n): return g(n)\ndef g(n): return f(n + 1)\nf(0)"
+    text = "\n".join(await read(agent, code))
+    assert len(text) < 3000, text
+    assert "RecursionError" in text

@@ -21,8 +21,11 @@ from kernelry.output import (
     stream_text,
 )
 from kernelry_mcp.answers import pictures
+from kernelry_mcp.answers.folding import folded
 from kernelry_mcp.answers.results import ErrorInfo, ExecutionPage, RunResult, SavedFile
 
+FOLDED_CHARS = 400_000  # of a text that is looked through for what repeats
+FOLDED = '\n[folded; get_execution(execution_id="{}", offset=0) reads all of it]'
 RESULTS = 20  # texts of results and displays in one answer
 SHOWN_FILES = 20
 PICTURES = pictures.Limits()
@@ -176,9 +179,16 @@ def _notices(execution: Execution, result: RunResult) -> list[str]:
 
 
 def _fit(execution: Execution, transcript: Transcript, budget: int) -> tuple[str, bool]:
-    """Return the transcript within the budget, and whether something was left out."""
-    if transcript.total <= budget:
-        return transcript.read(0, budget).text.rstrip("\n"), False
+    """Return the transcript within the budget, and whether something was left out.
+
+    What repeats is folded first: it may be all that there is too much of.
+    """
+    if transcript.total <= max(budget, FOLDED_CHARS):
+        text = transcript.read(0, transcript.total).text.rstrip("\n")
+        short = folded(text)
+        if len(short) <= budget:
+            notice = FOLDED.format(execution.id) if short != text else ""
+            return short + notice, short != text
     half = budget // 2
     head = transcript.read(0, half).text
     tail = transcript.read(transcript.total - half, half).text
