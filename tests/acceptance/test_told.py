@@ -195,3 +195,25 @@ async def test_what_repeats_is_said_once_and_how_often(agent: Agent) -> None:
     text = "\n".join(await read(agent, code))
     assert len(text) < 3000, text
     assert "RecursionError" in text
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import asyncio\nasync def late():\n    await asyncio.sleep(0.3)\n    print('late words')\n"
+        "task = asyncio.create_task(late())",
+        "import threading, time\n"
+        "threading.Thread(target=lambda: (time.sleep(0.3), print('late words'))).start()",
+    ],
+    ids=["task", "thread"],
+)
+async def test_what_comes_after_an_end_is_told_with_the_next(agent: Agent, code: str) -> None:
+    first = await agent.run(code)
+    assert first["stdout"] == ""
+    answer = await agent.call("run_python_code", code="import asyncio\nawait asyncio.sleep(1.5)")
+    told = f"Execution {first['execution_id']} has output since its end ('late words')"
+    if "late words" not in answer.data["stdout"]:  # a thread's is that of the cell that runs
+        assert told in answer.text
+        read = await agent.call("get_execution", execution_id=first["execution_id"])
+        assert "late words" in read.text
+    assert "late words" not in (await agent.call("run_python_code", code="1")).text

@@ -317,6 +317,8 @@ class Executions:
             ended = kernel.process.exit
             stack = inspection.crash_stack(self._owner.journal.parent) if ended is not None else ""
             run.conclude(ended, self._owner.death, stack)
+            if news := self.late.news():
+                run.add_note(news)
             await self._save_shown(run)
         kernel.channels.forget(run.id)
         crash_point("run.ended")

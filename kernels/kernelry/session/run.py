@@ -308,6 +308,11 @@ class Run:
             outputs_complete=self.idle.is_set() and not self.missed_output and not self.passed,
         )
 
+    def add_note(self, note: str) -> None:
+        """Say something more with its outcome."""
+        known = self.execution.note
+        self.execution = replace(self.execution, note=f"{known} {note}" if known else note)
+
     def lose(self, why: str) -> None:
         """Conclude an execution of which nothing can be known any more."""
         self._reply = None
