@@ -7,6 +7,7 @@ import asyncio
 import os
 from pathlib import Path
 
+from kernelry.apart import in_thread
 from kernelry.artifacts import Artifacts, Keeper
 from kernelry.config import Config, interpreter
 from kernelry.crashpoints import crash_point
@@ -18,6 +19,7 @@ from kernelry.packages import Installer, Interpreters
 from kernelry.paths import StateDirectory, Workspace, claim_state_directory
 from kernelry.shielding import to_the_end
 from kernelry.store import Store
+from kernelry.workspace import Watch
 
 
 class Foundation:
@@ -42,6 +44,8 @@ class Foundation:
         self.keeper: Keeper
         #: what kernels are started with
         self.launches: Launches
+        #: sees which files of the workspace change
+        self.watch = Watch(self.workspace.root)
         self._python = interpreter(config.python)
 
     async def open(self) -> None:
@@ -65,6 +69,7 @@ class Foundation:
             if not choosing.done():  # else a cancel here would come when all is open
                 choosing.cancel()
                 await to_the_end(asyncio.wait([choosing]))
+        self._watching = in_thread(self.watch.start, name="watch")
         crash_point("store.opened")
 
     async def release(self, *, leave: bool) -> None:
@@ -76,6 +81,8 @@ class Foundation:
         await self.artifacts.aclose()
         await self.store.aclose()
         self.state.release(keep_runtime=leave)
+        await self._watching
+        self.watch.close()
 
     async def _open(self, choosing: "asyncio.Future[Walls]") -> None:
         path = self.config.state_dir.expanduser().absolute()

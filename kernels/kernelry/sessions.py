@@ -119,6 +119,7 @@ class Sessions(Directory):
             keeper=self._ground.keeper,
             spawn=self._spawn,
             workspace=self.workspace,
+            watch=self._ground.watch,
             start_kernel=self._kernels.start,
             apart=self.apart,
             launches=self._launches,

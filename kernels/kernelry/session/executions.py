@@ -28,9 +28,11 @@ from kernelry.session.late import LateOutput
 from kernelry.session.notes import Notes
 from kernelry.session.run import NO_REPLY, Run
 from kernelry.session.services import Services, isolated
+from kernelry.workspace import Changes
 
 log = logging.getLogger(__name__)
 
+LOOK_AFTER = 0.05  # seconds that a cell took after which its files are looked for
 CATCH_UP_GRACE = 2.0  # seconds an adopted kernel has to say what it did before a timeout counts
 LOOK_PERIOD = 5.0  # seconds between looks whether a kernel forgot to answer
 STOP_PATIENCE = 10.0  # seconds until a kernel that sends too much and does not stop is ended
@@ -301,16 +303,26 @@ class Executions:
             "stop_on_error": False,
             "kernelry": self._notes.about(),
         }
-        kernel.channels.request("shell", "execute_request", content, run.hear, run.id)
-        crash_point("run.sent")
-        await self._finish(run, kernel)
+        changes = self._services.watch.begin()
+        try:
+            kernel.channels.request("shell", "execute_request", content, run.hear, run.id)
+            crash_point("run.sent")
+            await self._finish(run, kernel, changes)
+        finally:
+            self._services.watch.end(changes)
 
     async def _cancel_for_death(self, run: Run) -> None:
         run.cancel(f"the kernel died before it ran ({self._owner.death})")
         await self._write_down(run)
 
-    async def _finish(self, run: Run, kernel: LocalKernel) -> None:
-        """Wait for the end of an execution that was sent, and write it down."""
+    async def _finish(self, run: Run, kernel: LocalKernel, changes: Changes | None = None) -> None:
+        """Wait for the end of an execution that was sent, and write it down.
+
+        Args:
+            run: The execution.
+            kernel: What runs it.
+            changes: What it changes in the workspace; None: nobody has watched.
+        """
         await self._await_end(run)
         if not run.execution.status.is_final:
             await self._await_output(run, kernel)
@@ -319,11 +331,24 @@ class Executions:
             run.conclude(ended, self._owner.death, stack)
             if news := self.late.news():
                 run.add_note(news)
+            if changes is not None:
+                await self._add_changes(run, changes)
             await self._save_shown(run)
         kernel.channels.forget(run.id)
         crash_point("run.ended")
         await self._write_down(run)
         crash_point("run.written")
+
+    async def _add_changes(self, run: Run, changes: Changes) -> None:
+        """Name the files that programs and libraries have written past the kernel's own Python."""
+        watch, owner = self._services.watch, run.execution.session_id
+        watch.end(changes)
+        # What is as short as that has not had the time to write much: a look takes 20 ms.
+        if not changes.is_whole and run.execution.duration >= LOOK_AFTER:
+            await self._services.apart.run(owner, watch.look, changes)
+        if changes.paths:
+            seen = await self._services.apart.run(owner, watch.files, changes)
+            run.add_files(seen, is_whole=changes.is_whole, is_shared=changes.is_shared)
 
     async def _give_up(self, run: Run) -> None:
         """Conclude an execution that kernelry itself failed at."""

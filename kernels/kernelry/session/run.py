@@ -21,6 +21,7 @@ NOTE = "kernelry_note"  # message type; see inside/steering/notes.py
 STOPPED = "ExecutionStopped"  # what code raises that is stopped at a safe point
 HELD_PERIOD = 1.0  # seconds between looks whether one that is held goes on
 NO_REPLY = "the kernel went idle without a reply"
+NAMED_FILES = 5  # that a note names
 HINT_CHARS = 1000  # of what a kernel says about an error
 PAGES = 10  # of what a cell asks its client to show in a pager
 STOPS = ("KeyboardInterrupt", "CancelledError")  # what code raises that was stopped
@@ -307,6 +308,25 @@ class Run:
             note=self.passed or self.stopped_why or self.execution.note or self._hint,
             outputs_complete=self.idle.is_set() and not self.missed_output and not self.passed,
         )
+
+    def add_files(self, seen: list[str], *, is_whole: bool, is_shared: bool) -> None:
+        """Name files that changed meanwhile and that the kernel did not see.
+
+        Args:
+            seen: Paths in the workspace.
+            is_whole: Whether these are all.
+            is_shared: Whether it can have been another session.
+        """
+        known = self.execution.new_files
+        more = files_in([path for path in seen if path not in known])
+        if more and is_shared:
+            names = ", ".join(more[:NAMED_FILES]) + (", ..." if len(more) > NAMED_FILES else "")
+            self.add_note(f"Changed meanwhile, by this session or another that ran: {names}.")
+        elif more:
+            files = tuple(sorted({*known, *more})[: bounds.NEW_FILES])
+            self.execution = replace(self.execution, new_files=files)
+        if (more or known) and not is_whole:
+            self.add_note("There may be more files: only a part of the workspace was looked at.")
 
     def add_note(self, note: str) -> None:
         """Say something more with its outcome."""

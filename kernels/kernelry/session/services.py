@@ -15,6 +15,7 @@ from kernelry.packages import SessionEnvironment
 from kernelry.paths import Workspace
 from kernelry.session.running import Scripts
 from kernelry.store import Store
+from kernelry.workspace import Watch
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,8 @@ class Services:
     spawn: Spawner
     #: the shared folder
     workspace: Workspace
+    #: sees which files of it change
+    watch: Watch
     #: starts kernels
     start_kernel: KernelStarter
     #: the scripts of its sessions that run

@@ -4,10 +4,13 @@ from kernelry.workspace import files, scripts
 from kernelry.workspace.filepaths import explained, known
 from kernelry.workspace.files import Content, Mode, Written
 from kernelry.workspace.listing import list_folder
+from kernelry.workspace.watching import Changes, Watch
 
 __all__ = [
+    "Changes",
     "Content",
     "Mode",
+    "Watch",
     "Written",
     "explained",
     "files",
