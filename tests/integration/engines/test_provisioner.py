@@ -111,3 +111,35 @@ async def test_a_kernel_that_dies_is_noticed(manager: AsyncKernelManager) -> Non
     async with asyncio.timeout(HANG):
         while await manager.is_alive():
             await asyncio.sleep(0.02)
+
+
+async def test_a_console_gets_its_history_and_its_ports(manager: AsyncKernelManager) -> None:
+    for code in ("a = 1", "b = 2", "a = 1", "print(a)"):
+        await execute(manager, code)
+    client = manager.client()
+    client.start_channels()
+    try:
+        await client.wait_for_ready(timeout=HANG)
+
+        async def history(**asked: object) -> list[str]:
+            asked = {"raw": True, "output": False, **asked}
+            reply = await client.history(reply=True, timeout=HANG, **asked)
+            assert reply["content"]["status"] == "ok"
+            return [code for _, _, code in reply["content"]["history"]]
+
+        assert await history(hist_access_type="tail", n=2) == ["a = 1", "print(a)"]
+        assert await history(hist_access_type="search", pattern="a*") == ["a = 1", "a = 1"]
+        once = await history(hist_access_type="search", pattern="*=*", unique=True)
+        assert once == ["b = 2", "a = 1"]
+        assert await history(hist_access_type="range", start=2, stop=4) == ["b = 2", "a = 1"]
+        [*_, last] = (await client.history(True, True, "tail", n=1, reply=True, timeout=HANG))[
+            "content"
+        ]["history"]
+        assert last[2] == ["print(a)", None]
+        client.shell_channel.send(client.session.msg("connect_request", {}))
+        while (reply := await client.get_shell_msg(timeout=HANG))["msg_type"] != "connect_reply":
+            pass
+        ports = {f"{name}_port" for name in ("shell", "iopub", "stdin", "control", "hb")}
+        assert ports <= reply["content"].keys()
+    finally:
+        client.stop_channels()

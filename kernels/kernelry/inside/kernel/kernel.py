@@ -47,6 +47,7 @@ from ..walls import Memory, Walls
 from . import packing, streams
 from .errors import cut_reply
 from .helper import Helper
+from .history import remembered
 from .shell import Shell
 
 T = TypeVar("T")
@@ -60,6 +61,7 @@ NO_INPUT = (
     "Put the value into a variable and run the code again, or make a session that may ask: "
     "create_session(stdin=true)."
 )
+PORTS = ("shell", "iopub", "stdin", "control", "hb")
 BESIDE = "beside a cell"  # what runs when code of the user's does outside of one
 #: what IPython says below each SystemExit, and when it forgets the oldest results
 NO_USE_HERE = ("To exit: use", "Output cache limit")
@@ -176,6 +178,30 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
         finally:
             self.stopping.end()
             self.memory.open_reserve()
+
+    async def do_history(
+        self,
+        hist_access_type: str,
+        output: bool,
+        raw: bool,
+        *args: Any,
+        **asked: Any,
+    ) -> dict[str, Any]:
+        """Answer from what this kernel has run; see history.py."""
+        named = ("session", "start", "stop", "n", "pattern", "unique")
+        asked = {**dict(zip(named, args, strict=False)), **asked}
+        manager = self.shell.history_manager
+        cells = manager.input_hist_raw if raw else manager.input_hist_parsed
+        wanted = {name: asked[name] for name in named if name in asked}
+        found = remembered(cells, hist_access_type, **wanted)
+        # What came of them is not kept: with the output, each is said to have had none.
+        entries = [(s, n, (code, None)) for s, n, code in found] if output else found
+        return {"status": "ok", "history": entries}
+
+    async def connect_request(self, stream: Any, ident: Any, parent: dict[str, Any]) -> None:
+        """Say by which ports the kernel is reached; stock's are those that it has bound itself."""
+        self.record_ports({f"{name}_port": getattr(self.parent, f"{name}_port") for name in PORTS})
+        await super().connect_request(stream, ident, parent)
 
     @property
     def kernel_info(self) -> Any:
