@@ -35,6 +35,7 @@ WRITERS = {
         "with multiprocessing.get_context('fork').Pool(2) as pool: pool.map(write, ['j.1', 'j.2'])",
         ["j.1", "j.2"],
     ),
+    "a name that is no UTF-8": ("!echo x > $(printf 'caf\\351.txt')", ["caf\\xe9.txt"]),
     "what is gone at its end": ("!echo x > k.txt; rm k.txt", []),
     "nothing": ("1 + 1", []),
 }

@@ -21,6 +21,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kernelry.workspace.listing import encodable
+
 FOLDERS = 2_000  # that are watched
 EVENTS = 2_000  # that are looked at at once
 READ_BYTES = 1 << 16
@@ -115,7 +117,7 @@ class Watch:
         for path in changes.paths:
             with suppress(OSError, ValueError):
                 if stat.S_ISREG(os.lstat(self._root / path).st_mode):
-                    found.append(path)
+                    found.append(encodable(path))
         return sorted(found)
 
     def _drain(self) -> None:

@@ -10,6 +10,7 @@ the wire.
 """
 
 import asyncio
+import logging
 import os
 import selectors
 import sys
@@ -22,6 +23,7 @@ from mcp import types
 from mcp.server import MCPServer
 from mcp.shared.dispatcher import coerce_request_id
 from mcp.shared.message import ServerMessageMetadata, SessionMessage
+from pydantic_core import PydanticSerializationError
 
 from kernelry_mcp.context import App
 from kernelry_mcp.process import ending_on_signals, watching_loop, watching_parent, watching_reader
@@ -37,7 +39,10 @@ from kernelry_mcp.transports.wire import (
     refusal,
 )
 
+log = logging.getLogger(__name__)
+
 ANSWERS = (types.JSONRPCResponse, types.JSONRPCError)
+UNSAID = "the answer has text that can't be sent; kernelry's log says more. Nothing else is harmed."
 
 
 async def serve_stdio(server: MCPServer[App]) -> None:
@@ -180,10 +185,22 @@ class Wire:
         async with from_server:
             async for item in from_server:
                 message = item.message
-                text = message.model_dump_json(by_alias=True, exclude_unset=True)
-                await self._writer.write(text.encode("utf-8") + b"\n")
+                if line := line_of(message):
+                    await self._writer.write(line)
                 if isinstance(message, ANSWERS) and message.id is not None:
                     self._in_flight.release(coerce_request_id(message.id))
+
+
+def line_of(message: types.JSONRPCMessage) -> bytes:
+    """Return a message as a line; an answer that can't be said as one is an error, not our end."""
+    try:
+        text = message.model_dump_json(by_alias=True, exclude_unset=True)
+        return text.encode("utf-8") + b"\n"
+    except (PydanticSerializationError, ValueError):
+        log.exception("a message can't be sent")
+    if isinstance(message, ANSWERS) and message.id is not None:
+        return json_error(message.id, types.INTERNAL_ERROR, UNSAID)
+    return b""
 
 
 def run(server: MCPServer[App]) -> None:
