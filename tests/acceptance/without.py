@@ -6,24 +6,17 @@ filter that confines sessions, so it needs no privilege.
 
 import ctypes
 import errno
-import importlib.util
 import os
 import sys
-from pathlib import Path
-from typing import Any
 
-INSIDE = Path(__file__).parents[2] / "kernels" / "kernelry" / "inside"
-SECCOMP = INSIDE / "walls" / "seccomp.py"
+from kernelry.inside.walls import seccomp
+
 CREATE_RULESET = 444
 USER_NAMESPACE = 0x10000000
 
 if __name__ == "__main__":
-    spec = importlib.util.spec_from_file_location("seccomp", SECCOMP)
-    assert spec is not None and spec.loader is not None
-    seccomp: Any = importlib.util.module_from_spec(spec)
-    sys.modules["seccomp"] = seccomp
-    spec.loader.exec_module(seccomp)
     here = seccomp.machine()
+    assert here is not None
     calls = {**here.calls, "landlock": CREATE_RULESET}
     seccomp.MACHINES = {os.uname().machine: here._replace(calls=calls)}
     rules = {
