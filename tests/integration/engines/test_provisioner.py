@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -121,9 +122,13 @@ async def test_a_console_gets_its_history_and_its_ports(manager: AsyncKernelMana
     try:
         await client.wait_for_ready(timeout=HANG)
 
-        async def history(**asked: object) -> list[str]:
-            asked = {"raw": True, "output": False, **asked}
-            reply = await client.history(reply=True, timeout=HANG, **asked)
+        async def history(output: bool = False, **asked: object) -> list[Any]:
+            content = {"raw": True, "output": output, **asked}
+            client.shell_channel.send(client.session.msg("history_request", content))
+            while (reply := await client.get_shell_msg(timeout=HANG))[
+                "msg_type"
+            ] != "history_reply":
+                pass
             assert reply["content"]["status"] == "ok"
             return [code for _, _, code in reply["content"]["history"]]
 
@@ -132,10 +137,7 @@ async def test_a_console_gets_its_history_and_its_ports(manager: AsyncKernelMana
         once = await history(hist_access_type="search", pattern="*=*", unique=True)
         assert once == ["b = 2", "a = 1"]
         assert await history(hist_access_type="range", start=2, stop=4) == ["b = 2", "a = 1"]
-        [*_, last] = (await client.history(True, True, "tail", n=1, reply=True, timeout=HANG))[
-            "content"
-        ]["history"]
-        assert last[2] == ["print(a)", None]
+        assert await history(True, hist_access_type="tail", n=1) == [["print(a)", None]]
         client.shell_channel.send(client.session.msg("connect_request", {}))
         while (reply := await client.get_shell_msg(timeout=HANG))["msg_type"] != "connect_reply":
             pass
