@@ -48,15 +48,16 @@ def text_in(data: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
     plain = joined(data.get("text/plain"))
     saved = metadata.get(SAVED)
     saved = saved if isinstance(saved, dict) else {}
-    if any(mime in PICTURES for mime in (*data, *saved)) and STAND_IN.fullmatch(plain or "<->"):
-        return ""
-    if is_told(data):
+    is_picture = any(mime in PICTURES for mime in (*data, *saved))
+    if is_told(data) and not (is_picture and STAND_IN.fullmatch(plain)):
         return plain
     for mime in ("text/markdown", "text/latex"):
         if text := joined(data.get(mime)).strip():
             return text
     if "application/json" in data:
         return encoded(data["application/json"])
+    if is_picture:
+        return ""
     if text := html_text(joined(data.get("text/html"))[:READ_CHARS]):
         return text
     others = {mime: form for mime, form in data.items() if mime != "text/plain"}

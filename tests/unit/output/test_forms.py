@@ -39,6 +39,11 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a picture": ({"image/png": "iVBO"}, ""),
     "a figure": ({"text/plain": "<Figure size 1x1>", "image/png": "iVBO"}, ""),
+    "a picture that tells more": (
+        {"text/plain": "<Figure size 1x1>", "image/png": "iVBO", "text/markdown": "*more*"},
+        "*more*",
+    ),
+    "a picture and its numbers": ({"text/plain": "[1, 2]", "image/png": "iVBO"}, "[1, 2]"),
     "nothing": ({}, ""),
     "only a bare repr": ({"text/plain": "<object object at 0x7f>"}, "<object object at 0x7f>"),
 }
