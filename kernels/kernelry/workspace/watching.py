@@ -177,6 +177,10 @@ class Watch:
             self._left -= 1
             if stat.S_ISDIR(about.st_mode):
                 self._watch(below)
+                if len(self._folders) >= FOLDERS:  # no more can be watched
+                    self._is_whole = False
+                    self._miss()
+                    break
             elif noting and stat.S_ISREG(about.st_mode):
                 self._note(noting, below)
         if self._left <= 0:
