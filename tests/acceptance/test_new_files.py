@@ -85,3 +85,12 @@ async def test_a_link_to_a_folder_elsewhere_names_nothing_of_it(
     (place.workspace / "link").symlink_to(tmp_path)
     done = await agent.run(f"!echo x > inside.txt\n!touch {tmp_path}/outside.txt || true")
     assert done["new_files"] == ["inside.txt"]
+
+
+async def test_a_folder_made_in_a_flood_of_files_hides_none_that_is_written_later(
+    agent: Agent,
+) -> None:
+    await agent.run("!mkdir many")
+    await agent.run("!for n in $(seq 3000); do echo > many/$n; done; mkdir late")
+    done = await agent.run("!sleep 0.1; echo x > late/x.txt")
+    assert "late/x.txt" in done["new_files"]

@@ -29,7 +29,7 @@ READ_BYTES = 1 << 16
 NAMED = 1_000  # files of one cell
 LOOKED_AT = 5_000  # files and folders of a look at the workspace
 AT_START = 200_000  # of the one that finds its folders
-TICK = 1.0  # seconds by which a file system's clock may be behind
+TICK = 0.02  # seconds by which the clock of files may be behind
 IN_MODIFY, IN_CLOSE_WRITE, IN_MOVED_TO, IN_CREATE = 0x2, 0x8, 0x80, 0x100
 IN_Q_OVERFLOW, IN_IGNORED, IN_ONLYDIR, IN_EXCL_UNLINK, IN_ISDIR = (
     *(0x4000, 0x8000, 0x1000000, 0x4000000, 0x40000000),
@@ -136,11 +136,11 @@ class Watch:
                 at += EVENT.size + size
                 self._take(number, mask, os.fsdecode(name))
             if left <= 0:
-                self._miss()
+                self._lose()
 
     def _take(self, number: int, mask: int, name: str) -> None:
         if mask & IN_Q_OVERFLOW:
-            self._miss()
+            self._lose()
         elif mask & IN_IGNORED:
             self._folders.pop(number, None)
         elif number in self._folders:
@@ -151,6 +151,11 @@ class Watch:
                 self._add(path, [*self._active])
             else:
                 self._note(self._active, path)
+
+    def _lose(self) -> None:
+        """Miss what happened; folders made then are not watched, so nothing is whole any more."""
+        self._is_whole = False
+        self._miss()
 
     def _miss(self) -> None:
         for changes in self._active:
