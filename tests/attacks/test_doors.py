@@ -1,7 +1,9 @@
 """Unix sockets within a session work as they do without walls; who keeps its door may end."""
 
+import asyncio
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -148,23 +150,47 @@ def test_a_refused_connection_says_what_is_closed_and_what_is_not(here: World) -
     assert "Unix sockets connect only within this session" in done.note
 
 
-def test_when_who_keeps_the_door_is_gone_connecting_fails_and_does_not_hang(here: World) -> None:
+def test_when_who_keeps_the_door_ends_the_next_one_to_connect_gets_another(here: World) -> None:
     if here.level == "process":
         pytest.skip("there is no door")
     code = CONNECTED + (
         "server, path = listening()\n"
-        "try: socket.socket(socket.AF_UNIX).connect(path); print('connected')\n"
-        "except OSError as error: print(error.strerror)"
+        "socket.socket(socket.AF_UNIX).connect(path); print('connected')"
     )
     here.restart(here.attacker)
     assert stream_text(here.run(code).outputs, "stdout") == "connected\n"
-    keepers = doorkeepers(here)
-    assert len(keepers) == 1
-    os.kill(keepers[0], signal.SIGKILL)
+    first = doorkeepers(here)
+    assert len(first) == 1
+    os.kill(first[0], signal.SIGKILL)
     assert until(lambda: not doorkeepers(here), HANG)
-    assert stream_text(here.run(code).outputs, "stdout") == "Function not implemented\n"
-    here.restart(here.attacker)
     assert stream_text(here.run(code).outputs, "stdout") == "connected\n"
+    assert len(doorkeepers(here)) == 1
+
+
+def test_who_waits_for_a_connection_when_its_doorkeeper_ends_is_told(here: World) -> None:
+    if here.level == "process":
+        pytest.skip("there is no door")
+    here.restart(here.attacker)
+    code = CONNECTED + (
+        "server, path = listening(); server.listen(0)\n"
+        "kept = [socket.socket(socket.AF_UNIX) for _ in range(3)]\n"
+        "try:\n"
+        "    for one in kept: one.connect(path); print('connected', flush=True)\n"
+        "except OSError as error: print(type(error).__name__)"
+    )
+    running = here.begin(code)
+    assert until(lambda: any(threads(pid) > 1 for pid in doorkeepers(here)), HANG)
+    os.kill(doorkeepers(here)[0], signal.SIGKILL)
+    done = here.ended(running)
+    assert stream_text(done.outputs, "stdout").endswith("ConnectionAbortedError\n")
+
+
+def threads(pid: int) -> int:
+    """Return how many threads a process has; 0: it has ended."""
+    try:
+        return int(psutil.Process(pid).num_threads())
+    except psutil.Error:
+        return 0
 
 
 def test_who_keeps_a_door_ends_with_its_kernel(here: World) -> None:
@@ -173,6 +199,38 @@ def test_who_keeps_a_door_ends_with_its_kernel(here: World) -> None:
     assert bool(doorkeepers(here)) is (here.level != "process")
     here.restart(here.attacker)
     assert until(lambda: not doorkeepers(here), HANG)
+
+
+def test_who_keeps_a_door_has_no_rights_that_a_session_could_win(here: World) -> None:
+    """It handles what sessions say: whoever fooled it would have what it has."""
+    if here.level == "process":
+        pytest.skip("there is no door")
+    code = "server, path = listening(); socket.socket(socket.AF_UNIX).connect(path)"
+    here.restart(here.attacker)
+    here.run(CONNECTED + code)
+    assert {capabilities(pid) for pid in doorkeepers(here)} == {0}
+    script = here.workspace / "scripts" / "doors.py"
+    script.write_text(f"{CONNECTED}\n{code}\nimport time; time.sleep({HANG})")
+    found: set[int] = set()
+
+    def look() -> bool:
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):
+                if "confined" in process.cmdline() and is_doorkeeper(process.pid):
+                    found.add(capabilities(process.pid))
+        return bool(found)
+
+    work = run_script(here.attacker, "doors.py", (), timeout=HANG)
+    running = asyncio.run_coroutine_threadsafe(work, here.loop)
+    assert until(look, HANG)
+    running.cancel()
+    assert found == {0}
+
+
+def capabilities(pid: int) -> int:
+    """Return the capabilities that a process has, as bits."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    return int(status.partition("CapEff:")[2].split()[0], 16)
 
 
 def doorkeepers(here: World) -> list[int]:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from kernelry import ArtifactSpec, Config, Execution, Sessions, SessionSpec
+from kernelry import ArtifactSpec, Config, Execution, Run, Sessions, SessionSpec
 from kernelry.scripts import run_script
 from kernelry.session.session import Session
 
@@ -201,15 +201,18 @@ class World:
         """Give a session a new kernel."""
         self.wait(session.restart())
 
+    def begin(self, code: str, session: Session | None = None) -> Run:
+        """Begin to run a cell."""
+        return self.wait(self.service.run(session or self.attacker, code))
+
+    def ended(self, run: Run) -> Execution:
+        """Wait for a cell's end."""
+        assert self.wait(run.wait(DEADLINE)), "the cell hangs"
+        return run.snapshot()
+
     def run(self, code: str, session: Session | None = None) -> Execution:
         """Run a cell to its end."""
-
-        async def run() -> Execution:
-            started = await self.service.run(session or self.attacker, code)
-            assert await started.wait(DEADLINE), "the cell hangs"
-            return started.snapshot()
-
-        return self.wait(run())
+        return self.ended(self.begin(code, session))
 
     def value(self, expression: str, session: Session | None = None) -> Any:
         """Return a value that JSON can say."""

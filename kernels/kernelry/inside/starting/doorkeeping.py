@@ -13,13 +13,15 @@ import signal
 import socket
 import struct
 import traceback
+from collections import deque
 from typing import NoReturn
 
 from ..processes import kill
-from ..walls import doors
+from ..walls import doors, guard
 
 PREFIX = struct.Struct("Q?")  # a request's number, whether its address is a path
 REQUEST_BYTES = 8192
+REMEMBERED = 1000  # requests; more than a doorkeeper's socket and hands can hold
 TAKEN_SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -39,6 +41,8 @@ class Kept:
         #: to its doorkeeper; None: nobody has connected yet
         self.requests: socket.socket | None = None
         self.doorkeeper = 0
+        #: what it was passed last, and may not have answered
+        self.passed = deque[int](maxlen=REMEMBERED)
 
     @property
     def fd(self) -> int:
@@ -105,11 +109,17 @@ class Doors:
         return pid in self._doorkeepers
 
     def note_end(self, pid: int) -> None:
-        """Take note of a child's end, which may be a doorkeeper's."""
+        """Take note of a child's end, which may be a doorkeeper's: the next connect hires anew.
+
+        What it was about to connect would wait for ever: that is answered here.
+        """
         self._doorkeepers.discard(pid)
-        for kept in [kept for kept in self._by_pid.values() if kept.doorkeeper == pid]:
-            kept.doorkeeper = 0
-            self.close(kept.pid)
+        for kept in self._by_pid.values():
+            if kept.doorkeeper == pid and kept.door is not None and kept.requests is not None:
+                kept.requests.close()
+                kept.requests, kept.doorkeeper = None, 0
+                while kept.passed:
+                    kept.door.answer(kept.passed.popleft(), errno.ECONNABORTED)
 
     def forget(self) -> None:
         """Close everything here, in a child that is to become something else."""
@@ -140,9 +150,11 @@ class Doors:
             fds = [request.fd, request.folder] if has_folder else [request.fd]
             packet = PREFIX.pack(request.id, has_folder) + request.address
             socket.send_fds(kept.requests, [packet], fds, socket.MSG_DONTWAIT)
-        except BlockingIOError:  # it has more than enough to do
+            kept.passed.append(request.id)
+        except OSError as error:  # it has more than enough to do, or has just ended
             assert kept.door is not None
-            kept.door.answer(request.id, errno.EAGAIN)
+            is_full = isinstance(error, BlockingIOError)
+            kept.door.answer(request.id, errno.EAGAIN if is_full else errno.ECONNABORTED)
         finally:
             doors.close(request)
 
@@ -169,6 +181,7 @@ def attend(kept: Kept, requests: socket.socket) -> NoReturn:
             if fd not in needed:
                 with contextlib.suppress(OSError):  # what listed them
                     os.close(fd)
+        guard.drop_capabilities()
         keeper = doors.Keeper(kept.door, kept.pid, kept.asking)
         while True:
             data, fds, _, _ = socket.recv_fds(requests, REQUEST_BYTES, 2)

@@ -46,6 +46,7 @@ def main(plan_text: str, *command: str) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
         become(plan, command, door.fileno())
     door.close()
+    guard.drop_capabilities()  # nothing that is done from here on needs any
     threading.Thread(target=doors.keep_door, args=(keeper,), daemon=True).start()
     attend(pid)
 

@@ -229,6 +229,9 @@ class Diagnosis:
     def __init__(self, asking: socket.socket) -> None:
         self._asking = asking
         self._one = threading.Lock()
+        with contextlib.suppress(BlockingIOError):  # what one before us asked and did not hear
+            while asking.recv(DIAG_BYTES, socket.MSG_DONTWAIT):
+                pass
 
     def listeners(self, file: os.stat_result) -> set[int]:
         """Return the numbers of the sockets that listen at a file.
