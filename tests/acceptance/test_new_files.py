@@ -94,3 +94,10 @@ async def test_a_folder_made_in_a_flood_of_files_hides_none_that_is_written_late
     await agent.run("!for n in $(seq 3000); do echo > many/$n; done; mkdir late")
     done = await agent.run("!sleep 0.1; echo x > late/x.txt")
     assert "late/x.txt" in done["new_files"]
+    # All is watched anew meanwhile: lists are whole again.
+    number = 0
+    while done["note"] and number < 100:
+        number += 1
+        done = await agent.run(f"!echo x > again{number}.txt")
+    assert done["new_files"] == [f"again{number}.txt"]
+    assert not done["note"], done["note"]

@@ -6,9 +6,10 @@ walls, at a cost that does not grow with the workspace. It does not say who it w
 while cells of several sessions ran is said to be that.
 
 Where it can't be had, or more happened than is looked at, a bounded look at the files themselves
-takes its place, and says that it was one.
+takes its place, and says that it was one; after that all is watched anew.
 """
 
+import asyncio
 import ctypes
 import os
 import re
@@ -21,6 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kernelry.apart import in_thread
 from kernelry.workspace.listing import encodable
 
 FOLDERS = 2_000  # that are watched
@@ -67,7 +69,8 @@ class Watch:
         self._root = root
         self._fd = -1
         self._folders: dict[int, str] = {}  # number of a watch -> path below the workspace
-        self._is_ready = self._is_whole = False
+        self._is_ready = self._is_whole = self._has_missed = False
+        self._renewal: asyncio.Future[None] | None = None
         self._active: set[Changes] = set()
         self._left = 0  # files that may still be looked at for what happened
 
@@ -104,6 +107,8 @@ class Watch:
         """Take no more note of it; `Changes` has what was seen."""
         self._drain()
         self._active.discard(changes)
+        if self._has_missed and self._renewal is None:
+            self._renew()
 
     def look(self, changes: Changes) -> None:
         """Add what a look at the files finds, up to a bound; blocking, ask from a thread."""
@@ -154,8 +159,26 @@ class Watch:
 
     def _lose(self) -> None:
         """Miss what happened; folders made then are not watched, so nothing is whole any more."""
-        self._is_whole = False
+        self._is_whole, self._has_missed = False, True
         self._miss()
+
+    def _renew(self) -> None:
+        """Watch anew after events were missed; in a thread, and from then on all is seen again."""
+        self._has_missed = False
+        fresh = Watch(self._root)
+        self._renewal = in_thread(fresh.start, name="watch")
+
+        def change(_: object) -> None:
+            self._renewal = None
+            if not (self._is_ready and fresh._is_ready):
+                fresh.close()
+                return
+            os.close(self._fd)
+            self._fd, self._folders = fresh._fd, fresh._folders
+            self._is_whole = fresh._is_whole
+            self._miss()  # what runs since before
+
+        self._renewal.add_done_callback(change)
 
     def _miss(self) -> None:
         for changes in self._active:
