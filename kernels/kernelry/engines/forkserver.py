@@ -99,7 +99,8 @@ class ForkServer:
         self._socket = connection
         peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
         self.pid: int = CREDENTIALS.unpack(peer)[0]
-        self._loop = asyncio.get_running_loop()
+        #: which hears it
+        self.loop = asyncio.get_running_loop()
         self._asked: dict[str, asyncio.Future[ForkedProcess]] = {}
         self._children: dict[int, ForkedProcess] = {}
         self._early_exits: dict[int, int] = {}
@@ -110,7 +111,7 @@ class ForkServer:
         self.is_closed = False
         #: called when it is gone without having been told to
         self.on_death: Callable[[], None] = lambda: None
-        self._loop.add_reader(connection, self._hear)
+        self.loop.add_reader(connection, self._hear)
 
     async def fork(
         self,
@@ -189,7 +190,7 @@ class ForkServer:
             KernelStartError: It ended, or did not answer.
         """
         self._inventory = Inventory()
-        self._listed = self._loop.create_future()
+        self._listed = self.loop.create_future()
         try:
             async with asyncio.timeout(LIST_DEADLINE):
                 await self._send(json.dumps({"op": "list"}).encode(), None)
@@ -238,7 +239,7 @@ class ForkServer:
         with suppress(OSError):
             self._socket.send(json.dumps({"op": "end", "spare": spare}).encode())
         self._close()
-        return self._loop.run_in_executor(None, self._reap)
+        return self.loop.run_in_executor(None, self._reap)
 
     def leave(self) -> None:
         """Go away and let it wait for the next server."""
@@ -246,12 +247,27 @@ class ForkServer:
         if self._popen is not None:
             self._popen.returncode = 0  # or its finalizer would warn that it still runs
 
+    def forsake(self) -> None:
+        """Let go of it in a process that was forked from the one that started it.
+
+        The loop's selector is the other process's too, and in it the number of our descriptor:
+        so that stays, and is nothing any more.
+        """
+        if self.is_closed:
+            return
+        self.is_closed = True
+        nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        os.dup2(nothing, self._socket.fileno(), inheritable=False)
+        os.close(nothing)
+        if self._popen is not None:
+            self._popen.returncode = 0  # it is no child of this process
+
     async def _ask(
         self, op: str, launch_file: Path, ready_fd: int, deadline: float
     ) -> ForkedProcess:
         self._next += 1
         request_id = str(self._next)
-        answer: asyncio.Future[ForkedProcess] = self._loop.create_future()
+        answer: asyncio.Future[ForkedProcess] = self.loop.create_future()
         self._asked[request_id] = answer
         packet = json.dumps({"op": op, "id": request_id, "launch": str(launch_file)}).encode()
         try:
@@ -336,14 +352,14 @@ class ForkServer:
         """Take note that the process is gone."""
         if not self.is_closed:
             self._close()
-            self._loop.run_in_executor(None, self._reap)
+            self.loop.run_in_executor(None, self._reap)
             self.on_death()
 
     def _close(self) -> None:
         if self.is_closed:
             return
         self.is_closed = True
-        self._loop.remove_reader(self._socket)
+        self.loop.remove_reader(self._socket)
         self._socket.close()
         for answer in self._asked.values():
             if not answer.done():

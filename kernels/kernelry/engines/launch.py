@@ -16,7 +16,7 @@ from typing import Any
 from kernelry import bounds
 from kernelry.apart import in_thread
 from kernelry.beneath import reading, remove_tree
-from kernelry.engines.process import KERNEL_MARK, KernelProcess
+from kernelry.engines.process import KERNEL_MARK, KernelProcess, is_readable
 from kernelry.engines.walls import INSIDE, Walls, own_paths
 from kernelry.errors import KernelStartError
 from kernelry.messaging import Connection
@@ -263,7 +263,7 @@ async def read_byte(fd: int, deadline: float) -> bytes | None:
     readable: asyncio.Future[None] = loop.create_future()
 
     def on_readable() -> None:
-        if not readable.done():
+        if not readable.done() and is_readable(fd):
             readable.set_result(None)
 
     loop.add_reader(fd, on_readable)

@@ -241,6 +241,8 @@ class KernelProcess:
         """Call `ended` once, when the process of `pidfd` has; the descriptor is ours then."""
 
         def on_readable() -> None:
+            if not is_readable(pidfd):
+                return
             self._gone = True
             self._unwatch()
             self._end_group()
@@ -274,6 +276,17 @@ class KernelProcess:
             for listener in self._listeners:
                 listener(Exit(code))
             self._listeners.clear()
+
+
+def is_readable(fd: int) -> bool:
+    """Say whether a descriptor is what its loop says; asked for what a claim follows from.
+
+    A loop in a process that was forked from one with that loop (a pool's) has its selector with
+    the other process, which wakes it for descriptors of its own by the same number.
+    """
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    return bool(poller.poll(0))
 
 
 class SpawnedProcess(KernelProcess):

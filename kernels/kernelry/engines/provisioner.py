@@ -5,9 +5,10 @@ kernelspec (docs/provisioner.md), under the entry point ``kernelry-fork``::
 
     "metadata": {"kernel_provisioner": {"provisioner_name": "kernelry-fork"}}
 
-One fork server per event loop and interpreter, started with the first kernel. Kernels are
-stock ones to whoever uses them: heartbeat, ports, unlimited output. What can't be forked
-(another system, an environment that a fork can't change) is launched as Jupyter would.
+One fork server per process, event loop and interpreter, started with the first kernel, gone some
+seconds after that process or loop. Kernels are stock ones to whoever uses them: heartbeat, ports,
+unlimited output. What can't be forked (another system, an environment that a fork can't change)
+is launched as Jupyter would.
 """
 
 # jupyter_client's annotations are partial.
@@ -23,6 +24,7 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from jupyter_client.provisioning import LocalProvisioner
 
@@ -42,8 +44,11 @@ FIXED_SUFFIX = "_NUM_THREADS"
 #: what a kernel never gets: it would cost 26 MB of memory, or poll a parent that isn't
 DROPPED = ("PYTHONDONTWRITEBYTECODE", "JPY_PARENT_PID")
 
-_servers: dict[tuple[int, str], ForkServer] = {}
-_locks: dict[int, asyncio.Lock] = {}
+Key = tuple[int, str]  # of a loop, which another may have when it is gone, and an interpreter
+
+#: a loop holds its fork servers: it listens to them
+_servers: WeakValueDictionary[Key, ForkServer] = WeakValueDictionary()
+_starting: dict[Key, "asyncio.Task[ForkServer | None]"] = {}
 
 
 class ForkedPopen:
@@ -122,7 +127,9 @@ class ForkProvisioner(LocalProvisioner):  # type: ignore[misc]  # jupyter_client
         """Remove what the kernel had of its own."""
         await super().cleanup(restart=restart)
         if self.directory is not None:
-            await asyncio.to_thread(shutil.rmtree, self.directory, ignore_errors=True)
+            # A few small files. A thread's end may go unnoticed: a process that was forked from one
+            # with a loop (a pool's) shares what wakes it.
+            shutil.rmtree(self.directory, ignore_errors=True)
             self.directory = None
 
 
@@ -135,11 +142,19 @@ def changes_what_is_fixed(env: dict[str, str]) -> bool:
 
 async def fork_server(python: str) -> ForkServer | None:
     """Return this loop's fork server for an interpreter; None if there can't be one."""
-    loop = id(asyncio.get_running_loop())
-    async with _locks.setdefault(loop, asyncio.Lock()):
-        server = _servers.get((loop, python))
-        if server is not None and not server.is_closed:
-            return server
+    loop = asyncio.get_running_loop()
+    key = (id(loop), python)
+    server = _servers.get(key)
+    if server is not None and server.loop is loop and not server.is_closed:
+        return server
+    starting = _starting.get(key)
+    if starting is None or starting.get_loop() is not loop:
+        starting = _starting[key] = loop.create_task(_start(key, python))
+    return await asyncio.shield(starting)
+
+
+async def _start(key: Key, python: str) -> ForkServer | None:
+    try:
         directory = private_directory(runtime_base() / f"f-{os.getpid()}")
         env = {k: v for k, v in os.environ.items() if k not in DROPPED}
         profile = Profile(
@@ -151,8 +166,25 @@ async def fork_server(python: str) -> ForkServer | None:
         )
         server, _ = await start_fork_server(profile, "shell")
         if server is not None:
-            _servers[loop, python] = server
+            _servers[key] = server
         return server
+    finally:
+        _starting.pop(key, None)
+
+
+def _forsake() -> None:
+    """Leave the fork servers to the process that this one was forked from.
+
+    What was asked of them here, over the connection of both, either could be answered.
+    """
+    for server in list(_servers.values()):
+        server.forsake()
+    _servers.clear()
+    _starting.clear()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_forsake)
 
 
 def _lives(pid: int) -> bool:

@@ -6,6 +6,7 @@
 import asyncio
 import json
 import os
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -145,3 +146,35 @@ async def test_a_console_gets_its_history_and_its_ports(manager: AsyncKernelMana
         assert ports <= reply["content"].keys()
     finally:
         client.stop_channels()
+
+
+FORKING = """
+import multiprocessing, nbformat
+from concurrent.futures import ProcessPoolExecutor
+from nbclient import NotebookClient
+
+def run(number):
+    cell = nbformat.v4.new_code_cell(f"print({number})")
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    NotebookClient(notebook, kernel_name="kernelry", timeout=60).execute()
+    return notebook.cells[0].outputs[0].text.strip()
+
+if __name__ == "__main__":
+    assert run(0) == "0"
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as pool:
+        assert list(pool.map(run, range(6))) == [*"012345"]
+    assert run(7) == "7"
+"""
+
+
+async def test_a_process_forked_from_one_that_has_kernels_gets_its_own(tmp_path: Path) -> None:
+    """It shares the loop's selector with its parent and siblings, and what wakes that."""
+    write_kernelspec(tmp_path / "kernels")
+    environment = os.environ | {"JUPYTER_PATH": str(tmp_path)}
+    argv = [sys.executable, "-c", FORKING]
+    done = await asyncio.to_thread(
+        lambda: subprocess.run(
+            argv, timeout=HANG, check=False, capture_output=True, text=True, env=environment
+        )
+    )
+    assert done.returncode == 0, done.stderr
