@@ -217,3 +217,61 @@ async def test_what_comes_after_an_end_is_told_with_the_next(agent: Agent, code:
         read = await agent.call("get_execution", execution_id=first["execution_id"])
         assert "late words" in read.text
     assert "late words" not in (await agent.call("run_python_code", code="1")).text
+
+
+async def test_a_socket_s_path_that_is_too_long_says_what_works(agent: Agent) -> None:
+    code = "import socket\nsocket.socket(socket.AF_UNIX).bind('x' * 200)"
+    answer = await agent.call("run_python_code", code=code)
+    assert "107 bytes at most" in answer.text
+    code = (
+        "import multiprocessing, os, tempfile\ntempfile.tempdir = os.getcwd()\n"
+        "with multiprocessing.get_context('fork').Manager() as manager: print(manager.list([1]))"
+    )
+    assert (await agent.run(code))["stdout"] == "[1]\n"
+
+
+SVG = '<svg xmlns="http://www.w3.org/2000/svg" width="{}" height="{}"><circle r="9"/></svg>'
+
+
+async def test_an_svg_is_shown_as_a_picture_and_saved(agent: Agent) -> None:
+    code = f"from IPython.display import SVG\nSVG({SVG.format(60, 30)!r})"
+    answer = await agent.call("run_python_code", code=code)
+    images = [block for block in answer.content if block.type == "image"]
+    assert [image.mime_type for image in images] == ["image/png"]
+    assert any(file["path"].endswith(".svg") for file in answer.data["outputs"])
+
+
+@pytest.mark.parametrize(
+    ("source", "why"),
+    [("<svg", "no picture of it"), (SVG.format(1, 1e9), "its sides are 1 and 1e+09")],
+)
+async def test_an_svg_that_can_t_be_drawn_harms_nothing(
+    agent: Agent, source: str, why: str
+) -> None:
+    """The library that draws ends its process where it can't have the memory."""
+    code = (
+        f"from IPython.display import display\ndisplay({{'image/svg+xml': {source!r}}}, raw=True)"
+    )
+    answer = await agent.call("run_python_code", code=code)
+    assert answer.data["status"] == "completed"
+    assert why in answer.text
+    huge = f"from IPython.display import SVG\nSVG({SVG.format(10**6, 10**6)!r})"
+    answer = await agent.call("run_python_code", code=huge)
+    assert any(block.type == "image" for block in answer.content)
+
+
+async def test_a_chart_is_shown_where_its_exporter_is_installed(agent: Agent) -> None:
+    """A stand-in for the exporter's one function: the real one is in `scripts/workloads`."""
+    code = (
+        "import base64, sys, types\n"
+        "made = types.ModuleType('vl_convert')\n"
+        "from PIL import Image as P; import io\n"
+        "kept = io.BytesIO(); P.new('RGB', (9, 9), 'red').save(kept, 'PNG')\n"
+        "made.vegalite_to_png = lambda spec: kept.getvalue()\n"
+        "sys.modules['vl_convert'] = made\n"
+        "from IPython.display import display\n"
+        "display({'application/vnd.vegalite.v5+json': {'mark': 'bar'}}, raw=True)"
+    )
+    answer = await agent.call("run_python_code", code=code)
+    assert any(block.type == "image" for block in answer.content)
+    assert any(file["path"].endswith(".json") for file in answer.data["outputs"])

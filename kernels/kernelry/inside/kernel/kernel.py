@@ -12,10 +12,12 @@ nothing else: SIGINT is ignored outside of it, so a late one can't lose a reply.
 import asyncio
 import os
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
 from importlib import import_module
 from importlib.util import find_spec
 from inspect import signature
@@ -62,6 +64,8 @@ NO_INPUT = (
     "create_session(stdin=true)."
 )
 PORTS = ("shell", "iopub", "stdin", "control", "hb")
+#: whether this code runs for another client, in another thread than the main one
+is_aside = ContextVar("is_aside", default=False)
 BESIDE = "beside a cell"  # what runs when code of the user's does outside of one
 #: what IPython says below each SystemExit, and when it forgets the oldest results
 NO_USE_HERE = ("To exit: use", "Output cache limit")
@@ -119,6 +123,8 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
 
     async def do_execute(self, code: str, silent: bool, *args: Any, **kwargs: Any) -> Any:
         """Run a cell, with streams and signals as they should be, and report on it."""
+        if threading.current_thread() is not threading.main_thread():
+            return await self.execute_aside(code, silent, *args, **kwargs)
         request = self.get_parent("shell")
         parent = request["header"]
         self.helper.running = (parent["msg_id"], time.monotonic())
@@ -133,7 +139,7 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
         self.touched.begin()
         self.shell.last_error = None
         self.memory.keep_reserve()
-        streams.shared.in_user_code = True
+        streams.shared.begin_cell()
         pid, reply = os.getpid(), {}
         try:
             self.stopping.begin(parent["msg_id"])
@@ -148,7 +154,7 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
             self.memory.open_reserve()
             if os.getpid() != pid:
                 end_child(reply)
-            streams.shared.in_user_code = False
+            streams.shared.end_cell()
             sys.stdout, sys.stderr = self.standard_streams
             self.helper.running = None
             history = self.shell.history_manager
@@ -163,6 +169,26 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
         }
         self.journal.note_reply(parent["msg_id"], reply)
         return reply
+
+    async def execute_aside(self, code: str, silent: bool, *args: Any, **kwargs: Any) -> Any:
+        """Run a cell in another thread than the main one: in a subshell, or the control thread.
+
+        Another Jupyter client asked for it. It is no execution of the session: nothing of ours
+        steers it or reports on it, and no signal reaches it.
+        """
+        is_aside.set(True)
+        self.memory.keep_reserve()
+        streams.shared.begin_cell()
+        pid, reply = os.getpid(), {}
+        try:
+            reply = await super().do_execute(code, silent, *args, **kwargs)
+        finally:
+            if os.getpid() != pid:
+                end_child(reply)
+            streams.shared.end_cell()
+            if not streams.shared.in_user_code:
+                self.memory.open_reserve()
+        return cut_reply(reply)
 
     def call_later(self, seconds: float, function: Callable[[], None]) -> None:
         """Call a function after some seconds, in the control thread."""
@@ -244,6 +270,8 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
 
     def _cancel_on_sigint(self, future: Any) -> AbstractContextManager[None]:
         """Stop an awaiting cell on SIGINT; see stopping.py."""
+        if threading.current_thread() is not threading.main_thread():  # ipykernel 6 asks there too
+            return nullcontext()
         return self.stopping.awaiting(self.io_loop.asyncio_loop, future)
 
     def interrupted(self, error: BaseException) -> dict[str, Any]:
@@ -274,7 +302,7 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
 
     def raw_input(self, prompt: str = "") -> str:
         """Ask through our server; stock's refusal names a frontend, ours says what to do."""
-        if self.may_ask:
+        if self.may_ask and not is_aside.get():
             return self.questions.ask(prompt, hidden=False)
         if not self._allow_stdin:
             raise StdinNotImplementedError(NO_INPUT)
@@ -282,7 +310,7 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
 
     def getpass(self, prompt: str = "", stream: Any = None, **kwargs: Any) -> str:
         """See raw_input."""
-        if self.may_ask:
+        if self.may_ask and not is_aside.get():
             return self.questions.ask(prompt, hidden=True)
         if not self._allow_stdin:
             raise StdinNotImplementedError(NO_INPUT)

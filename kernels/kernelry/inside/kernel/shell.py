@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any
 
@@ -26,6 +27,8 @@ from . import streams
 from .errors import cut_error, text_of
 
 NO_EXIT = "exit() ends no session: its variables are still there. restart_kernel empties it."
+#: what could not be shown of the value that is being shown; None: none is
+format_failures: ContextVar[list[str] | None] = ContextVar("format_failures", default=None)
 OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
@@ -33,17 +36,20 @@ class Formatter(DisplayFormatter):  # type: ignore[misc]  # IPython's types are 
     """How values are shown; one that can't be shown is no failure of the cell that made it.
 
     Stock prints the traceback of a ``__repr__`` that raises as if it were the cell's own, and
-    answers the cell with an error that has neither name nor text.
+    answers the cell with an error that has neither name nor text. A kernel of our provisioner's
+    does too.
     """
 
     def format(self, obj: Any, *args: Any, **kwargs: Any) -> Any:
         """Return the forms of a value, with a line about those that could not be made."""
+        if not streams.shared.journal.kept:
+            return super().format(obj, *args, **kwargs)
         failures: list[str] = []
-        self.parent.format_failures = failures
+        before = format_failures.set(failures)
         try:
             data, metadata = super().format(obj, *args, **kwargs)
         finally:
-            self.parent.format_failures = None
+            format_failures.reset(before)
         if failures:
             shown = data.get("text/plain") or f"<{type_name(type(obj))} object>"
             data["text/plain"] = "\n".join([shown, *failures])
@@ -55,8 +61,6 @@ class Shell(ZMQInteractiveShell):  # type: ignore[misc]  # ipykernel has no type
 
     displayhook_class = Type(streams.DisplayHook)
     display_pub_class = Type(streams.DisplayPublisher)
-    #: what could not be shown of the value that is being shown; None: nothing is
-    format_failures: list[str] | None = None
     #: what the cell that ran last raised
     last_error: BaseException | None = None
     memory: Memory
@@ -79,7 +83,8 @@ class Shell(ZMQInteractiveShell):  # type: ignore[misc]  # ipykernel has no type
 
     def showtraceback(self, exc_tuple: Any = None, *args: Any, **kwargs: Any) -> None:
         """Note what IPython tells of a value that it can't show; print anything else."""
-        if self.format_failures is None:
+        failures = format_failures.get()
+        if failures is None:
             self.memory.open_reserve()  # the user's code is over
             kind, self.last_error, trace = exc_tuple or sys.exc_info()
             if self.last_error is not None:
@@ -90,7 +95,7 @@ class Shell(ZMQInteractiveShell):  # type: ignore[misc]  # ipykernel has no type
             return
         error = exc_tuple[1] if exc_tuple else sys.exc_info()[1]
         kind = type(error).__name__
-        self.format_failures.append(f"[showing it raised {kind}: {text_of(error)}]")
+        failures.append(f"[showing it raised {kind}: {text_of(error)}]")
 
     def _showtraceback(self, etype: Any, evalue: Any, stb: Any) -> None:
         """Publish what a cell raised, within its budget; stock sends all there is of it."""

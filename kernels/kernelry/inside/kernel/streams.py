@@ -28,6 +28,7 @@ from ipykernel.zmqshell import ZMQDisplayPublisher
 from tornado.ioloop import IOLoop
 
 from .budget import Budget, Budgets, encodable
+from .exporting import with_picture
 from .journal import Journal
 
 READ_SIZE = 1 << 16  # bytes read at once from what wrote to the descriptor
@@ -42,12 +43,29 @@ MESSAGE_BYTES = 48 << 20  # of one message; the server takes no larger ones
 class Kernelwide:
     """What all streams of this kernel share."""
 
-    #: set by the launcher before any stream exists, as is the next
+    #: set by the launcher before any stream exists
     budgets: Budgets
-    #: what was published, for a server that comes later
-    journal: Journal
-    #: a flush asked for by a cell waits; ipykernel's own need not
-    in_user_code = False
+
+    def __init__(self) -> None:
+        #: what was published, for a server that comes later; the launcher sets it
+        self.journal = Journal("")
+        self._lock = threading.Lock()
+        self._cells = 0
+
+    @property
+    def in_user_code(self) -> bool:
+        """Say whether a cell runs: a flush that it asks for waits; ipykernel's own need not."""
+        return self._cells > 0
+
+    def begin_cell(self) -> None:
+        """A cell begins to run; more than one does where there are subshells."""
+        with self._lock:
+            self._cells += 1
+
+    def end_cell(self) -> None:
+        """A cell runs no more."""
+        with self._lock:
+            self._cells -= 1
 
 
 shared = Kernelwide()
@@ -229,6 +247,11 @@ def display_text(frames: list[bytes]) -> str:
     return text if isinstance(text, str) else ""
 
 
+def pictured(data: Any) -> dict[str, Any]:
+    """Return the forms of a display, and for a session's answers a picture of it."""
+    return with_picture(dict(data)) if shared.journal.kept else dict(data)
+
+
 def cap_bundle(data: dict[str, Any], budget: Budget) -> dict[str, Any]:
     """Return the forms of `data` that fit; empty when even the text went to the file."""
     if not budget.take_display():
@@ -299,7 +322,7 @@ class DisplayHook(ZMQShellDisplayHook):  # type: ignore[misc]
         """Put the capped forms into the message."""
         budget = shared.budgets.of(self.parent_header)
         super().write_format_data(
-            cap_bundle(dict(format_dict), budget), cap_metadata(md_dict, budget)
+            cap_bundle(pictured(format_dict), budget), cap_metadata(md_dict, budget)
         )
         if budget.claim_announcement():
             announce(self.session, self.pub_socket, budget, self.parent_header)
@@ -312,7 +335,7 @@ class DisplayPublisher(ZMQDisplayPublisher):  # type: ignore[misc]
         """Publish the capped forms; nothing at all when they went to the spill file."""
         self._flush_streams()
         budget = shared.budgets.of(self.parent_header)
-        kept = cap_bundle(dict(data), budget)
+        kept = cap_bundle(pictured(data), budget)
         if kept:
             super().publish(kept, cap_metadata(metadata, budget), **kwargs)
         if budget.claim_announcement():

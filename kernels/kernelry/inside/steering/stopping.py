@@ -48,8 +48,9 @@ class Stopping:
 
     @property
     def is_asked(self) -> bool:
-        """Say whether the cell that runs was asked to stop: no further statement begins."""
-        return bool(self._asked) and self._asked == self._running
+        """Say whether the cell that runs here was asked to stop: no further statement begins."""
+        is_here = threading.get_ident() == self._main  # other clients' cells run in other threads
+        return is_here and bool(self._asked) and self._asked == self._running
 
     @property
     def was_felt(self) -> bool:

@@ -145,11 +145,13 @@ class Walls:
                 raise WallError(f"{name} is {status[name].strip()}")
 
     def explain(self, error: BaseException | None) -> str:
-        """Say which wall an exception of the user's code met, and what opens it; else nothing."""
-        for _ in range(CAUSES if self.stand else 0):
+        """Say what an exception of the user's code met, a wall or a limit, and what helps."""
+        for _ in range(CAUSES):
             if error is None:
                 break
-            if hint := self._explain(error):
+            if isinstance(error, OSError) and str(error) == LONG_SOCKET:
+                return LONG_SOCKET_HINT.format(size=len(os.environ.get("TMPDIR", "")))
+            if self.stand and (hint := self._explain(error)):
                 return hint
             error = error.__cause__ or error.__context__
         return ""
@@ -208,6 +210,12 @@ def start_another() -> None:
     os.waitpid(pid, 0)
 
 
+LONG_SOCKET = "AF_UNIX path too long"
+LONG_SOCKET_HINT = (
+    "The path of a Unix socket has 107 bytes at most, and this session's $TMPDIR takes {size} of "
+    "them. A relative name works (os.chdir to the folder first), and so does a folder with a "
+    "shorter path: tempfile.tempdir = os.getcwd()"
+)
 SOCKETS_HINT = (
     "Unix sockets connect only within this session: to what its own processes listen at, below "
     "its own folders ($TMPDIR, the working folder). Those of other programs (docker, D-Bus, an "
