@@ -95,7 +95,7 @@ async def test_a_folder_made_in_a_flood_of_files_hides_none_that_is_written_late
     done = await agent.run("!sleep 0.1; echo x > late/x.txt")
     assert "late/x.txt" in done["new_files"]
     # All is watched anew meanwhile: lists are whole again.
-    number = 0
+    number, done = 0, await agent.run("!echo x > again0.txt")
     while done["note"] and number < 100:
         number += 1
         done = await agent.run(f"!echo x > again{number}.txt")
