@@ -8,9 +8,14 @@ from sides import HANGS, OK, Seen
 
 PICTURES = 10  # shown in one answer at most; the others are named
 CONTROLS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+CELL = re.compile(r"\S*/ipykernel_\d+/\d+\.py|Cell In\[\d+\]")
+PLACE = re.compile(r" \(\d+\.py, line \d+\)$")  # which a syntax error tells twice
+FOLDER = re.compile(r"/\S*/workloads-[^/\s]*/(stock|ours)")
+PYTHON = re.compile(r"/[^'\s]*/bin/python[\d.]*")
+UNIT = re.compile(r"\b(?:[nuµμm]?s|min|h)\b")
 NUMBER = re.compile(r"\d[\d.,:]*(e[+-]?\d+)?")
 ADDRESS = re.compile(r"0x[0-9a-f]+")
-RATE = re.compile(r"[?#][kM]?(it/s|s/it)|[µmn]?s ± | [µmn]?s\b")
+RATE = re.compile(r"[?#][kM]?(it/s|s/it)|#? ?± #?")
 BOX = re.compile(r"[█▏▎▍▌▋▊▉━╸╺ ]+")
 LEFT_OUT = 3  # lines that a difference names
 
@@ -44,6 +49,9 @@ def lines(text: str) -> list[str]:
     found = []
     for line in CONTROLS.sub("", text).split("\n"):
         line = overtyped(line)
+        line = PLACE.sub("", line)
+        line = PYTHON.sub("PYTHON", FOLDER.sub("FOLDER", CELL.sub("CELL", line)))
+        line = UNIT.sub("s", line)
         line = NUMBER.sub("#", ADDRESS.sub("#", BOX.sub(" ", line)))
         line = " ".join(RATE.sub("", line).split())
         if line:

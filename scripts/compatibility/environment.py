@@ -17,6 +17,7 @@ PACKAGES = (
     "duckdb",
     "ipywidgets",
     "matplotlib",
+    "nbformat",
     "networkx",
     "numpy",
     "openpyxl",
@@ -31,6 +32,7 @@ PACKAGES = (
     "seaborn",
     "sympy",
     "tqdm",
+    "vl-convert-python",
 )
 #: what torch's build for the CPU needs; where it lies in a folder of wheels it comes without
 TORCH_NEEDS = ("filelock", "typing-extensions", "jinja2", "fsspec")

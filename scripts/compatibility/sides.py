@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 from jupyter_client.kernelspec import KernelSpecManager
@@ -20,7 +21,8 @@ from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 
 HANG = 120.0  # seconds after which a cell hangs
-OK, ERROR, HANGS = "ok", "error", "hangs"
+LOOK = 2.0  # seconds between two looks whether a kernel that is silent lives
+OK, ERROR, HANGS, DIED = "ok", "error", "hangs", "died"
 STATUSES = {"completed": OK, "failed": ERROR}
 #: text forms that say nothing but what type it is
 BARE = re.compile(r"^<[\w.]+( object| size \d+x\d+ with \d+ Axes)?( at 0x[0-9a-f]+)?>$")
@@ -64,7 +66,10 @@ class Stock:
             async with asyncio.timeout(HANG):
                 clears = False
                 while True:
-                    message = await self._client.get_iopub_msg(timeout=HANG)
+                    message = await self._hear()
+                    if message is None:
+                        seen.status = DIED
+                        return seen
                     if message["parent_header"].get("msg_id") != msg_id:
                         continue
                     kind, content = message["msg_type"], message["content"]
@@ -83,17 +88,28 @@ class Stock:
                         key = content.get("transient", {}).get("display_id") or str(len(displays))
                         displays[key] = content["data"]
                     elif kind == "error":
-                        seen.error = content["ename"]
                         texts.append(f"\n{content['ename']}: {content['evalue']}\n")
                 reply = await self._reply(msg_id)
         except TimeoutError:
             return seen
         seen.status = reply["status"]
+        seen.error = str(reply.get("ename", ""))
         texts += [f"\n{page_text(page)}" for page in reply.get("payload", ())]
         for data in displays.values():
             take_display(seen, data, texts)
         seen.text = "".join(texts)
         return seen
+
+    async def _hear(self) -> dict[str, Any] | None:
+        """Return the next message on IOPub; None: the kernel has ended."""
+        while True:
+            try:
+                message: dict[str, Any] = await self._client.get_iopub_msg(timeout=LOOK)
+            except Empty:
+                if not await self._manager.is_alive():
+                    return None
+            else:
+                return message
 
     async def _reply(self, msg_id: str) -> dict[str, Any]:
         while True:
@@ -140,7 +156,8 @@ async def stock_kernel(python: Path, folder: Path) -> AsyncIterator[Stock]:
     specs = KernelSpecManager(kernel_dirs=[str(spec.parent)], ensure_native_kernel=False)
     manager = AsyncKernelManager(kernel_name="stock", kernel_spec_manager=specs)
     env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "KERNELRY"))}
-    await manager.start_kernel(cwd=str(folder), env=env, stderr=subprocess.DEVNULL)
+    null = subprocess.DEVNULL
+    await manager.start_kernel(cwd=str(folder), env=env, stdout=null, stderr=null)
     stock = Stock(manager)
     try:
         await stock.start()
@@ -204,4 +221,4 @@ async def our_session(client: Client, name: str) -> AsyncIterator[Ours]:
     try:
         yield Ours(client, name)
     finally:
-        await client.call_tool("delete_session", {"session_id": name, "force": True})
+        await client.call_tool("delete_session", {"session_id": name})

@@ -52,7 +52,16 @@ SUITES = (
             f"tests/test_{name}.py"
             for name in ("kernel", "message_spec", "async", "comm", "subshells")
         ),
-        ("flaky", "pytest-asyncio", "pytest-timeout", "curio", "trio", "matplotlib", "debugpy"),
+        (
+            "flaky",
+            "pytest-asyncio",
+            "pytest-cov",
+            "pytest-timeout",
+            "curio",
+            "trio",
+            "matplotlib",
+            "debugpy",
+        ),
     ),
     Suite(
         "nbclient",
@@ -71,13 +80,13 @@ SUITES = (
 )
 
 
-def run(*, write: bool) -> int:
-    """Run all suites on both sides; print, and maybe write, what differs."""
+def run(only: str, *, write: bool) -> int:
+    """Run suites on both sides, all or some; print, and maybe write, what differs."""
     python = make_environment()
     why = page.reasons("suites")
     rows = ["| suite | stock | ours | why ours differs |", "| --- | --- | --- | --- |"]
     unexplained = 0
-    for suite in SUITES:
+    for suite in (one for one in SUITES if not only or one.package in only.split(",")):
         source = fetch(suite.package)
         results = {side: run_side(suite, source, python, side) for side in SIDES}
         stock, ours = results["stock"], results["ours"]

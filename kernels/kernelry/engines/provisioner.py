@@ -32,6 +32,7 @@ from kernelry.engines.forkserver import ForkServer, Profile
 from kernelry.engines.guardians import start_fork_server
 from kernelry.engines.launch import Launch, OutputLimits
 from kernelry.engines.process import KernelProcess
+from kernelry.errors import KernelStartError
 from kernelry.paths import private_directory, runtime_base
 
 FORK_DEADLINE = 60.0  # seconds a kernel has to start
@@ -117,10 +118,18 @@ class ForkProvisioner(LocalProvisioner):  # type: ignore[misc]  # jupyter_client
         connection_file = Path(self.parent.connection_file)
         launch_file = launch.write_file(connection_file, -1)
         self.directory = private_directory(scratch)
-        process = await server.fork_file(launch, launch_file, deadline=FORK_DEADLINE)
-        launch_file.unlink(missing_ok=True)
-        self.process = ForkedPopen(process)
-        self.pid = self.pgid = process.pid
+        begun: list[KernelProcess] = []
+        try:
+            await server.fork_file(launch, launch_file, deadline=FORK_DEADLINE, began=begun.append)
+        except KernelStartError as error:
+            if not begun:
+                raise
+            # As stock: it was started, and whoever waits for it finds it dead.
+            self.log.error("%s", error)
+        finally:
+            launch_file.unlink(missing_ok=True)
+        self.process = ForkedPopen(begun[0])
+        self.pid = self.pgid = begun[0].pid
         return dict(self.connection_info)
 
     async def cleanup(self, restart: bool = False) -> None:

@@ -6,6 +6,7 @@
 import asyncio
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -16,6 +17,8 @@ import psutil
 import pytest
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
+
+from kernelry.engines import provisioner
 
 HANG = 60.0  # seconds after which a test is stuck
 
@@ -45,8 +48,11 @@ async def manager(tmp_path: Path) -> AsyncIterator[AsyncKernelManager]:
     await kernel.start_kernel(stderr=None)
     yield kernel
     await kernel.shutdown_kernel(now=True)
-    from kernelry.engines import provisioner
+    await close_servers()
 
+
+async def close_servers() -> None:
+    """End the fork servers of this process."""
     for server in list(provisioner._servers.values()):
         await server.aclose()
     provisioner._servers.clear()
@@ -113,6 +119,23 @@ async def test_a_kernel_that_dies_is_noticed(manager: AsyncKernelManager) -> Non
     async with asyncio.timeout(HANG):
         while await manager.is_alive():
             await asyncio.sleep(0.02)
+
+
+async def test_a_kernel_that_can_t_start_is_found_dead(tmp_path: Path) -> None:
+    """As stock: whose port another one has was started, and ends."""
+    write_kernelspec(tmp_path)
+    specs = KernelSpecManager(kernel_dirs=[str(tmp_path)], ensure_native_kernel=False)
+    kernel = AsyncKernelManager(
+        kernel_name="kernelry", kernel_spec_manager=specs, cache_ports=False
+    )
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        kernel.shell_port = taken.getsockname()[1]
+        await kernel.start_kernel()
+        async with asyncio.timeout(HANG):
+            while await kernel.is_alive():
+                await asyncio.sleep(0.02)
+    await kernel.shutdown_kernel(now=True)
+    await close_servers()
 
 
 async def test_a_console_gets_its_history_and_its_ports(manager: AsyncKernelManager) -> None:

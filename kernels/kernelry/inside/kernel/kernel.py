@@ -63,6 +63,8 @@ NO_INPUT = (
     "Put the value into a variable and run the code again, or make a session that may ask: "
     "create_session(stdin=true)."
 )
+#: history is what the kernel remembers; a database would be a thread, and a file that all share
+NO_FILE = {"enabled": False, "hist_file": ":memory:"}
 PORTS = ("shell", "iopub", "stdin", "control", "hb")
 #: whether this code runs for another client, in another thread than the main one
 is_aside = ContextVar("is_aside", default=False)
@@ -301,10 +303,10 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
         return report
 
     def raw_input(self, prompt: str = "") -> str:
-        """Ask through our server; stock's refusal names a frontend, ours says what to do."""
+        """Ask through our server; in a session the refusal says what to do, stock's does not."""
         if self.may_ask and not is_aside.get():
             return self.questions.ask(prompt, hidden=False)
-        if not self._allow_stdin:
+        if not self._allow_stdin and self.journal.kept:
             raise StdinNotImplementedError(NO_INPUT)
         return str(super().raw_input(prompt))
 
@@ -312,7 +314,7 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
         """See raw_input."""
         if self.may_ask and not is_aside.get():
             return self.questions.ask(prompt, hidden=True)
-        if not self._allow_stdin:
+        if not self._allow_stdin and self.journal.kept:
             raise StdinNotImplementedError(NO_INPUT)
         return str(super().getpass(prompt, stream, **kwargs))
 
@@ -332,7 +334,7 @@ class KernelApp(IPKernelApp):  # type: ignore[misc]
         app: KernelApp = cls.instance()
         if made:
             return app
-        app.update_config(Config(HistoryManager={"enabled": False}))
+        app.update_config(Config(HistoryManager=NO_FILE))
         BaseIPythonApplication.initialize(app, [])
         app.init_pdb()
         app.prebuilt = Shell.instance(
