@@ -23,6 +23,7 @@ from ..processes import OWN_FILE
 from ..walls import guard
 from .entering import enter
 from .own import Own, forget_secrets
+from .sockets import make_room
 
 LOG_BYTES = 1 << 20  # size of a kernel's own log, which is turned over once
 DEBUGGER = "ipykernel.debugger"
@@ -88,6 +89,7 @@ def run(
             walls = guard.Walls(launch["walls"])
         if own is not None:
             own.become(launch["directory"])
+        make_room()
         enable_stack_dumps(launch["stack_file"])
         prepare(with_shell=True)
         app = resume(launch, listeners)

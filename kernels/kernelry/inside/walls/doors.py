@@ -356,7 +356,7 @@ def keep_door(keeper: socket.socket) -> None:
 
 def hand_over(door: int, listener: int, asking: socket.socket, plan: dict[str, Any]) -> None:
     """Give a door to whoever keeps it, and keep nothing of it: who has it could answer itself."""
-    own = ["/tmp", "/dev/shm"] if plan["level"] == "box" else []
+    own = ["/dev/shm", *(["/tmp"] if plan["level"] == "box" else [])]
     about = {name: plan[name] for name in ("write", "sockets", "network")} | {"own": own}
     with socket.socket(fileno=door) as keeper, asking:
         try:

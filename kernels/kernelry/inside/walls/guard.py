@@ -87,7 +87,10 @@ class Walls:
         if self._door >= 0:
             self._asking = doors.diagnosis()
         shared = "shared"
-        if self._plan["level"] == "guard" and mounts.own_shared_memory(self._plan["shared_size"]):
+        level = self._plan["level"]
+        if level == "box" or (
+            level == "guard" and mounts.own_shared_memory(self._plan["shared_size"])
+        ):
             shared = "write"  # it is our own
         with reporting("capabilities"):
             drop_capabilities()
