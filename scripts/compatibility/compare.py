@@ -9,8 +9,9 @@ from sides import HANGS, OK, Seen
 PICTURES = 10  # shown in one answer at most; the others are named
 CONTROLS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 CELL = re.compile(r"\S*/ipykernel_\d+/\d+\.py|Cell In\[\d+\]")
+TEMPORARY = "/ipykernel_"
 PLACE = re.compile(r" \(\d+\.py, line \d+\)$")  # which a syntax error tells twice
-FOLDER = re.compile(r"/\S*/workloads-[^/\s]*/(stock|ours)")
+FOLDER = re.compile(r"(?:/[^/\s]+)+/(?:stock|ours|workspace)(?=[/\s]|$)")
 PYTHON = re.compile(r"/[^'\s]*/bin/python[\d.]*")
 UNIT = re.compile(r"\b(?:[nuµμm]?s|min|h)\b")
 NUMBER = re.compile(r"\d[\d.,:]*(e[+-]?\d+)?")
@@ -49,8 +50,10 @@ def lines(text: str) -> list[str]:
     found = []
     for line in CONTROLS.sub("", text).split("\n"):
         line = overtyped(line)
+        if TEMPORARY in line or "Cell In" in line:
+            line = CELL.sub("CELL", line)
         line = PLACE.sub("", line)
-        line = PYTHON.sub("PYTHON", FOLDER.sub("FOLDER", CELL.sub("CELL", line)))
+        line = PYTHON.sub("PYTHON", FOLDER.sub("FOLDER", line))
         line = UNIT.sub("s", line)
         line = NUMBER.sub("#", ADDRESS.sub("#", BOX.sub(" ", line)))
         line = " ".join(RATE.sub("", line).split())
