@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import hypothesis
 import pytest
@@ -56,8 +56,8 @@ KERNEL_START: Literal["fork", "spawn"] = (
 )
 
 #: how their sessions are kept apart; scripts/test runs them at the default and in boxes
-ISOLATION: Literal["auto", "box"] = (
-    "box" if os.environ.get("KERNELRYTEST_ISOLATION") == "box" else "auto"
+ISOLATION = cast(
+    Literal["auto", "process", "guard", "box"], os.environ.get("KERNELRYTEST_ISOLATION", "auto")
 )
 
 
