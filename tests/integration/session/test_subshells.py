@@ -90,7 +90,8 @@ async def test_a_subshell_runs_while_the_session_s_cell_does(
     sessions: Sessions, session: Session, front_end: FrontEnd
 ) -> None:
     subshell = await front_end.create_subshell()
-    code = "import time\nopened = False\nwhile not opened: time.sleep(0.01)\nprint('opened')"
+    await run(sessions, session, "import time\nopened = False")
+    code = "while not opened: time.sleep(0.01)\nprint('opened')"
     running = await sessions.run(session, code)
     reply, printed = await front_end.execute("opened = True; print('by the subshell')", subshell)
     assert (reply["status"], printed) == ("ok", "by the subshell\n")

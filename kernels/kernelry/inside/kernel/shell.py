@@ -111,7 +111,7 @@ class Shell(ZMQInteractiveShell):  # type: ignore[misc]  # ipykernel has no type
         """Run a statement of a cell, unless the cell was asked to stop before it."""
         if self.stopping.is_asked:
             try:
-                raise KeyboardInterrupt("stopped before the next statement")
+                self.stopping.stop_here()
             except KeyboardInterrupt as error:
                 if result is not None:
                     result.error_in_exec = error

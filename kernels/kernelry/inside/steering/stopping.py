@@ -73,17 +73,25 @@ class Stopping:
         self._take_thrown()
 
     def ask(self, msg_id: str) -> dict[str, Any]:
-        """Have no further statement of a cell begin; called in the control thread."""
+        """Have no further statement of a cell begin; called in the control thread.
+
+        One that is only about to begin is stopped before its first.
+        """
         with self._lock:
+            self._asked = msg_id
             if self._running != msg_id:
                 return {"running": False}
-            self._asked = msg_id
             felt = self._felt
             if not self._awaits:
                 self._throw()
                 return {"running": True}
         self._call_later(FEEL_DELAY, lambda: self._insist(msg_id, felt))
         return {"running": True}
+
+    def stop_here(self) -> None:
+        """Raise KeyboardInterrupt, between two statements of a cell that was asked to stop."""
+        self._felt += 1
+        raise KeyboardInterrupt("stopped before the next statement")
 
     def on_signal(self, signum: int, frame: FrameType | None) -> None:
         """Raise KeyboardInterrupt in the user's code, once for each stop."""
