@@ -14,6 +14,7 @@ from kernelry_mcp.context import App, published_tools
 from kernelry_mcp.resources import (
     Completer,
     Subscriptions,
+    add_options,
     add_prompts,
     add_resources,
     add_session_resources,
@@ -34,6 +35,7 @@ says why; restart_kernel gives a new one, without variables."""
 def build_app(settings: Settings) -> MCPServer[App]:
     """Return the server; its sessions live from the start of its lifespan to the end."""
     subscriptions = Subscriptions()
+    tools = published_tools(settings)
 
     @asynccontextmanager
     async def lifespan(server: MCPServer[App]) -> AsyncIterator[App]:
@@ -53,7 +55,7 @@ def build_app(settings: Settings) -> MCPServer[App]:
         description="Isolated Jupyter kernels, one per session id",
         instructions=INSTRUCTIONS,
         version=__version__,
-        tools=published_tools(settings),
+        tools=tools,
         lifespan=lifespan,
         subscriptions=subscriptions.bus,
         log_level=settings.log_level,
@@ -63,6 +65,7 @@ def build_app(settings: Settings) -> MCPServer[App]:
     completer.serve(server)
     add_resources(server, settings)
     add_session_resources(server)
+    add_options(server, tools)
     add_prompts(server)
     subscriptions.serve(server)
     return server

@@ -3,20 +3,21 @@
 import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, TypeAlias, get_args
+from typing import Any, TypeAlias
 
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools import Tool
-from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata
 from mcp.types import CallToolResult, InputRequiredResult, ToolAnnotations
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from kernelry import Sessions
 from kernelry.errors import InvalidArgumentError
+from kernelry_mcp.arguments import Arguments, as_meant, explain, plain
 from kernelry_mcp.errors import error_result, reporting_errors
 from kernelry_mcp.settings import Settings
 
+OPTIONS = "options://{tool}"  # the resource that describes a tool's options
 ToolFunction: TypeAlias = Callable[..., Awaitable[CallToolResult | InputRequiredResult]]
 
 
@@ -54,6 +55,8 @@ class Declaration:
     idempotent: bool = False
     #: it reaches beyond this machine's sessions
     open_world: bool = False
+    #: parameters that are seldom needed: given by name in one object, `options`
+    options: tuple[str, ...] = ()
 
 
 _declared: list[tuple[ToolFunction, Declaration]] = []
@@ -96,7 +99,7 @@ def published_tools(settings: Settings) -> list[Tool]:
         raise InvalidArgumentError(f"exclude_tools: there is no tool {unknown[0]!r}")
     offered = [tool for tool in tools if tool.name not in excluded]
     for tool in offered:
-        tool.parameters = without(tool.parameters, "title")
+        tool.parameters = published(tool)
         schema = tool.fn_metadata.output_schema
         tool.fn_metadata.output_schema = without(schema, "title", "description")
     return offered
@@ -113,34 +116,37 @@ def without(schema: Any, *names: str) -> Any:
     return [without(item, *names) for item in schema] if isinstance(schema, list) else schema
 
 
-class Arguments(FuncMetadata):
-    """The arguments of a tool, with the text that was sent as text.
+def published(tool: Tool) -> dict[str, Any]:
+    """Return the schema of a tool's arguments as clients see it."""
+    schema = plain(tool.parameters)
+    if options := options_of(tool):
+        properties = schema["properties"]
+        for name in options:
+            del properties[name]
+        named = f"More: {', '.join(options)}; see {OPTIONS.format(tool=tool.name)}"
+        properties["options"] = {"type": "object", "description": named}
+    return schema
 
-    The SDK reads JSON in strings, for clients that send lists like that, also where a string is
-    what is wanted but may be left out: `content='{"a": 1}'` would be no text any more.
-    """
 
-    def pre_parse_json(self, data: dict[str, Any]) -> dict[str, Any]:
-        """Return the arguments, lists and objects read from JSON where text can't be meant."""
-        fields = self.arg_model.model_fields
-        texts = {name for name, field in fields.items() if str in get_args(field.annotation)}
-        return super().pre_parse_json(data) | {
-            name: value for name, value in data.items() if name in texts
-        }
+def options_of(tool: Tool) -> dict[str, dict[str, Any]]:
+    """Return the schemas of what a tool takes in `options`, by name."""
+    return tool.options if isinstance(tool, CheckedTool) else {}
 
 
 class CheckedTool(Tool):
     """A tool that names the argument it can't use, and what it could be."""
 
+    #: name -> schema, of what may be given in `options`
+    options: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
     async def run(
         self, arguments: dict[str, Any], context: Any, convert_result: bool = False
     ) -> Any:
         """Run the tool; arguments that don't fit are answered in one line."""
-        known = self.parameters.get("properties", {})
-        unknown = sorted(set(arguments) - set(known))
-        if unknown:
-            msg = f"{self.name} has no parameter {unknown[0]!r}; it has: {', '.join(known)}"
-            return error_result(InvalidArgumentError(msg))
+        try:
+            arguments = self.with_options(arguments)
+        except InvalidArgumentError as error:
+            return error_result(error)
         try:
             return await super().run(arguments, context, convert_result)
         except ToolError as error:
@@ -148,15 +154,32 @@ class CheckedTool(Tool):
                 return error_result(InvalidArgumentError(explain(error.__cause__)))
             raise
 
+    def with_options(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments with those that were given in `options`, all of them known.
 
-def explain(error: ValidationError) -> str:
-    """Say which arguments don't fit, without a validator's jargon."""
-    parts = []
-    for item in error.errors():
-        name = ".".join(str(part) for part in item["loc"])
-        given = "" if item["type"] == "missing" else f" (given: {str(item['input'])[:80]!r})"
-        parts.append(f"{name}: {item['msg']}{given}")
-    return "; ".join(parts)
+        Raises:
+            InvalidArgumentError: One is not known, or given twice.
+        """
+        known = [*self.parameters.get("properties", {}), *self.options]
+        if unknown := sorted(set(arguments) - set(known)):
+            msg = f"{self.name} has no parameter {unknown[0]!r}; it has: {', '.join(known)}"
+            raise InvalidArgumentError(msg)
+        if not self.options or "options" not in arguments:
+            return arguments
+        given = {name: value for name, value in arguments.items() if name != "options"}
+        options = arguments["options"]
+        if isinstance(options, str):
+            options = as_meant(options, {dict}) if options else {}
+        if not isinstance(options, dict | None):
+            raise InvalidArgumentError(f"options: an object is wanted (given: {options!r:.80})")
+        for name, value in (options or {}).items():
+            if name not in self.options:
+                has = "; ".join(f"{one}: {it['description']}" for one, it in self.options.items())
+                raise InvalidArgumentError(f"there is no option {name!r}. There are: {has}")
+            if name in given:
+                raise InvalidArgumentError(f"{name} is given twice, once in options")
+            given[name] = value
+        return given
 
 
 def make_tool(function: ToolFunction, declaration: Declaration) -> Tool:
@@ -174,4 +197,7 @@ def make_tool(function: ToolFunction, declaration: Declaration) -> Tool:
         ),
     )
     made.fn_metadata = Arguments(**dict(made.fn_metadata))
+    properties = plain(made.parameters).get("properties", {})
+    assert isinstance(made, CheckedTool)
+    made.options = {name: properties[name] for name in declaration.options}
     return made

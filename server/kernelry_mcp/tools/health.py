@@ -52,7 +52,6 @@ async def get_kernel_health(
     """Tell how a session's kernel is: healthy, stopped, unresponsive or dead, and why.
 
     With memory, CPU, threads and uptime of its process tree. A busy kernel is healthy.
-    Answers within a third of a second whatever the kernel does.
     """
     sessions = app_of(ctx).sessions
     found = await sessions.health(sessions.find(caller_of(ctx), session_id))

@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 PAGE_CHARS = 40_000  # longest page
 
 SessionId: TypeAlias = Annotated[
-    str | None, Field(description="Session to use; default: the one last switched to")
+    str | None, Field(description="Default: the session last switched to")
 ]
 Wait: TypeAlias = Annotated[
     float | None,
@@ -17,8 +17,7 @@ Wait: TypeAlias = Annotated[
         ge=0,
         le=3600,
         allow_inf_nan=False,
-        description="Seconds to wait for the end before answering 'running'; 0: answer at once; "
-        "default: the server's setting (30)",
+        description="Seconds to wait before answering 'running'; default: the server's (30)",
     ),
 ]
 Timeout: TypeAlias = Annotated[
@@ -27,7 +26,7 @@ Timeout: TypeAlias = Annotated[
         gt=0,
         le=30 * 86400,
         allow_inf_nan=False,
-        description="Seconds after which the cell is interrupted; default: no limit",
+        description="Interrupt it after so many seconds; default: never",
     ),
 ]
 

@@ -7,7 +7,7 @@ from mcp.types import CallToolResult
 from pydantic import Field, NonNegativeFloat
 
 from kernelry import Isolation, Order, Selection, Session, SessionSpec, SessionStatus
-from kernelry.errors import ConflictError
+from kernelry.errors import ConflictError, InvalidArgumentError, KernelryError
 from kernelry.session import quantity
 from kernelry_mcp.answers import session_info
 from kernelry_mcp.answers.results import (
@@ -18,7 +18,9 @@ from kernelry_mcp.answers.results import (
 )
 from kernelry_mcp.callers import caller_of, has_default
 from kernelry_mcp.context import App, Ctx, Declaration, app_of, tool
+from kernelry_mcp.tools.packages import install
 
+INSTALL_TIMEOUT = 600.0  # seconds for the packages of a new session
 NO_DEFAULT = (
     "this client keeps no cookies, and over HTTP on the 2026-07-28 wire nothing else tells clients "
     "of one token apart: it has no default session to set. Pass session_id='{}' with each call; a "
@@ -26,7 +28,26 @@ NO_DEFAULT = (
 )
 
 
-@tool(Declaration(title="Create a session", toolset="core"))
+@tool(
+    Declaration(
+        title="Create a session",
+        toolset="core",
+        options=(
+            "tags",
+            "metadata",
+            "context",
+            "fresh",
+            "isolation",
+            "network",
+            "limits",
+            "python",
+            "stdin",
+            "template",
+            "parent_session_id",
+            "parent_execution_id",
+        ),
+    )
+)
 async def create_session(
     ctx: Ctx,
     session_id: Annotated[
@@ -34,6 +55,9 @@ async def create_session(
         Field(description="Letters, digits, '_', '-', '.', at most 64; default: one is made"),
     ] = "",
     description: Annotated[str, Field(description="What it is for, one line")] = "",
+    packages: Annotated[
+        list[str] | None, Field(description="To install in it, like 'numpy>=2'")
+    ] = None,
     tags: Annotated[list[str] | None, Field(description="Words to find it by")] = None,
     metadata: Annotated[dict[str, Any] | None, Field(description="Free key-value pairs")] = None,
     if_exists: Annotated[
@@ -74,8 +98,7 @@ async def create_session(
 
     Use one session per line of work, and pass its session_id to the other tools (or
     switch_session once). Returns when the kernel is ready. Sessions stay until
-    delete_session, also when the server is restarted after a crash. Files are shared: all
-    sessions run in the same workspace folder.
+    delete_session, also over a crash of the server. All run in the same workspace folder.
     """
     app = app_of(ctx)
     spec = SessionSpec(
@@ -95,10 +118,32 @@ async def create_session(
     )
     existed = session_id in {session.id for session in app.sessions.list()}
     session = await app.sessions.create(spec, reuse=if_exists == "reuse", fresh=fresh)
-    return created(app, caller_of(ctx), session, existed=existed)
+    try:
+        installed = await add_packages(ctx, session, packages or [])
+    except KernelryError:
+        if not existed:
+            await app.sessions.delete(session.id)
+        raise
+    return created(app, caller_of(ctx), session, existed=existed, installed=installed)
 
 
-def created(app: App, caller: str, session: Session, *, existed: bool) -> CallToolResult:
+async def add_packages(ctx: Ctx, session: Session, packages: list[str]) -> tuple[str, ...]:
+    """Install what a session is to have from the start; return what that brought.
+
+    Raises:
+        InvalidArgumentError: It can't be had.
+    """
+    if not packages:
+        return ()
+    done = (await install(ctx, session, packages, INSTALL_TIMEOUT)).installation
+    if done.returncode:
+        raise InvalidArgumentError(f"packages: {done.stderr}")
+    return tuple(done.installed)
+
+
+def created(
+    app: App, caller: str, session: Session, *, existed: bool, installed: tuple[str, ...]
+) -> CallToolResult:
     """Say that a session is there, and what stands between it and the rest."""
     limits = session.walls.limits
     result = CreatedSession(
@@ -107,12 +152,14 @@ def created(app: App, caller: str, session: Session, *, existed: bool) -> CallTo
         session=session_info(app, caller, session),
         workspace=str(app.sessions.workspace.root),
         limits=asdict(limits),
+        installed=list(installed),
     )
+    added = f" Installed: {', '.join(installed)}." if installed else ""
     return result.answer(
         f"Session '{session.id}' {'is there' if existed else 'created'}, its kernel is ready. "
         f"Workspace: {result.workspace}. Isolation: {result.session.isolation}, network "
         f"{'on' if result.session.network else 'off'}, "
-        f"memory {quantity(limits.memory) if limits.memory else 'unlimited'}."
+        f"memory {quantity(limits.memory) if limits.memory else 'unlimited'}.{added}"
     )
 
 

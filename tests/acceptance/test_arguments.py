@@ -1,0 +1,54 @@
+"""What an agent means is what a tool takes, however its host spells it."""
+
+import pytest
+
+from .harness import Agent
+
+SHARES_A_SERVER = True
+NAMES = ("session_id", "timeout", "wait")
+NOT_GIVEN: dict[str, dict[str, object]] = {
+    "absent": {},
+    "null": dict.fromkeys(NAMES),
+    "empty": dict.fromkeys(NAMES, ""),
+}
+
+
+@pytest.mark.parametrize("how", NOT_GIVEN)
+async def test_a_call_is_answered_alike_however_nothing_is_given(agent: Agent, how: str) -> None:
+    done = await agent.call("run_python_code", code="6 * 7", **NOT_GIVEN[how])
+    assert (done.data["status"], done.data["session_id"]) == ("completed", "default")
+    listed = await agent.call("list_sessions", **dict.fromkeys(("status", "tags", "name"), None))
+    assert not listed.is_error
+
+
+async def test_lists_and_objects_may_be_json(agent: Agent) -> None:
+    options = '{"tags": ["x", "y"], "metadata": {"n": 1}, "context": {"k": "v"}}'
+    made = await agent.ask("create_session", session_id="json", options=options)
+    assert made["session"]["tags"] == ["x", "y"]
+    found = await agent.ask("list_sessions", tags='["x"]')
+    assert [*found["sessions"]] == ["json"]
+    assert await agent.value("kernelry_session.context['k']", "json") == "'v'"
+    refused = await agent.refused("install_dependencies", packages='["no such package!"]')
+    assert "no such package!" in refused
+    await agent.ask("delete_session", session_id="json")
+
+
+async def test_an_option_that_there_is_not_is_answered_with_those_that_there_are(
+    agent: Agent,
+) -> None:
+    said = await agent.refused("create_session", session_id="o", options={"quick": True})
+    assert "there is no option 'quick'" in said
+    assert "fresh: A fresh process" in said
+    assert "o" not in (await agent.ask("list_sessions"))["sessions"]
+    read = await agent.client.read_resource("options://create_session")
+    assert '"isolation"' in str(read.contents[0])
+
+
+async def test_a_session_has_its_packages_from_the_start_or_is_not_made(agent: Agent) -> None:
+    said = await agent.refused("create_session", session_id="p", packages=["not a name!"])
+    assert "not a name!" in said
+    assert "p" not in (await agent.ask("list_sessions"))["sessions"]
+    made = await agent.ask("create_session", session_id="p", packages=["ipykernel"])
+    assert made["status"] == "created"
+    assert made["installed"] == []  # its interpreter has it
+    await agent.ask("delete_session", session_id="p")
