@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 import kernelry_mcp.command.clients  # noqa: F401  # has an error class of its own  # noqa: F401  # has an error class of its own
 from kernelry import errors
 from kernelry_mcp.command.cli import main
-from kernelry_mcp.context import declared_tools
+from kernelry_mcp.context import declared_tools, options_of
 from kernelry_mcp.settings import PREFIX, TOOLSETS, Settings
 
 REPOSITORY = Path(__file__).parents[2]
@@ -147,7 +147,8 @@ def test_the_reference_names_every_tool_with_its_parameters() -> None:
         assert f"### {tool.name}\n" in page
         section = page.split(f"### {tool.name}\n")[1].split("\n### ")[0]
         for name in tool.parameters.get("properties", {}):
-            assert f"| `{name}` |" in section, f"{tool.name}: {name}"
+            shown = f"options.{name}" if name in options_of(tool) else name
+            assert f"| `{shown}` |" in section, f"{tool.name}: {name}"
 
 
 def test_the_reference_names_every_setting() -> None:
