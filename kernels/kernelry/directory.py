@@ -4,6 +4,7 @@ A caller that names no session means its own default: the one that it switched t
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 
 from kernelry.errors import SessionNotFoundError
 from kernelry.selection import Selection
@@ -42,6 +43,18 @@ class Directory:
             InvalidArgumentError: The selection has text without a word in it.
         """
         return selection.of(self._sessions.values())
+
+    def matching(self, names: Sequence[str]) -> Sequence[Session]:
+        """Return the sessions of some ids or globs, each once.
+
+        Raises:
+            SessionNotFoundError: There is none of one of these; the message names those there are.
+        """
+        found: dict[str, Session] = {}
+        for name in names:
+            fitting = [s for s in self._sessions.values() if fnmatchcase(s.id, name)]
+            found.update((session.id, session) for session in fitting or [self.get(name)])
+        return [*found.values()]
 
     @property
     def count(self) -> int:

@@ -229,14 +229,12 @@ class Sessions(Directory):
 
         Args:
             spec: What it shall be.
-            fresh: Give it a fresh process, with a hash seed and an address layout of its own,
-                instead of a fork.
-            reuse: Return the session of that id if there is one, with its kernel running.
+            fresh: Give it a process with a hash seed of its own instead of a fork.
+            reuse: Return the session of that id if there is one, or about to be.
 
         Raises:
-            InvalidArgumentError: Id, tags, metadata or interpreter can't be used, or its parent
-                would be its own child.
-            SessionNotFoundError: There is no session of the parent's id.
+            InvalidArgumentError: It can't be what is asked for.
+            SessionNotFoundError: There is no such parent.
             SessionExistsError: The id is taken.
             LimitExceededError: There are `max_sessions` already.
             KernelStartError: Its kernel did not start; there is no session then.
@@ -244,15 +242,20 @@ class Sessions(Directory):
         """
         spec = applied(self.config.templates, spec)
         await self._check_parent(spec)
+        await self._lifecycle.settled(spec.id if reuse else "")
         existing = self._sessions.get(spec.id)
         session = await self._lifecycle.create(spec, reuse=reuse, fresh=fresh)
-        if session is not existing and (spec.packages or spec.startup):
-            try:
+        if session is existing:
+            await self.suspension.wake(session, by="create_session")
+            await session.ensure_kernel()
+        try:
+            if spec.packages or (spec.startup and session is not existing):
                 await furnish(session, spec.packages)
-            except BaseException:
+        except BaseException:
+            if session is not existing:
                 with anyio.CancelScope(shield=True):
                     await self.delete(session.id)
-                raise
+            raise
         return session
 
     async def _check_parent(self, spec: SessionSpec) -> None:
@@ -413,8 +416,7 @@ class Sessions(Directory):
         Args:
             older_than: Delete sessions that have been idle for so many seconds (by a clock that
                 does not jump); None: age does not matter.
-            session_ids: Only these; None: all but `default`. With neither argument no session
-                is deleted.
+            session_ids: Only these, globs; None: all but `default`. With neither none is deleted.
             dry_run: Only say what would be.
 
         Returns:
@@ -423,7 +425,7 @@ class Sessions(Directory):
         Raises:
             SessionNotFoundError: One of the ids is unknown; nothing was done.
         """
-        named = None if session_ids is None else [self.get(name) for name in session_ids]
+        named = None if session_ids is None else self.matching(session_ids)
         chosen, kept = choose(named, self._sessions.values(), older_than=older_than)
         known = {session.directory.name for session in self._sessions.values()}
         known |= self._launches.made

@@ -1,10 +1,12 @@
 """What an agent means is what a tool takes, however its host spells it."""
 
+import anyio
 import pytest
 
 from .harness import Agent
 
 SHARES_A_SERVER = True
+FLAGS = ("--toolsets", "all")
 NAMES = ("session_id", "timeout", "wait")
 NOT_GIVEN: dict[str, dict[str, object]] = {
     "absent": {},
@@ -49,6 +51,46 @@ async def test_a_session_has_its_packages_from_the_start_or_is_not_made(agent: A
     assert "not a name!" in said
     assert "p" not in (await agent.ask("list_sessions"))["sessions"]
     made = await agent.ask("create_session", session_id="p", packages=["ipykernel"])
-    assert made["status"] == "created"
-    assert made["installed"] == []  # its interpreter has it
+    assert made["status"] == "created"  # and nothing was installed: its interpreter has it
     await agent.ask("delete_session", session_id="p")
+
+
+async def test_whoever_reuses_a_session_gets_it_also_one_that_comes_or_sleeps(
+    agent: Agent,
+) -> None:
+    made: list[str] = []
+
+    async def create() -> None:
+        answer = await agent.ask("create_session", session_id="both", if_exists="reuse")
+        made.append(answer["session_id"])
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(5):
+            tasks.start_soon(create)
+    assert made == ["both"] * 5
+    await agent.run("kept = 1", "both")
+    await agent.ask("create_checkpoint", session_id="both", name="before")
+    await agent.ask("suspend_session", session_id="both")
+    answer = await agent.ask("create_session", session_id="both", if_exists="reuse")
+    assert answer["status"] == "existing"
+    assert await agent.value("kept", "both") == "1"
+    await agent.run("kept = 2", "both")
+    restored = await agent.ask("restore_checkpoint", session_id="both", checkpoint_id="before")
+    assert restored["restored"] == ["kept"]
+    assert await agent.value("kept", "both") == "1"
+    assert "before" in await agent.refused("restore_checkpoint", checkpoint_id="no such")
+
+
+async def test_names_of_sessions_may_be_globs_and_unknown_ones_are_refused(agent: Agent) -> None:
+    for name in ("exp_1", "exp_2"):
+        await agent.ask("create_session", session_id=name)
+        await agent.run("print('here')", name)
+    found = await agent.ask("search_executions", session_ids=["exp_*"])
+    assert {one["session_id"] for one in found["executions"]} == {"exp_1", "exp_2"}
+    told = await agent.ask("get_events", session_ids=["exp_?"], topics=["session.created"])
+    assert len(told["events"]) == 2
+    for tool in ("search_executions", "get_events", "cleanup_sessions"):
+        assert "no session 'exq_*'" in await agent.refused(tool, session_ids=["exp_1", "exq_*"])
+    gone = await agent.ask("cleanup_sessions", session_ids=["exp_*"])
+    assert sorted(gone["deleted"]) == ["exp_1", "exp_2"]
+    assert await agent.ask("get_events", session_ids=["exp_1"])  # what is gone has events

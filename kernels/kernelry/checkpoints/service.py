@@ -106,17 +106,24 @@ class Checkpoints:
             ]
         )
 
-    async def get(self, checkpoint_id: str) -> Checkpoint:
-        """Return a checkpoint.
+    async def get(self, checkpoint_id: str, session_id: str = "") -> Checkpoint:
+        """Return a checkpoint, by its id or the name that it was given.
+
+        Args:
+            checkpoint_id: Which; of several with that name the newest.
+            session_id: Whose are meant first.
 
         Raises:
-            CheckpointNotFoundError: There is none of this id.
+            CheckpointNotFoundError: There is none.
         """
+        wanted = {"id": checkpoint_id, "session_id": session_id}
         found = await self._store.read(
-            lambda statements: statements.execute("checkpoint", {"id": checkpoint_id}).fetchone()
+            lambda statements: statements.execute("checkpoint", wanted).fetchone()
         )
         if found is None:
-            known = ", ".join(item.id for item in (await self.list())[:NAMED_IDS]) or "none"
+            newest = (await self.list())[:NAMED_IDS]
+            named = (f"{item.id} ({item.name})" if item.name else item.id for item in newest)
+            known = ", ".join(named) or "none"
             msg = f"no checkpoint {checkpoint_id[:64]!r}. The newest are: {known}."
             raise CheckpointNotFoundError(msg)
         return rows.checkpoint(found)
@@ -135,7 +142,7 @@ class Checkpoints:
         caller stops it, and then nothing is changed.
 
         Args:
-            checkpoint_id: What.
+            checkpoint_id: What, or the name that it was given.
             session: Into which; its kernel is started if it has none.
             clear: Whether to remove the other variables.
             patience: See `create`.
@@ -147,7 +154,7 @@ class Checkpoints:
             SessionBusyError: Executions that were asked for before took too long.
             KernelDeadError: The kernel is dead, or ended meanwhile.
         """
-        checkpoint = await self.get(checkpoint_id)
+        checkpoint = await self.get(checkpoint_id, session.id)
         kernel = await session.ensure_kernel()
         async with _turn(session, patience):
             return await self._put_back(checkpoint, session, kernel, clear=clear)
@@ -191,9 +198,9 @@ class Checkpoints:
         Raises:
             CheckpointNotFoundError: There is none of this id.
         """
-        await self.get(checkpoint_id)
-        await self._store.commit(lambda s: s.execute("delete_checkpoint", {"id": checkpoint_id}))
-        await self.remove_files([checkpoint_id])
+        found = (await self.get(checkpoint_id)).id
+        await self._store.commit(lambda s: s.execute("delete_checkpoint", {"id": found}))
+        await self.remove_files([found])
 
     async def known(self, session_id: str) -> Sequence[str]:
         """Return the ids of a session's checkpoints; none if they can't be read now."""

@@ -116,7 +116,7 @@ class Events:
         Args:
             since: Only those after this number; 0: from the first; -1: only what comes from now.
             topics: Only those whose topic matches one of these globs.
-            sessions: Only those of these sessions.
+            sessions: Only those of these sessions; globs.
             limit: At most so many.
             wait: Seconds to wait for one if there is none yet.
         """

@@ -33,7 +33,7 @@ class Search:
     description_text: str = ""
     #: words in the error: its class, what it said, the traceback
     error_text: str = ""
-    #: in these sessions
+    #: in these sessions; globs
     session_ids: Sequence[str] = ()
     #: with one of these statuses
     statuses: Sequence[ExecutionStatus] = ()
@@ -83,6 +83,21 @@ class History:
             return [rows.execution(row, ()) for row in statements.execute("search", values)]
 
         return await self._store.read(read)
+
+    async def check_names(self, session_ids: Sequence[str]) -> None:
+        """Refuse names of sessions, or globs, that nothing is known of.
+
+        Raises:
+            SessionNotFoundError: There is one.
+        """
+        wanted = {"sessions": json.dumps(list(session_ids))}
+
+        def read(statements: Statements) -> list[str]:
+            return [row[0] for row in statements.execute("unknown_sessions", wanted)]
+
+        if unknown := await self._store.read(read):
+            msg = f"no session {unknown[0][:64]!r}; list_sessions names them, globs are taken"
+            raise SessionNotFoundError(msg)
 
     async def session(self, session_id: str) -> SessionRecord:
         """Return the record of a session, also of one that is deleted and whose history is kept.

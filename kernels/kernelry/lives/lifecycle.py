@@ -5,6 +5,7 @@ before anything of it is removed: whenever the server is killed, the next one fi
 a session.
 """
 
+import asyncio
 import secrets
 from collections.abc import Sequence
 from dataclasses import replace
@@ -57,7 +58,8 @@ class Lifecycle:
         self._kernels = kernels
         self._checkpoints = checkpoints
         self._limit = config.max_sessions
-        self._reserved: set[str] = set()
+        #: ids that are about to come or to go, until they have
+        self._reserved: dict[str, asyncio.Event] = {}
         #: what goes on though nobody may wait for it any more
         self.unfinished = Unfinished()
 
@@ -81,10 +83,9 @@ class Lifecycle:
             if stronger(existing.walls, spec) != existing.walls:
                 msg = f"session '{session_id}' exists with weaker walls or higher limits"
                 raise SessionExistsError(msg)
-            await existing.ensure_kernel()
             return existing
         self.check_room(session_id)
-        self._reserved.add(session_id)
+        self._reserved[session_id] = asyncio.Event()
         try:
             record = SessionRecord(
                 id=session_id,
@@ -122,7 +123,7 @@ class Lifecycle:
             self._sessions[session_id] = session
             return session
         finally:
-            self._reserved.discard(session_id)
+            self._reserved.pop(session_id).set()
 
     async def delete(self, session: Session, *, keep_history: bool = False) -> str:
         """See `Sessions.delete`."""
@@ -131,7 +132,7 @@ class Lifecycle:
             raise ConflictError("the session 'default' can't be deleted; restart_kernel empties it")
         # Gone for everybody else at once; what is awaited afterwards can't be raced.
         del self._sessions[session_id]
-        self._reserved.add(session_id)
+        self._reserved[session_id] = asyncio.Event()
         try:
             kept = self._forget(session, grace=STOP_GRACE, keep_history=keep_history)
             return await self.unfinished.finish(kept)
@@ -139,7 +140,12 @@ class Lifecycle:
             self._sessions[session_id] = session
             raise
         finally:
-            self._reserved.discard(session_id)
+            self._reserved.pop(session_id).set()
+
+    async def settled(self, session_id: str) -> None:
+        """Wait until a session of an id has come or gone, if it is about to."""
+        while (coming := self._reserved.get(session_id)) is not None:
+            await coming.wait()
 
     def check_room(self, session_id: str) -> None:
         """Refuse a session that would have a kernel when there are as many as there may be.

@@ -229,7 +229,7 @@ class Suspension:
         if checkpoint_id == WITHOUT:
             return ""
         if checkpoint_id:
-            return (await self._checkpoints.get(checkpoint_id)).id
+            return (await self._checkpoints.get(checkpoint_id, session.id)).id
         newest = await self._checkpoints.list(session.id)
         return newest[0].id if newest else ""
 

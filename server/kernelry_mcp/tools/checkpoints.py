@@ -69,7 +69,7 @@ async def list_checkpoints(
 @tool(Declaration(title="Restore a checkpoint", toolset="checkpoints", destructive=True))
 async def restore_checkpoint(
     ctx: Ctx,
-    checkpoint_id: Annotated[str, Field(description="From create_checkpoint")],
+    checkpoint_id: Annotated[str, Field(description="Its id, or its name")],
     session_id: SessionId = None,
     clear: Annotated[bool, Field(description="Remove other variables")] = False,
 ) -> Annotated[CallToolResult, RestoredCheckpoint]:

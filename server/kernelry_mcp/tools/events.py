@@ -40,7 +40,7 @@ async def get_events(
     topics: Annotated[
         list[str] | None, Field(description="Globs, like 'execution.*'; default: all")
     ] = None,
-    session_ids: Annotated[list[str] | None, Field(description="Only of these")] = None,
+    session_ids: Annotated[list[str] | None, Field(description="Only of these; globs")] = None,
     limit: Annotated[int, Field(ge=1, le=1000, description="At most so many")] = 100,
     wait: Annotated[
         float,
@@ -53,6 +53,7 @@ async def get_events(
     twice.
     """
     events = app_of(ctx).sessions.events
+    await app_of(ctx).sessions.history.check_names(session_ids or ())
     if since < 0:
         since = await events.newest()
     found = await events.read(

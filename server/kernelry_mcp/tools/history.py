@@ -36,7 +36,7 @@ async def search_executions(
     parent_code_text: Annotated[
         str, Field(description="Words in the code of the execution the session was made for")
     ] = "",
-    session_ids: Annotated[list[str] | None, Field(description="Only in these")] = None,
+    session_ids: Annotated[list[str] | None, Field(description="Only in these; globs")] = None,
     status: Annotated[list[ExecutionStatus] | None, Field(description="Only these")] = None,
     since: Moment = None,
     until: Moment = None,
@@ -59,6 +59,7 @@ async def search_executions(
         until=until,
     )
     history = app_of(ctx).sessions.history
+    await history.check_names(session_ids or ())
     found = await history.search(wanted, limit=limit + 1, offset=offset)
     more = len(found) > limit
     result = SearchResult(

@@ -140,7 +140,7 @@ async def cleanup_sessions(
         ),
     ] = None,
     session_ids: Annotated[
-        list[str] | None, Field(description="Only these; default: all but 'default'")
+        list[str] | None, Field(description="Only these; globs; default: all but 'default'")
     ] = None,
     dry_run: Annotated[bool, Field(description="Only say what would be deleted")] = False,
 ) -> Annotated[CallToolResult, CleanedUp]:

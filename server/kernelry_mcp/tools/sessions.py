@@ -7,7 +7,7 @@ from mcp.types import CallToolResult
 from pydantic import Field, NonNegativeFloat
 
 from kernelry import Isolation, Order, Selection, Session, SessionSpec, SessionStatus
-from kernelry.errors import ConflictError, InvalidArgumentError, KernelryError
+from kernelry.errors import ConflictError
 from kernelry.session import quantity
 from kernelry_mcp.answers import session_info
 from kernelry_mcp.answers.results import (
@@ -18,9 +18,7 @@ from kernelry_mcp.answers.results import (
 )
 from kernelry_mcp.callers import caller_of, has_default
 from kernelry_mcp.context import App, Ctx, Declaration, app_of, tool
-from kernelry_mcp.tools.packages import install
 
-INSTALL_TIMEOUT = 600.0  # seconds for the packages of a new session
 NO_DEFAULT = (
     "this client keeps no cookies, and over HTTP on the 2026-07-28 wire nothing else tells clients "
     "of one token apart: it has no default session to set. Pass session_id='{}' with each call; a "
@@ -112,38 +110,17 @@ async def create_session(
         python=python,
         stdin=stdin,
         context=context or {},
+        packages=tuple(packages or ()),
         template=template,
         parent_session_id=parent_session_id,
         parent_execution_id=parent_execution_id,
     )
     existed = session_id in {session.id for session in app.sessions.list()}
     session = await app.sessions.create(spec, reuse=if_exists == "reuse", fresh=fresh)
-    try:
-        installed = await add_packages(ctx, session, packages or [])
-    except KernelryError:
-        if not existed:
-            await app.sessions.delete(session.id)
-        raise
-    return created(app, caller_of(ctx), session, existed=existed, installed=installed)
+    return created(app, caller_of(ctx), session, existed=existed)
 
 
-async def add_packages(ctx: Ctx, session: Session, packages: list[str]) -> tuple[str, ...]:
-    """Install what a session is to have from the start; return what that brought.
-
-    Raises:
-        InvalidArgumentError: It can't be had.
-    """
-    if not packages:
-        return ()
-    done = (await install(ctx, session, packages, INSTALL_TIMEOUT)).installation
-    if done.returncode:
-        raise InvalidArgumentError(f"packages: {done.stderr}")
-    return tuple(done.installed)
-
-
-def created(
-    app: App, caller: str, session: Session, *, existed: bool, installed: tuple[str, ...]
-) -> CallToolResult:
+def created(app: App, caller: str, session: Session, *, existed: bool) -> CallToolResult:
     """Say that a session is there, and what stands between it and the rest."""
     limits = session.walls.limits
     result = CreatedSession(
@@ -152,14 +129,12 @@ def created(
         session=session_info(app, caller, session),
         workspace=str(app.sessions.workspace.root),
         limits=asdict(limits),
-        installed=list(installed),
     )
-    added = f" Installed: {', '.join(installed)}." if installed else ""
     return result.answer(
         f"Session '{session.id}' {'is there' if existed else 'created'}, its kernel is ready. "
         f"Workspace: {result.workspace}. Isolation: {result.session.isolation}, network "
         f"{'on' if result.session.network else 'off'}, "
-        f"memory {quantity(limits.memory) if limits.memory else 'unlimited'}.{added}"
+        f"memory {quantity(limits.memory) if limits.memory else 'unlimited'}."
     )
 
 

@@ -5,7 +5,8 @@ VALUES (:id, :session_id, :name, :reason, :created_at, :size, :digest, :python, 
         :variables, :skipped);
 
 -- name: checkpoint
-SELECT * FROM checkpoints WHERE id = :id;
+SELECT * FROM checkpoints WHERE id = :id OR (name = :id AND name != '')
+ORDER BY id = :id DESC, session_id = :session_id DESC, created_at DESC LIMIT 1;
 
 -- name: checkpoints
 SELECT * FROM checkpoints WHERE :session_id IS NULL OR session_id = :session_id

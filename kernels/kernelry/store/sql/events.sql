@@ -12,7 +12,8 @@ SELECT coalesce(max(seq), 0) AS seq FROM events;
 SELECT seq, at, type, session_id, execution_id, data FROM events
 WHERE seq > :since
   AND (:topics = '[]' OR EXISTS (SELECT 1 FROM json_each(:topics) AS topic WHERE events.type GLOB topic.value))
-  AND (:sessions = '[]' OR session_id IN (SELECT value FROM json_each(:sessions)))
+  AND (:sessions = '[]'
+       OR EXISTS (SELECT 1 FROM json_each(:sessions) WHERE session_id GLOB value))
 ORDER BY seq LIMIT :limit;
 
 -- name: latest_events

@@ -11,7 +11,8 @@ WHERE NOT s.deleting
   AND (:description = '[]' OR NOT EXISTS (
       SELECT 1 FROM json_each(:description) AS word
       WHERE instr(lower(s.description), word.value) = 0))
-  AND (:sessions = '[]' OR e.session_id IN (SELECT value FROM json_each(:sessions)))
+  AND (:sessions = '[]'
+       OR EXISTS (SELECT 1 FROM json_each(:sessions) WHERE e.session_id GLOB value))
   AND (:statuses = '[]' OR e.status IN (SELECT value FROM json_each(:statuses)))
   AND e.created_at >= :since AND e.created_at < :until
 ORDER BY e.created_at DESC, e.rowid DESC LIMIT :limit OFFSET :offset;
@@ -24,6 +25,12 @@ SELECT * FROM sessions WHERE id = :id AND NOT deleting;
 
 -- name: archived_ids
 SELECT id FROM sessions WHERE archived_at IS NOT NULL AND id GLOB :pattern;
+
+-- name: unknown_sessions
+-- What names no session that there is, or of which there is anything.
+SELECT wanted.value FROM json_each(:sessions) AS wanted
+WHERE NOT EXISTS (SELECT 1 FROM sessions WHERE id GLOB wanted.value AND NOT deleting)
+  AND NOT EXISTS (SELECT 1 FROM events WHERE session_id = wanted.value);
 
 -- name: archived_sessions
 SELECT * FROM sessions WHERE archived_at IS NOT NULL ORDER BY archived_at, id;

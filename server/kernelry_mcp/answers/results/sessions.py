@@ -40,7 +40,6 @@ class CreatedSession(ToolResult):
     session: SessionInfo = Field(description="The session")
     workspace: str = Field(description="Folder shared by all sessions; the kernel's cwd")
     limits: dict[str, float] = Field(description="memory (bytes), processes, ...; 0: none")
-    installed: list[str] = Field(description="Packages that were installed with it")
 
 
 class SessionList(ToolResult):
