@@ -7,11 +7,10 @@ from .harness import Agent
 
 SHARES_A_SERVER = True
 FLAGS = ("--toolsets", "all")
-NAMES = ("session_id", "timeout", "wait")
 NOT_GIVEN: dict[str, dict[str, object]] = {
     "absent": {},
-    "null": dict.fromkeys(NAMES),
-    "empty": dict.fromkeys(NAMES, ""),
+    "null": {"session_id": None, "timeout": None, "wait": None},
+    "empty": {"session_id": "", "timeout": "", "wait": ""},
 }
 
 
