@@ -48,6 +48,34 @@ def check_places(config: Config) -> None:
         raise IsolationError(msg)
 
 
+def check_workspace(config: Config) -> None:
+    """See to it that who reads and writes files of the workspace gets none of our own by that.
+
+    Args:
+        config: How a service is to be set up, at any level: what tools show needs no walls.
+
+    Raises:
+        IsolationError: They lie in each other; the message names the two settings.
+    """
+    workspace, state = config.workspace, config.state_dir
+    inside = [(name, path) for name, path in secrets_of(config) if is_within(path, workspace)]
+    if is_within(workspace, state):
+        inside.append(("--state-dir", state))
+    for name, path in inside:
+        msg = (
+            f"--workspace {workspace} and {path} ({name}) lie in each other: clients that read and "
+            "write files of the workspace would have the records and the keys of all sessions. "
+            + cure(name, "--workspace")
+        )
+        raise IsolationError(msg)
+
+
+def secrets_of(config: Config) -> list[Named]:
+    """Return what no session and no client may read, with the setting's name."""
+    state = ("--state-dir", config.state_dir)
+    return [state, ("XDG_RUNTIME_DIR", runtime_base()), *config.secrets.items()]
+
+
 def cure(name: str, opener: str) -> str:
     """Return what to do about a path that is where it must not be."""
     if name == OWN_CODE:
@@ -66,8 +94,7 @@ def unsound(config: Config) -> Iterator[tuple[str, Path, str, Path]]:
     writes = writable(config)
     reads = [("--allow-read", path) for path in config.allow_read]
     state = ("--state-dir", config.state_dir)
-    secrets = [state, ("XDG_RUNTIME_DIR", runtime_base()), *config.secrets.items()]
-    for (name, path), (opener, root) in pairs(secrets, [*writes, *reads]):
+    for (name, path), (opener, root) in pairs(secrets_of(config), [*writes, *reads]):
         if is_within(path, root):
             yield name, path, opener, root
     trusted = [*config.trusted.items(), *trusted_variables(), *own_code()]
