@@ -1,6 +1,7 @@
 """The toolsets `control` and `events`, through real clients: one steers what another runs."""
 
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -45,6 +46,25 @@ async def controllers(place: Place, other: str) -> AsyncIterator[tuple[Agent, Ag
 async def step(agent: Agent) -> int:
     found = await agent.ask("list_variables", session_id="training")
     return int(found["variables"]["step"]["repr"])
+
+
+async def test_what_is_paused_is_told_as_paused_with_who_and_what_goes_on(place: Place) -> None:
+    async with stdio_agent(place, *FLAGS) as agent:
+        await agent.ask("create_session", session_id="training")
+        running = await agent.run(TRAINING, "training", wait=0)
+        await agent.ask("pause_execution", session_id="training", wait=HANG)
+        told = await agent.call("get_execution", execution_id=running["execution_id"])
+        first, last = told.text.splitlines()[0], told.text.splitlines()[-1]
+        assert re.match(r"\[paused at a safe point by .+ since \d\d:\d\d:\d\d UTC; session", first)
+        assert 'resume_execution(session_id="training") lets it go on' in last
+        assert "interrupt_execution" not in told.text
+        behind = await agent.call("run_python_code", code="1", session_id="training", wait=0)
+        assert "queued behind a cell that is paused at a safe point by" in behind.text
+        assert "resume_execution" in behind.text
+        await agent.ask("resume_execution", session_id="training", wait=HANG)
+        told = await agent.call("get_execution", execution_id=running["execution_id"])
+        assert told.text.startswith("[running for")
+        await agent.ask("stop_execution", session_id="training", wait=HANG)
 
 
 @pytest.mark.parametrize("other", ["stdio", "http"])

@@ -118,7 +118,7 @@ class Notes:
         at = float(content["at"])
         if not 0 <= at < FAR:
             raise ValueError(f"no time: {at}")
-        run.hold(datetime.fromtimestamp(at, UTC))
+        run.hold(datetime.fromtimestamp(at, UTC), short(content["by"]))
         self._owner.record = replace(self._owner.record, status=SessionStatus.PAUSED)
         self._write("execution.paused", {"by": short(content["by"])}, run, key)
 

@@ -75,6 +75,7 @@ class Run:
         self.changed = asyncio.Event()
         #: when it was last held at a safe point; None: it is not
         self.held_since: datetime | None = None
+        self.held_by = ""
         self._held_before = 0.0
         self._on_note = on_note
         self._on_passed = on_passed
@@ -111,9 +112,9 @@ class Run:
             return HELD_PERIOD
         return self.execution.timeout - (self.elapsed - self.paused_for)
 
-    def hold(self, since: datetime) -> None:
-        """Note that it is held at a safe point."""
-        self.held_since = since
+    def hold(self, since: datetime, by: str) -> None:
+        """Note that it is held at a safe point, as somebody asked."""
+        self.held_since, self.held_by = since, by
         self._tell_change()
 
     def release(self) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from mcp.types import ContentBlock
 
-from kernelry import Execution, ExecutionStatus, Sessions
+from kernelry import Execution, ExecutionStatus, Run, Sessions
 from kernelry.output import (
     Display,
     Output,
@@ -29,6 +29,7 @@ FOLDED = '\n[folded; get_execution(execution_id="{}", offset=0) reads all of it]
 RESULTS = 20  # texts of results and displays in one answer
 SHOWN_FILES = 20
 PICTURES = pictures.Limits()
+UNDER_WAY = (ExecutionStatus.RUNNING, ExecutionStatus.QUEUED)
 SHOWN_STACK = 2000  # characters of where the code was that crashed a kernel
 
 
@@ -60,8 +61,9 @@ async def render(
     if displays:
         shown = await apart.run(owner, pictures.show, displays, workspace, limits)
     result = run_result(execution, budget, total, truncated)
-    lines = [status_line(execution), *([body] if body else [])]
-    lines += [*shown.notes, *_notices(execution, result)]
+    held = holding(execution, sessions)
+    lines = [status_line(execution, held), *([body] if body else [])]
+    lines += [*shown.notes, *_notices(execution, result, held is not None)]
     return Rendered(result, "\n".join(lines), shown.blocks)
 
 
@@ -85,7 +87,8 @@ async def page(
     )
     where = f"[characters {offset} to {found.end} of {found.total}"
     where += f"; next: offset={more}]" if more >= 0 else "; the end]"
-    return answer, f"{status_line(execution)}\n{where}\n{found.text}"
+    held = holding(execution, sessions)
+    return answer, f"{status_line(execution, held)}\n{where}\n{found.text}"
 
 
 def has_files(display: Display) -> bool:
@@ -125,12 +128,28 @@ def run_result(execution: Execution, budget: int, total: int, truncated: bool) -
     )
 
 
-def status_line(execution: Execution) -> str:
+def holding(execution: Execution, sessions: Sessions) -> tuple[Run, bool] | None:
+    """Return who is held at a safe point, and whether it is this one; None: nobody is.
+
+    What is queued behind one that is held waits for the same.
+    """
+    live = sessions.live_run(execution.id)
+    if live is None or execution.status not in UNDER_WAY:
+        return None
+    current = live[0].current
+    return None if current is None or not current.held_since else (current, current is live[1])
+
+
+def status_line(execution: Execution, held: tuple[Run, bool] | None = None) -> str:
     """Return the first line of every answer about an execution."""
     took = f"{execution.duration:.3g} s"
+    queued, running = "queued behind another cell", f"running for {took}"
+    if held is not None and (since := held[0].held_since):
+        paused = f"paused at a safe point by {held[0].held_by} since {since:%H:%M:%S} UTC"
+        queued, running = f"queued behind a cell that is {paused}", paused
     words = {
-        ExecutionStatus.QUEUED: "queued behind another cell",
-        ExecutionStatus.RUNNING: f"running for {took}",
+        ExecutionStatus.QUEUED: queued,
+        ExecutionStatus.RUNNING: running,
         ExecutionStatus.WAITING_INPUT: "waiting for input",
         ExecutionStatus.CANCELLED: "cancelled, it never ran",
     }.get(execution.status, f"{execution.status} after {took}")
@@ -147,7 +166,7 @@ def _note(execution: Execution) -> str:
     return " ".join(notes)
 
 
-def _notices(execution: Execution, result: RunResult) -> list[str]:
+def _notices(execution: Execution, result: RunResult, is_held: bool) -> list[str]:
     lines = []
     if execution.progress:
         lines.append(f"[progress: {execution.progress}]")
@@ -158,7 +177,10 @@ def _notices(execution: Execution, result: RunResult) -> list[str]:
         lines.append(f"{error.type}: {clip(error.message, 1000).joined('...')}".rstrip(": "))
         if execution.status is ExecutionStatus.DIED and error.traceback:
             lines.append(clip(error.traceback, SHOWN_STACK).joined("..."))
-    if execution.status is ExecutionStatus.RUNNING or execution.status is ExecutionStatus.QUEUED:
+    if is_held:
+        named = f'session_id="{execution.session_id}"'
+        lines.append(f"resume_execution({named}) lets it go on; stop_execution ends it there.")
+    elif execution.status in UNDER_WAY:
         lines.append(
             f'get_execution(execution_id="{execution.id}", wait=30) waits on; '
             "interrupt_execution stops it."

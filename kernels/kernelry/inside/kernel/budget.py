@@ -39,6 +39,8 @@ class Budget:
         # What is shown has a head of its own: a result after a flood is still to be seen.
         self._head_left = {"stream": limits.head_chars, "display": limits.head_chars}
         self._displays_left = limits.displays
+        #: pictures that were drawn of what is no picture
+        self.drawn = 0
         self._rich_left = limits.rich_bytes
         self._bytes_left = limits.spill_bytes
         self._buffer: list[str] = []

@@ -37,6 +37,7 @@ OVERFLOW = "kernelry_overflow"  # IOPub message type: from here on, look in the 
 TEXT_LIMIT = 1 << 20  # characters of one non-plain text form (HTML, JSON, SVG, ...)
 ITEM_BYTES = 16  # what an item of JSON costs at least, since a reader of it has to keep it
 METADATA_BYTES = 1000  # of a display's metadata that are not counted
+DRAWN = 20  # pictures of what is none, of one execution: each takes a process
 MESSAGE_BYTES = 48 << 20  # of one message; the server takes no larger ones
 
 
@@ -247,9 +248,14 @@ def display_text(frames: list[bytes]) -> str:
     return text if isinstance(text, str) else ""
 
 
-def pictured(data: Any) -> dict[str, Any]:
+def pictured(data: Any, budget: Budget) -> dict[str, Any]:
     """Return the forms of a display, and for a session's answers a picture of it."""
-    return with_picture(dict(data)) if shared.journal.kept else dict(data)
+    forms = dict(data)
+    if not shared.journal.kept or budget.drawn >= DRAWN:
+        return forms
+    made = with_picture(forms)
+    budget.drawn += made is not forms
+    return made
 
 
 def cap_bundle(data: dict[str, Any], budget: Budget) -> dict[str, Any]:
@@ -322,7 +328,7 @@ class DisplayHook(ZMQShellDisplayHook):  # type: ignore[misc]
         """Put the capped forms into the message."""
         budget = shared.budgets.of(self.parent_header)
         super().write_format_data(
-            cap_bundle(pictured(format_dict), budget), cap_metadata(md_dict, budget)
+            cap_bundle(pictured(format_dict, budget), budget), cap_metadata(md_dict, budget)
         )
         if budget.claim_announcement():
             announce(self.session, self.pub_socket, budget, self.parent_header)
@@ -335,7 +341,7 @@ class DisplayPublisher(ZMQDisplayPublisher):  # type: ignore[misc]
         """Publish the capped forms; nothing at all when they went to the spill file."""
         self._flush_streams()
         budget = shared.budgets.of(self.parent_header)
-        kept = cap_bundle(pictured(data), budget)
+        kept = cap_bundle(pictured(data, budget), budget)
         if kept:
             super().publish(kept, cap_metadata(metadata, budget), **kwargs)
         if budget.claim_announcement():
