@@ -43,7 +43,7 @@ def build_app(settings: Settings) -> MCPServer[App]:
             completer.sessions = sessions
             following = asyncio.create_task(subscriptions.follow(sessions), name="subscriptions")
             try:
-                yield App(sessions, settings)
+                yield App(sessions, settings, frozenset(tool.name for tool in tools))
             finally:
                 following.cancel()
                 with anyio.CancelScope(shield=True):

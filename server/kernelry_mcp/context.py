@@ -29,6 +29,8 @@ class App:
     sessions: Sessions
     #: how it was set up
     settings: Settings
+    #: the tools that it offers; no answer names another one
+    offered: frozenset[str]
 
 
 Ctx: TypeAlias = Context[App, Any]

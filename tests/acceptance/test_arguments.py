@@ -93,3 +93,18 @@ async def test_names_of_sessions_may_be_globs_and_unknown_ones_are_refused(agent
     gone = await agent.ask("cleanup_sessions", session_ids=["exp_*"])
     assert sorted(gone["deleted"]) == ["exp_1", "exp_2"]
     assert await agent.ask("get_events", session_ids=["exp_1"])  # what is gone has events
+
+
+async def test_after_a_death_what_brings_the_variables_back_is_named(agent: Agent) -> None:
+    await agent.ask("create_session", session_id="d")
+    await agent.run("kept = [1, 2]", "d")
+    died = await agent.call("run_python_code", code="import os; os._exit(1)", session_id="d")
+    assert "restart_kernel gives the session a new kernel" in died.text
+    assert "resume_session" not in died.text  # there is nothing to bring back
+    await agent.ask("restart_kernel", session_id="d")
+    await agent.run("kept = [1, 2]", "d")
+    saved = await agent.ask("create_checkpoint", session_id="d")
+    died = await agent.call("run_python_code", code="import os; os._exit(1)", session_id="d")
+    assert f"the variables of its checkpoint {saved['checkpoint_id']}" in died.text
+    await agent.ask("resume_session", session_id="d")
+    assert await agent.value("kept", "d") == "[1, 2]"

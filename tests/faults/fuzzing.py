@@ -116,7 +116,7 @@ async def one_round(sessions: Sessions, session: Session, seed: int, report: Rep
     looks: list[Callable[[], Any]] = [
         lambda: sessions.health(session),
         lambda: session.variables(100),
-        lambda: render(run.snapshot(), sessions, TEXT_BUDGET),
+        lambda: render(run.snapshot(), sessions, TEXT_BUDGET, ()),
         lambda: sessions.checkpoints.create(session, patience=0.1),
     ]
     for look in looks:
@@ -129,7 +129,7 @@ async def one_round(sessions: Sessions, session: Session, seed: int, report: Rep
         await session.restart()
         return
     report.ends[run.snapshot().status] += 1
-    await render(await sessions.execution(run.id), sessions, TEXT_BUDGET)
+    await render(await sessions.execution(run.id), sessions, TEXT_BUDGET, ())
     session_dir: Path = sessions.sessions_dir
     await export(
         *(sessions.history, session.id, sessions.workspace, session_dir),

@@ -2,7 +2,7 @@
 
 from kernelry_mcp.answers.links import ARTIFACT_SCHEME, FILE_BYTES, SCHEME, artifact_uri, uri_of
 from kernelry_mcp.answers.pictures import IMAGES_TOTAL, Limits, fitted, is_raster
-from kernelry_mcp.answers.rendering import page, render
+from kernelry_mcp.answers.rendering import Rendered, page, render
 from kernelry_mcp.answers.saved import checkpoint_info, left_out, left_out_text, restored_text
 from kernelry_mcp.answers.sessions import session_info
 from kernelry_mcp.answers.waiting import asked_before, wait_and_ask, wait_for
@@ -13,6 +13,7 @@ __all__ = [
     "IMAGES_TOTAL",
     "SCHEME",
     "Limits",
+    "Rendered",
     "artifact_uri",
     "asked_before",
     "checkpoint_info",

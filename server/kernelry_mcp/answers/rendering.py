@@ -3,7 +3,7 @@
 One path for finished, running, timed out and dead executions alike.
 """
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 from mcp.types import ContentBlock
@@ -43,9 +43,21 @@ class Rendered:
 
 
 async def render(
-    execution: Execution, sessions: Sessions, budget: int, limits: pictures.Limits = PICTURES
+    execution: Execution,
+    sessions: Sessions,
+    budget: int,
+    offered: Container[str],
+    limits: pictures.Limits = PICTURES,
 ) -> Rendered:
-    """Render an execution within `budget` characters of text, and with its pictures."""
+    """Render an execution within `budget` characters of text, and with its pictures.
+
+    Args:
+        execution: What.
+        sessions: Where it runs.
+        budget: Characters.
+        offered: The tools that may be named.
+        limits: How much of its pictures.
+    """
     spill_dir, workspace = sessions.spill_dir(execution), sessions.workspace.root
     owner, apart = execution.session_id, sessions.apart
 
@@ -63,7 +75,9 @@ async def render(
     result = run_result(execution, budget, total, truncated)
     held = holding(execution, sessions)
     lines = [status_line(execution, held), *([body] if body else [])]
-    lines += [*shown.notes, *_notices(execution, result, held is not None)]
+    lines += [*shown.notes, *_notices(execution, result, offered, is_held=held is not None)]
+    if execution.status is ExecutionStatus.DIED:
+        lines.append(await _after_death(execution, sessions, offered))
     return Rendered(result, "\n".join(lines), shown.blocks)
 
 
@@ -166,27 +180,38 @@ def _note(execution: Execution) -> str:
     return " ".join(notes)
 
 
-def _notices(execution: Execution, result: RunResult, is_held: bool) -> list[str]:
+async def _after_death(execution: Execution, sessions: Sessions, offered: Container[str]) -> str:
+    """Say what is lost with a kernel, and what gives the session another one."""
+    said = "All variables are gone. restart_kernel gives the session a new kernel."
+    kept = await sessions.checkpoints.known(execution.session_id)
+    if kept and "resume_session" in offered:
+        said += f" resume_session gives it one with the variables of its checkpoint {kept[0]}."
+    return said
+
+
+def _notices(
+    execution: Execution, result: RunResult, offered: Container[str], *, is_held: bool
+) -> list[str]:
     lines = []
     if execution.progress:
         lines.append(f"[progress: {execution.progress}]")
     if execution.question:
-        lines.append(f"[it asks: {execution.question.prompt!r}; answer with send_input]")
+        can = "answer with send_input" if "send_input" in offered else "no tool here can answer"
+        lines.append(f"[it asks: {execution.question.prompt!r}; {can}]")
     error = execution.error
     if error is not None and execution.status is not ExecutionStatus.FAILED:
         lines.append(f"{error.type}: {clip(error.message, 1000).joined('...')}".rstrip(": "))
         if execution.status is ExecutionStatus.DIED and error.traceback:
             lines.append(clip(error.traceback, SHOWN_STACK).joined("..."))
     if is_held:
-        named = f'session_id="{execution.session_id}"'
-        lines.append(f"resume_execution({named}) lets it go on; stop_execution ends it there.")
+        if "resume_execution" in offered:
+            named = f'session_id="{execution.session_id}"'
+            lines.append(f"resume_execution({named}) lets it go on; stop_execution ends it there.")
     elif execution.status in UNDER_WAY:
         lines.append(
             f'get_execution(execution_id="{execution.id}", wait=30) waits on; '
             "interrupt_execution stops it."
         )
-    if execution.status is ExecutionStatus.DIED:
-        lines.append("All variables are gone. restart_kernel gives the session a new kernel.")
     if result.note:
         lines.append(result.note)
     files = result.new_files

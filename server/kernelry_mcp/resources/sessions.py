@@ -50,7 +50,7 @@ def add_session_resources(server: MCPServer[App]) -> None:
             raise ResourceNotFoundError(str(error)) from error
         except KernelryError as error:
             raise ResourceError(str(error)) from error
-        rendered = await render(ran, sessions, TEXT_BUDGET)
+        rendered = await render(ran, sessions, TEXT_BUDGET, app_of(ctx).offered)
         return {"code": ran.code, **rendered.result.model_dump(mode="json")}
 
     @server.resource(

@@ -12,6 +12,7 @@ from kernelry.lives import WITHOUT
 from kernelry.models import InterruptReport, InterruptStep, Restoration
 from kernelry_mcp.answers import (
     Limits,
+    Rendered,
     asked_before,
     left_out,
     page,
@@ -62,7 +63,7 @@ async def run_python_code(
             return required
         execution = run.snapshot()
     assert execution is not None
-    rendered = await render(execution, app.sessions, app.settings.text_budget, pictures_of(app))
+    rendered = await rendered_by(app, execution)
     return rendered.result.answer(rendered.text, *rendered.blocks)
 
 
@@ -92,7 +93,7 @@ async def get_execution(
     if offset is not None:
         answer, text = await page(execution, app.sessions, budget, offset, limit)
         return answer.answer(text)
-    rendered = await render(execution, app.sessions, budget, pictures_of(app))
+    rendered = await rendered_by(app, execution)
     result = ExecutionPage(**rendered.result.model_dump(), text="", offset=0, next_offset=-1)
     return result.answer(rendered.text, *rendered.blocks)
 
@@ -221,6 +222,8 @@ def restarted(session: Session, done: Restoration | None) -> CallToolResult:
     )
 
 
-def pictures_of(app: App) -> Limits:
-    """Return how much of pictures goes into one answer."""
-    return Limits(app.settings.image_count, app.settings.image_side)
+async def rendered_by(app: App, execution: Execution) -> Rendered:
+    """Return an execution as this server answers it."""
+    settings = app.settings
+    pictures = Limits(settings.image_count, settings.image_side)
+    return await render(execution, app.sessions, settings.text_budget, app.offered, pictures)
