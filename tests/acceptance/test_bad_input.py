@@ -97,8 +97,10 @@ async def test_an_unknown_session_is_refused_and_those_there_are_get_named(guard
     cases = [
         (tool, {"session_id": session_id, **arguments})
         for tool, arguments in calls
-        for session_id in ("nowhere", "", "Other", *BAD_IDS)
+        for session_id in ("nowhere", "Other", *BAD_IDS)
     ]
+    # Where an id must be given, an empty one is none; elsewhere it means that none was given.
+    cases += [(tool, {"session_id": ""}) for tool in ("switch_session", "delete_session")]
     await check_refusals(guarded, cases, "no session", "default, other", "create_session")
 
 

@@ -75,9 +75,11 @@ async def render(
     result = run_result(execution, budget, total, truncated)
     held = holding(execution, sessions)
     lines = [status_line(execution, held), *([body] if body else [])]
-    lines += [*shown.notes, *_notices(execution, result, offered, is_held=held is not None)]
+    lost = ""
     if execution.status is ExecutionStatus.DIED:
-        lines.append(await _after_death(execution, sessions, offered))
+        lost = await _after_death(execution, sessions, offered)
+    is_held = held is not None
+    lines += [*shown.notes, *_notices(execution, result, offered, lost, is_held=is_held)]
     return Rendered(result, "\n".join(lines), shown.blocks)
 
 
@@ -190,7 +192,7 @@ async def _after_death(execution: Execution, sessions: Sessions, offered: Contai
 
 
 def _notices(
-    execution: Execution, result: RunResult, offered: Container[str], *, is_held: bool
+    execution: Execution, result: RunResult, offered: Container[str], lost: str, *, is_held: bool
 ) -> list[str]:
     lines = []
     if execution.progress:
@@ -212,6 +214,8 @@ def _notices(
             f'get_execution(execution_id="{execution.id}", wait=30) waits on; '
             "interrupt_execution stops it."
         )
+    if lost:
+        lines.append(lost)
     if result.note:
         lines.append(result.note)
     files = result.new_files
