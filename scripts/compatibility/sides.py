@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -147,24 +148,30 @@ def take_display(seen: Seen, data: dict[str, Any], texts: list[str]) -> None:
 
 @asynccontextmanager
 async def stock_kernel(python: Path, folder: Path) -> AsyncIterator[Stock]:
-    """Start a stock kernel that works in a folder."""
-    spec = folder.parent / "kernels" / "stock"
-    spec.mkdir(parents=True, exist_ok=True)
+    """Start a stock kernel that works in a folder; by files, since ports may be anybody's."""
     argv = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     said = {"argv": argv, "display_name": "stock", "language": "python"}
-    (spec / "kernel.json").write_text(json.dumps(said), encoding="utf-8")
-    specs = KernelSpecManager(kernel_dirs=[str(spec.parent)], ensure_native_kernel=False)
-    manager = AsyncKernelManager(kernel_name="stock", kernel_spec_manager=specs)
     env = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "KERNELRY"))}
     null = subprocess.DEVNULL
-    await manager.start_kernel(cwd=str(folder), env=env, stdout=null, stderr=null)
-    stock = Stock(manager)
-    try:
-        await stock.start()
-        yield stock
-    finally:
-        stock.close()
-        await manager.shutdown_kernel(now=True)
+    with tempfile.TemporaryDirectory(prefix="stock-") as scratch:
+        spec = Path(scratch) / "kernels" / "stock"
+        spec.mkdir(parents=True)
+        (spec / "kernel.json").write_text(json.dumps(said), encoding="utf-8")
+        specs = KernelSpecManager(kernel_dirs=[str(spec.parent)], ensure_native_kernel=False)
+        manager = AsyncKernelManager(
+            kernel_name="stock",
+            kernel_spec_manager=specs,
+            transport="ipc",
+            connection_file=f"{scratch}/kernel.json",
+        )
+        await manager.start_kernel(cwd=str(folder), env=env, stdout=null, stderr=null)
+        stock = Stock(manager)
+        try:
+            await stock.start()
+            yield stock
+        finally:
+            stock.close()
+            await manager.shutdown_kernel(now=True)
 
 
 class Ours:

@@ -77,7 +77,8 @@ def test_a_stop_that_a_kernel_stages_is_no_end_of_its_guardian(here: World) -> N
 def test_a_stop_that_a_script_stages_is_no_end_of_anything_else(here: World) -> None:
     (here.workspace / "scripts" / "stop.py").write_text(f"{STOP}print('went on')\n")
     done = here.wait(run_script(here.attacker, "stop.py", (), timeout=10))
-    if here.level == "process":
+    # A process of root's can't be traced by one that has given up root's rights, as guardians have.
+    if here.level == "process" and os.getuid():
         assert done.returncode != 0, done
     else:
         assert (done.returncode, done.stdout) == (0, "-1\nwent on\n"), done
