@@ -43,7 +43,7 @@ def with_picture(data: dict[str, Any]) -> dict[str, Any]:
         return data
     for kind, value in data.items():
         draw, needed = drawing_of(kind)
-        if draw is None or len(str(value)) > SOURCE_CHARS or not is_installed(needed):
+        if draw is None or not is_installed(needed) or len(str(value)) > SOURCE_CHARS:
             continue
         try:
             return {**data, PNG: base64.b64encode(draw(value)).decode("ascii")}
