@@ -10,7 +10,10 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 HANG = 120.0  # seconds
 
@@ -199,3 +202,14 @@ def serving(files: dict[str, bytes] | None = None) -> Iterator[Index]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@contextmanager
+def in_use(
+    files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> Iterator[Index]:
+    """Serve an index that uv uses, with a cache of its own in a folder."""
+    with serving(files) as index:
+        monkeypatch.setenv("UV_DEFAULT_INDEX", index.url)
+        monkeypatch.setenv("UV_CACHE_DIR", str(folder / "uv-cache"))
+        yield index

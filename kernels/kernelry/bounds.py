@@ -131,7 +131,8 @@ DEFAULT = Allowance.of(100_000, 200, 32 * MIB)
 # What else an execution tells
 
 _NOTES = "notes and report of one execution"
-NOTES = _bound(_NOTES, "events, changes of the context, questions, pauses", 20_000, "", ENDS_RUN)
+# More than a kernel sends of its own (10,000, inside/steering/notes.py): each is written by itself.
+NOTES = _bound(_NOTES, "events, changes of the context, questions, pauses", 12_000, "", ENDS_RUN)
 NOTE_CHARS = _bound(_NOTES, "any words: progress, a prompt, who asked", 2000, "characters", CUT)
 NOTE_ID_CHARS = _bound(_NOTES, "the id of a message", 100, "characters", REJECTED)
 CONTEXT_KEYS = _bound(_NOTES, "keys in one change of the context", 10_000, "keys", REJECTED)
@@ -155,6 +156,9 @@ REMEMBERED_BYTES = _bound(
 
 _ANSWERS = "answers of a kernel"
 VARIABLE_CHARS = _bound(_ANSWERS, "name, type or description of a variable", 200, "characters", CUT)
+COLUMNS = _bound(_ANSWERS, "columns of a table", 50, "names", CUT)
+LOOK_CHARS = _bound(_ANSWERS, "a value in depth", 8_000, "characters", CUT)
+MATCHES = _bound(_ANSWERS, "completions", 200, "names", CUT)
 SHAPE = _bound(_ANSWERS, "dimensions of one", 32, "numbers", CUT)
 MODULES = _bound(_ANSWERS, "modules that were loaded before an installation", 1000, "names", CUT)
 MODULE_CHARS = _bound(_ANSWERS, "the name of one", 200, "characters", CUT)
@@ -182,6 +186,7 @@ NAMES = _bound(_FILES, "names of one folder", 100_000, "names", "the rest is loo
 CHECKPOINT_FACTOR = _bound(
     _FILES, "a checkpoint", 4, "times the memory of the machine", "it is not kept"
 )
+COMPARED_BYTES = _bound(_FILES, "files that a replay compares", 256 * MIB, "bytes", "left out")
 EXPORT_IMAGES = _bound(_FILES, "saved images in one notebook", 256 * MIB, "bytes", "left out")
 STACKS_BYTES = _bound(_FILES, "stacks that a stuck kernel wrote", 256 * KIB, "bytes", CUT)
 LOG_BYTES = _bound(_FILES, "the end of its log", 64 * KIB, "bytes", CUT)

@@ -136,6 +136,11 @@ class KernelDeadError(KernelError):
 
     code = "kernel_dead"
 
+    def __init__(self, message: str, *, session_id: str = "") -> None:
+        super().__init__(message)
+        #: whose kernel it was, if it died before it was asked for anything
+        self.session_id = session_id
+
 
 class KernelSilentError(KernelError):
     """The kernel did not answer in time."""
@@ -172,6 +177,12 @@ class StoreError(KernelryError):
     """The state directory can't be used."""
 
     code = "store_error"
+
+
+class IdTakenError(KernelryError):
+    """There is something else with this id."""
+
+    code = "id_taken"
 
 
 class IntegrityError(KernelryError):

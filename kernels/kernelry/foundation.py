@@ -13,7 +13,7 @@ from kernelry.config import Config, interpreter
 from kernelry.crashpoints import crash_point
 from kernelry.engines import Walls
 from kernelry.errors import KernelStartError
-from kernelry.launching import Launches, Levels, writable
+from kernelry.launching import Launches, Levels, check_workspace, writable
 from kernelry.models import Isolation
 from kernelry.packages import Installer, Interpreters
 from kernelry.paths import StateDirectory, Workspace, claim_state_directory
@@ -53,12 +53,14 @@ class Foundation:
 
         Raises:
             KernelStartError: There is no interpreter to run kernels with.
-            IsolationError: The level that was asked for can't be had.
+            IsolationError: The level that was asked for can't be had, or the workspace and what
+                is nobody else's lie in each other; nothing was made.
             StoreError: The state directory can't be used.
         """
         if not os.access(self._python, os.X_OK):
             msg = f"there is no interpreter {self._python} to run kernels with (--python)"
             raise KernelStartError(msg)
+        check_workspace(self.config)
         self.workspace.create()
         choosing = asyncio.ensure_future(self.levels.choose(self.config))
         try:

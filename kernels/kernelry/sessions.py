@@ -225,7 +225,13 @@ class Sessions(Directory):
     async def create(
         self, spec: SessionSpec, *, reuse: bool = False, fresh: bool = False
     ) -> Session:
-        """Create a session; returns when its kernel has answered.
+        """Create a session; see `create_or_reuse`."""
+        return (await self.create_or_reuse(spec, reuse=reuse, fresh=fresh))[0]
+
+    async def create_or_reuse(
+        self, spec: SessionSpec, *, reuse: bool = True, fresh: bool = False
+    ) -> tuple[Session, bool]:
+        """Return a session whose kernel has answered, and whether it was made for this.
 
         Args:
             spec: What it shall be.
@@ -243,20 +249,13 @@ class Sessions(Directory):
         spec = applied(self.config.templates, spec)
         await self._check_parent(spec)
         await self._lifecycle.settled(spec.id if reuse else "")
-        existing = self._sessions.get(spec.id)
-        session = await self._lifecycle.create(spec, reuse=reuse, fresh=fresh)
-        if session is existing:
+        session, is_new = await self._lifecycle.create(spec, reuse=reuse, fresh=fresh)
+        if not is_new:
             await self.suspension.wake(session, by="create_session")
             await session.ensure_kernel()
-        try:
-            if spec.packages or (spec.startup and session is not existing):
+            if spec.packages:
                 await furnish(session, spec.packages)
-        except BaseException:
-            if session is not existing:
-                with anyio.CancelScope(shield=True):
-                    await self.delete(session.id)
-            raise
-        return session
+        return session, is_new
 
     async def _check_parent(self, spec: SessionSpec) -> None:
         parent, execution_id = spec.parent_session_id, spec.parent_execution_id

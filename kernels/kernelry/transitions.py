@@ -19,6 +19,14 @@ ALLOWED: dict[SessionStatus, frozenset[SessionStatus]] = {
     SessionStatus.CANCELLED: frozenset(),
 }
 
+#: status of a session without a kernel -> what helps
+HELPS = {
+    SessionStatus.SUSPENDED: "run_python_code and resume_session bring it back",
+    SessionStatus.FAILED: "resume_session brings it back",
+    SessionStatus.COMPLETED: "create_session with another id makes a new one",
+    SessionStatus.CANCELLED: "create_session with another id makes a new one",
+}
+
 
 def changed(record: SessionRecord, to: SessionStatus, reason: str = "") -> SessionRecord:
     """Return a session's record with another status.

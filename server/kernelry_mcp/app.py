@@ -10,7 +10,10 @@ from mcp.server.caching import CacheHint
 
 import kernelry_mcp.tools  # noqa: F401  # declares the tools
 from kernelry import Sessions, __version__
+from kernelry.config import interpreter
 from kernelry_mcp.context import App, published_tools
+from kernelry_mcp.instructions import instructions
+from kernelry_mcp.links import Links
 from kernelry_mcp.resources import (
     Completer,
     Subscriptions,
@@ -23,19 +26,18 @@ from kernelry_mcp.settings import Settings
 
 LIST_TTL = 60_000  # milliseconds a client may keep our lists; they never change in one server
 
-INSTRUCTIONS = """\
-kernelry runs Python in isolated, lasting Jupyter kernels, one per session id.
-Use 'default', or create_session for each line of work; pass session_id to every tool, or
-switch_session once. Variables last from call to call; files are shared under outputs/.
-Long code answers status 'running' with an execution_id: go on with get_execution.
-Keep large data in variables and files, print summaries. When a kernel is dead the answer
-says why; restart_kernel gives a new one, without variables."""
 
+def build_app(settings: Settings, links: Links) -> MCPServer[App]:
+    """Return the server; its sessions live from the start of its lifespan to the end.
 
-def build_app(settings: Settings) -> MCPServer[App]:
-    """Return the server; its sessions live from the start of its lifespan to the end."""
+    Args:
+        settings: How it is set up.
+        links: Those to files that it gives.
+    """
     subscriptions = Subscriptions()
     tools = published_tools(settings)
+    offered = frozenset(tool.name for tool in tools)
+    workspace = settings.workspace.expanduser().absolute()
 
     @asynccontextmanager
     async def lifespan(server: MCPServer[App]) -> AsyncIterator[App]:
@@ -43,7 +45,7 @@ def build_app(settings: Settings) -> MCPServer[App]:
             completer.sessions = sessions
             following = asyncio.create_task(subscriptions.follow(sessions), name="subscriptions")
             try:
-                yield App(sessions, settings, frozenset(tool.name for tool in tools))
+                yield App(sessions, settings, offered, links)
             finally:
                 following.cancel()
                 with anyio.CancelScope(shield=True):
@@ -53,7 +55,7 @@ def build_app(settings: Settings) -> MCPServer[App]:
         "kernelry",
         title="kernelry",
         description="Isolated Jupyter kernels, one per session id",
-        instructions=INSTRUCTIONS,
+        instructions=instructions(interpreter(settings.config().python), workspace, offered),
         version=__version__,
         tools=tools,
         lifespan=lifespan,
@@ -61,7 +63,7 @@ def build_app(settings: Settings) -> MCPServer[App]:
         log_level=settings.log_level,
         cache_hints={"tools/list": CacheHint(ttl_ms=LIST_TTL, scope="public")},
     )
-    completer = Completer(settings.workspace.expanduser().absolute())
+    completer = Completer(workspace)
     completer.serve(server)
     add_resources(server, settings)
     add_session_resources(server)

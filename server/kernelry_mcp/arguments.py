@@ -49,7 +49,8 @@ def as_meant(text: str, kinds: set[Any]) -> Any:
         kinds: Types, of which str is one where text can be meant.
     """
     wanted = tuple(kinds & {list, dict, tuple, set})
-    is_json = text.lstrip().startswith(("[", "{")) if wanted else str not in kinds
+    looks_so = text.lstrip().startswith(("[", "{"))
+    is_json = looks_so if wanted or Any in kinds else str not in kinds
     if not is_json:
         return text
     try:

@@ -1,5 +1,6 @@
 """What a tool is given: the service, the settings, and how tools are declared."""
 
+import functools
 import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -12,9 +13,10 @@ from mcp.types import CallToolResult, InputRequiredResult, ToolAnnotations
 from pydantic import Field, ValidationError
 
 from kernelry import Sessions
-from kernelry.errors import InvalidArgumentError
+from kernelry.errors import InvalidArgumentError, KernelDeadError, KernelryError
 from kernelry_mcp.arguments import Arguments, as_meant, explain, plain
-from kernelry_mcp.errors import error_result, reporting_errors
+from kernelry_mcp.errors import after_death, error_result, without_ways
+from kernelry_mcp.links import Links
 from kernelry_mcp.settings import Settings
 
 OPTIONS = "options://{tool}"  # the resource that describes a tool's options
@@ -31,6 +33,8 @@ class App:
     settings: Settings
     #: the tools that it offers; no answer names another one
     offered: frozenset[str]
+    #: the links to files that it gives
+    links: Links
 
 
 Ctx: TypeAlias = Context[App, Any]
@@ -73,6 +77,35 @@ def tool(declaration: Declaration) -> Callable[[ToolFunction], ToolFunction]:
         return reporting
 
     return declare
+
+
+def reporting_errors(function: ToolFunction) -> ToolFunction:
+    """Make a tool answer kernelry's errors instead of raising them, with ways that are on offer.
+
+    Whoever finds a session without its kernel is told what that left.
+    """
+
+    @functools.wraps(function)
+    async def reporting(ctx: Ctx, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await function(ctx, *args, **kwargs)
+        except KernelDeadError as error:
+            app, name = app_of(ctx), error.session_id
+            if not name:
+                return error_result(error, ways(app, str(error)))
+            left = await after_death(app.sessions, name, app.offered)
+            why = app.sessions.get(name).death
+            return error_result(error, f"the kernel of session '{name}' is dead ({why}). {left}")
+        except KernelryError as error:
+            return error_result(error, ways(app_of(ctx), str(error)))
+
+    return reporting
+
+
+def ways(app: App, text: str) -> str:
+    """Return an advice without what names a tool that is not on offer."""
+    declared = {function.__name__ for function, _ in _declared}
+    return without_ways(text, declared - app.offered)
 
 
 def declared_tools(toolsets: Iterable[str], *, read_only: bool) -> list[Tool]:

@@ -258,6 +258,11 @@ class Settings(BaseSettings):
         "2026-07-28 wire a cancel can't be told from a lost connection: there the cell always "
         "goes on, and interrupt_execution stops it.",
     )
+    upload_bytes: int = Field(
+        default=2_000_000_000,
+        ge=1,
+        description="Bytes of a file that is brought by an upload link.",
+    )
     text_budget: int = Field(
         default=8_000,
         ge=500,

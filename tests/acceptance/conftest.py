@@ -12,7 +12,7 @@ import pytest
 
 from .harness import HANG, Agent, HttpServer, Place, http_server, stdio_agent
 
-TEST_DEADLINE = 180  # seconds after which a test hangs
+TEST_DEADLINE = 600  # seconds after which a test hangs: a hundred boxes can take over 180
 
 
 @pytest.fixture(autouse=True)

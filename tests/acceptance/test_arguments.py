@@ -45,15 +45,6 @@ async def test_an_option_that_there_is_not_is_answered_with_those_that_there_are
     assert '"isolation"' in str(read.contents[0])
 
 
-async def test_a_session_has_its_packages_from_the_start_or_is_not_made(agent: Agent) -> None:
-    said = await agent.refused("create_session", session_id="p", packages=["not a name!"])
-    assert "not a name!" in said
-    assert "p" not in (await agent.ask("list_sessions"))["sessions"]
-    made = await agent.ask("create_session", session_id="p", packages=["ipykernel"])
-    assert made["status"] == "created"  # and nothing was installed: its interpreter has it
-    await agent.ask("delete_session", session_id="p")
-
-
 async def test_whoever_reuses_a_session_gets_it_also_one_that_comes_or_sleeps(
     agent: Agent,
 ) -> None:

@@ -119,3 +119,31 @@ async def test_pr_15_a_server_killed_while_it_saves_leaves_all_or_nothing(
         for checkpoint in listed:
             await agent.ask("restore_checkpoint", checkpoint_id=checkpoint)
         assert await agent.value("x") == ("1" if listed else "2")
+
+
+async def test_a_resume_brings_sources_and_generators_back_and_names_what_it_could_not(
+    place: Place,
+) -> None:
+    code = (
+        "import inspect, random, numpy\nrandom.seed(1); numpy.random.seed(2)\n"
+        "def plus(n):\n    return n + 1  # one\n"
+        "whole = numpy.arange(10)\npart = whole[2:5]\nsame = whole\n"
+        "table = numpy.zeros((2, 2))\nrows = {'first': table[0], 'rest': [table[1]]}\n"
+        "alone = [numpy.ones(2), numpy.ones(2)]"
+    )
+    async with stdio_agent(place, "--toolsets", "all") as agent:
+        await agent.ask("create_session", session_id="s")
+        await agent.run(code, "s")
+        await agent.ask("suspend_session", session_id="s")
+        resumed = await agent.call("resume_session", session_id="s")
+        told = "part, same, whole shared their memory and are separate copies now"
+        assert told in resumed.text
+        assert "rows, table shared their memory" in resumed.text
+        assert "alone shared" not in resumed.text
+        assert "in alone" not in resumed.text
+        assert await agent.value("inspect.getsource(plus)", "s") == (
+            "'def plus(n):\\n    return n + 1  # one\\n'"
+        )
+        assert await agent.value("random.random()", "s") == "0.13436424411240122"
+        assert await agent.value("float(numpy.random.rand())", "s") == "0.43599490214200376"
+        assert await agent.value("same is whole", "s") == "True"

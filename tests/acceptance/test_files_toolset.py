@@ -104,7 +104,7 @@ async def test_the_tools_are_offered_on_request_and_only_those_that_fit(place: P
 
 async def test_files_are_written_read_listed_and_deleted(agent: Agent, place: Place) -> None:
     made = await agent.ask("write_file", path="./data//in.csv", content="a,b\n1,2\n")
-    assert made == {"path": "data/in.csv", "size": 8, "created": True}
+    assert made == {"path": "data/in.csv", "size": 8, "created": True, "url": ""}
     assert await agent.value("open('data/in.csv').read()") == repr("a,b\n1,2\n")
     more = await agent.ask("write_file", path="data/in.csv", content="é\n", append=True)
     assert (more["size"], more["created"]) == (11, False)

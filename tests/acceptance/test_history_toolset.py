@@ -62,7 +62,7 @@ async def test_ls_2_a_closed_session_runs_nothing_and_keeps_its_record(agent: Ag
     closed = await agent.ask("close_session", session_id="s", reason="all counted")
     assert closed["status"] == "completed"
     refused = await agent.refused("run_python_code", code="x", session_id="s")
-    assert "is completed (all counted); create_session makes another" in refused
+    assert "is completed (all counted); create_session with another id makes" in refused
     refused = await agent.refused("close_session", session_id="s", outcome="failed")
     assert "is completed and can't be failed: that is final" in refused
     assert "is completed" in await agent.refused("restart_kernel", session_id="s")

@@ -31,7 +31,12 @@ async def test_pr_4_a_session_its_executions_and_events_are_resources(agent: Age
     assert (ran["code"], ran["stdout"]) == ("print('x' * 10)", "x" * 10 + "\n")
     assert ran["execution_id"] == done["execution_id"]
     topics = [event["topic"] for event in await read(agent, "session://s/events")]
-    assert topics == ["session.created", "kernel.started", "execution.ended"]
+    assert topics == [
+        "session.created",
+        "kernel.started",
+        "execution.started",
+        "execution.ended",
+    ]
     for uri in ("session://gone", "session://s/executions/2", "session://s/executions/x"):
         with pytest.raises(MCPError):
             await agent.client.read_resource(uri)

@@ -276,3 +276,12 @@ async def test_a_chart_is_shown_where_its_exporter_is_installed(agent: Agent) ->
     answer = await agent.call("run_python_code", code=code)
     assert any(block.type == "image" for block in answer.content)
     assert any(file["path"].endswith(".json") for file in answer.data["outputs"])
+
+
+async def test_a_question_that_nobody_can_answer_names_no_tool_that_is_not_on_offer(
+    agent: Agent,
+) -> None:
+    """The toolset is `core`: there is no send_input."""
+    lines = await read(agent, "input('name? ')")
+    assert "Put the value into a variable and run the code again." in lines[-1]
+    assert not [line for line in lines if "send_input" in line or "stdin" in line]

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from kernelry import Limits, config
-from kernelry.engines import guardians, launch, walls
+from kernelry import ExecutionStatus, Limits, config
+from kernelry.engines import guardians, launch, local, walls
 from kernelry.engines.process import parent_of
 from kernelry.errors import KernelryError
 from tests.acceptance.harness import until
@@ -135,6 +135,11 @@ RULES = {
             "kind, looks in FILE_IOCTLS.items()",
             "kind, looks in ()",
         ),
+    ),
+    "no attributes of files": Rule(
+        "t01_writes",
+        frozenset({"sets_attributes_by_a_call"}),
+        patch=("walls/seccomp.py", '"ioperm", "file_setattr",', '"ioperm",'),
     ),
     "no watching of folders": Rule(
         "t02_reads",
@@ -310,3 +315,33 @@ def test_without_its_rule_an_attack_is_seen_to_get_through_from_outside(
         if attack.leaves:
             assert until(lambda: bool(marked(mark)), HANG)
         assert not attack.through(here, mark)
+
+
+@pytest.mark.parametrize("is_first", [False, True], ids=["without", "with"])
+def test_without_a_guardian_what_a_killed_kernel_leaves_lives_on(
+    is_first: bool, mark: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only who was there before the kernel gets what is orphaned by its end, and ends it."""
+    need("guard")
+
+    async def none(_profile: object) -> tuple[None, guardians.Started]:
+        return None, guardians.Started()
+
+    if not is_first:
+        monkeypatch.setattr(local, "start_guardian", none)
+    leave = (
+        "import os\n"
+        "readable, writable = os.pipe()\n"
+        "if os.fork() == 0:\n"
+        "    os.setsid()\n"
+        f"    {SLEEP.replace('MARK', mark)}\n"
+        "os.close(writable)\n"
+        "os.read(readable, 1)\n"  # until the other is another program
+        "os.kill(os.getpid(), 9)"
+    )
+    with world("guard", kernel_start="spawn", control_groups=False) as here:
+        assert here.run(leave).status is ExecutionStatus.DIED
+        if is_first:
+            assert until(lambda: not marked(mark), HANG), marked(mark)
+        else:
+            assert marked(mark)

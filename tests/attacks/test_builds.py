@@ -21,7 +21,7 @@ from kernelry import Config, Session, Sessions, SessionSpec
 from tests.acceptance.harness import until
 from tests.attacks.conftest import need
 from tests.attacks.world import Level
-from tests.package_index import Index, buildable, serving, wheel
+from tests.package_index import Index, buildable, in_use, wheel
 
 SPY = Path(__file__).parent / "scripts" / "building.py"
 HANG = 120.0  # seconds
@@ -43,9 +43,7 @@ BOMB = 80 << 20  # bytes
 @pytest.fixture
 def index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Index]:
     """An index that uv uses."""
-    with serving(wheel("tiny")) as index:
-        monkeypatch.setenv("UV_DEFAULT_INDEX", index.url)
-        monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv-cache"))
+    with in_use(wheel("tiny"), monkeypatch, tmp_path) as index:
         yield index
 
 

@@ -45,6 +45,9 @@ PARTS: dict[str, tuple[str, ...]] = {
         *(f"{SCRIPTS}[{many}-guard-no groups]" for many in ("memory", "processes")),
         f"{PLACES}_starts_with_runs_within_the_walls[server-guard]",
     ),
+    "floods": ("tests/faults/test_floods.py",),
+    "files that hold up": ("tests/faults/test_large_files.py",),
+    "files of others": ("tests/unit/command/test_clients.py",),
 }
 
 

@@ -30,6 +30,7 @@ LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 LINK_TO_TEST = re.compile(r"\[(test_\w+)\]\((\S+)\)")
 #: what the seeds say of sessions, by its numbers
 CLAIMS = [
+    *("PY-14", "PY-16"),
     *(f"LS-{number}" for number in range(1, 23)),
     *(f"TV-{number}" for number in range(1, 15)),
     *(f"PR-{number}" for number in (*range(1, 8), *range(12, 16))),

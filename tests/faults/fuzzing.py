@@ -17,10 +17,10 @@ from typing import Any
 
 import psutil
 
-from kernelry import Session, Sessions, SessionSpec
+from kernelry import Execution, Session, Sessions, SessionSpec
 from kernelry.errors import KernelryError
 from kernelry.history import Form, export
-from kernelry_mcp.answers import render
+from kernelry_mcp.answers import Answered, Look, look_at, render
 
 FUZZERS = 2  # sessions that are fuzzed at once
 ROUND = 2.0  # seconds of one cell
@@ -105,6 +105,11 @@ async def fuzz(sessions: Sessions, seed: int, seconds: float) -> Report:
     return report
 
 
+def answered(sessions: Sessions, execution: Execution) -> Answered:
+    """Return an execution as it is answered to a client."""
+    return Answered(execution=execution, sessions=sessions, budget=TEXT_BUDGET, offered=())
+
+
 async def one_round(sessions: Sessions, session: Session, seed: int, report: Report) -> None:
     """Run one cell of the fuzzer, and look at what came of it in all ways."""
     given = f"SEED, SECONDS, DIRECTORY = {seed}, {ROUND}, {str(session.directory)!r}"
@@ -116,7 +121,7 @@ async def one_round(sessions: Sessions, session: Session, seed: int, report: Rep
     looks: list[Callable[[], Any]] = [
         lambda: sessions.health(session),
         lambda: session.variables(100),
-        lambda: render(run.snapshot(), sessions, TEXT_BUDGET, ()),
+        lambda: render(answered(sessions, run.snapshot())),
         lambda: sessions.checkpoints.create(session, patience=0.1),
     ]
     for look in looks:
@@ -129,10 +134,13 @@ async def one_round(sessions: Sessions, session: Session, seed: int, report: Rep
         await session.restart()
         return
     report.ends[run.snapshot().status] += 1
-    await render(await sessions.execution(run.id), sessions, TEXT_BUDGET, ())
+    ended = answered(sessions, await sessions.execution(run.id))
+    await render(ended)
+    await look_at(ended, Look(search="a"))
+    await look_at(ended, Look(since="0.0.0"))
     session_dir: Path = sessions.sessions_dir
     await export(
-        *(sessions.history, session.id, sessions.workspace, session_dir),
+        *(sessions.history, [session.id], sessions.workspace, session_dir),
         form=Form.NOTEBOOK,
         overwrite=True,
     )

@@ -70,7 +70,7 @@ FLOODS = {
         "    send('error', {'ename': 'E', 'evalue': 'e', 'traceback': ['x' * 10_000]})"
     ),
     "notes": (
-        "for i in range(40_000):\n"
+        "for i in range(24_000):\n"
         "    send('kernelry_note', {'kind': 'published', 'topic': 'a', 'data': i})"
     ),
 }

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -279,6 +280,18 @@ def test_after_the_orphan_timeout_nothing_is_left(place: Place, settled: bool) -
         # What is left of its sockets the next server removes.
     with next_server(place):
         pass
+
+
+@fault("D2")
+def test_a_fork_server_that_is_ready_when_its_server_is_gone_waits_for_nobody(
+    place: Place,
+) -> None:
+    """Nobody knows that it is there; with a next server, nobody would look for it again."""
+    with RawServer(place, ("--warm", "0", "--preload", "pandas")) as server:
+        assert until(lambda: any('"level": "shell"' in c[-1] for c in place.commands()), HANG)
+        kill(server)
+        assert not place.survivors(HANG)
+    shutil.rmtree(place.runtime / "kernelry")  # sockets are the next server's to remove
 
 
 @fault("D2")

@@ -8,6 +8,7 @@ import pytest
 from kernelry.errors import InvalidArgumentError
 from kernelry_mcp.app import build_app
 from kernelry_mcp.context import published_tools
+from kernelry_mcp.links import Links
 from kernelry_mcp.settings import TOOLSETS, Settings
 
 CHARS_PER_TOKEN = 4  # of JSON; the tokenizers that we know take 4.0 to 4.5
@@ -15,7 +16,7 @@ CHARS_PER_TOKEN = 4  # of JSON; the tokenizers that we know take 4.0 to 4.5
 
 async def tokens(**settings: object) -> int:
     """Return about how many tokens the answer to tools/list has."""
-    server = build_app(Settings(**settings))  # type: ignore[arg-type]
+    server = build_app(Settings(**settings), Links())  # type: ignore[arg-type]
     listed = await server.list_tools()
     text = json.dumps(
         [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in listed],

@@ -2,11 +2,14 @@
 
 import mimetypes
 from dataclasses import replace
+from difflib import unified_diff
 
 from kernelry.artifacts.models import Artifact
 from kernelry.output import Page, Source, cut
 from kernelry.store import chunks_of
 from kernelry.workspace import files
+
+COMPARED_LINES = 5_000  # of a content: comparing takes the square of it at worst
 
 
 def content_of(
@@ -52,3 +55,19 @@ def _slice(source: Source, offset: int, most: int) -> bytes:
         pieces.append(chunk[max(offset - position, 0) : max(offset + most - position, 0)])
         position += len(chunk)
     return b"".join(pieces)
+
+
+def difference(old: tuple[Artifact, bytes], new: tuple[Artifact, bytes]) -> str:
+    """Return what changed between two contents: lines as a unified diff, else their sizes."""
+    names = [f"{one.name} v{one.version} ({one.id})" for one, _ in (old, new)]
+    if old[1] == new[1]:
+        return f"{names[0]} and {names[1]} have the same content."
+    sizes = f"{names[0]} has {old[0].size} bytes, {names[1]} has {new[0].size}"
+    try:
+        lines = [content.decode("utf-8").splitlines() for _, content in (old, new)]
+    except UnicodeDecodeError:
+        return f"{sizes}; they differ, and are no text."
+    before, after = lines
+    if max(len(before), len(after)) > COMPARED_LINES:
+        return f"{sizes}; they differ, and have too many lines to be compared one by one."
+    return "\n".join(unified_diff(before, after, names[0], names[1], lineterm=""))

@@ -12,6 +12,7 @@ from kernelry.models import ArtifactLimits, SessionStatus
 from kernelry.store import Row, Statements, seconds
 from kernelry.transitions import ALLOWED
 
+USUAL_TYPE = "agent_output"  # of what nobody gave a type
 LARGEST = (1 << 63) - 1  # number that SQLite takes
 HOW_TO_MAKE_ROOM = "Delete some with delete_artifact, or raise the limit."
 
@@ -42,14 +43,28 @@ def check_room(
         raise LimitExceededError(f"{msg}. {HOW_TO_MAKE_ROOM}")
 
 
-def as_next_version(statements: Statements, artifact: Artifact) -> Artifact:
-    """Return an artifact as it is stored now: at what time, and after which of its name."""
+def as_next_version(statements: Statements, artifact: Artifact, *, keeps_tags: bool) -> Artifact:
+    """Return an artifact as it is stored now: at what time, and after which of its name.
+
+    Args:
+        statements: Of the store.
+        artifact: As it was given; without a type it has that of the version before.
+        keeps_tags: Whether it has the tags of that version, too.
+    """
     at = datetime.fromtimestamp(statements.at, UTC)
     values = {"session_id": artifact.session_id, "name": artifact.name}
     row = statements.execute("newest_version", values).fetchone()
     if row is None:
-        return replace(artifact, created_at=at)
-    return replace(artifact, created_at=at, version=row["version"] + 1, previous=row["id"])
+        return replace(artifact, created_at=at, type=artifact.type or USUAL_TYPE)
+    before = artifact_of(row)
+    return replace(
+        artifact,
+        created_at=at,
+        version=before.version + 1,
+        previous=before.id,
+        type=artifact.type or before.type,
+        tags=before.tags if keeps_tags else artifact.tags,
+    )
 
 
 def find(

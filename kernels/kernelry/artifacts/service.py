@@ -9,13 +9,14 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from kernelry.apart import Apart
 from kernelry.artifacts import records
 from kernelry.artifacts.models import Artifact, ArtifactQuery
-from kernelry.artifacts.reading import content_of, guess
+from kernelry.artifacts.reading import content_of, difference, guess
 from kernelry.artifacts.specs import ArtifactSpec, check_spec
 from kernelry.beneath import reading
 from kernelry.errors import (
@@ -35,6 +36,7 @@ from kernelry.workspace import explained, files, known
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
+COMPARED_BYTES = 4 << 20  # of an artifact whose lines are compared
 
 
 class Artifacts:
@@ -141,6 +143,32 @@ class Artifacts:
             raise _unknown(name, session_id)
         return records.artifact_of(row)
 
+    async def compare(self, old: Artifact, new: Artifact) -> str:
+        """Return what changed between two artifacts: lines as a unified diff, else sizes.
+
+        Raises:
+            IntegrityError: A content is damaged.
+            ArtifactNotFoundError: One was deleted meanwhile.
+        """
+        if max(old.size, new.size) > COMPARED_BYTES:
+            names = f"v{old.version} ({old.id}, {old.size} bytes) and v{new.version} ({new.id}, "
+            how = "have the same content" if old.hash == new.hash else "differ"
+            return f"{names}{new.size} bytes) {how}; they are too large for a line by line look."
+        before, after = await self.read_bytes(old), await self.read_bytes(new)
+        return await self._apart.run(new.session_id, difference, (old, before), (new, after))
+
+    async def version(self, session_id: str, name: str, version: int) -> Artifact:
+        """Return a version of a name.
+
+        Raises:
+            ArtifactNotFoundError: The session has none of this name and number.
+        """
+        values = {"session_id": session_id, "name": name, "version": version}
+        row = await self._store.read(lambda s: s.execute("artifact_version", values).fetchone())
+        if row is None:
+            raise _unknown(f"{name} v{version}", session_id)
+        return records.artifact_of(row)
+
     async def query(
         self, query: ArtifactQuery, *, limit: int, offset: int = 0
     ) -> tuple[list[Artifact], int]:
@@ -234,21 +262,23 @@ class Artifacts:
 
         blob = await self._apart.run(session_id, write)
         artifact = Artifact(
-            id=f"art-{secrets.token_hex(8)}",
+            id=new_id(),
             session_id=session_id,
             execution_id=execution_id,
             name=spec.name,
             type=spec.type,
             mime_type=spec.mime_type or guess(spec.name, blob.start),
             size=blob.size,
-            tags=tuple(dict.fromkeys(spec.tags)),
+            tags=tuple(dict.fromkeys(spec.tags or ())),
             metadata=spec.metadata,
             hash=blob.hash,
         )
 
         def record(statements: Statements) -> Artifact:
             records.check_room(statements, artifact, self._limits, share)
-            new = records.as_next_version(statements, artifact)
+            new = records.as_next_version(statements, artifact, keeps_tags=spec.tags is None)
+            while statements.execute("artifact", {"id": new.id}).fetchone():
+                new = replace(new, id=new_id())
             self._blobs.place(blob)
             statements.execute("save_blob", {"hash": blob.hash, "size": blob.size})
             statements.execute("insert_artifact", records.row_of(new))
@@ -321,3 +351,8 @@ def _unknown(name: str, session_id: str = "") -> KernelryError:
     where = f" in session '{session_id}'" if session_id else ""
     msg = f"no artifact {name[:64]!r}{where}. query_artifacts shows what there is."
     return ArtifactNotFoundError(msg)
+
+
+def new_id() -> str:
+    """Return an id for an artifact; it may be taken."""
+    return f"art-{secrets.token_hex(4)}"

@@ -65,6 +65,43 @@ def replace(root: Path, path: str, data: bytes, *, like: str = "") -> None:
             os.replace(made, name, src_dir_fd=fd, dst_dir_fd=fd)
 
 
+def move(root: Path, source: str, path: str, *, replace: bool) -> None:
+    """Give a file another name; folders above it are made.
+
+    A file that is replaced keeps its mode and its owner, and is seen to be newer.
+
+    Args:
+        root: The folder.
+        source: The file, relative to it.
+        path: Its new name, relative to it.
+        replace: Whether a file that has it is replaced.
+
+    Raises:
+        FileExistsError: There is something, and it is not to be replaced.
+        NotRegularError: There is something else than a file.
+        OSError: It can't be given the name, or a link is on the way (ELOOP).
+    """
+    (above, name), (there, old) = split(path), split(source)
+    with folder(root, above, make=True) as fd, folder(root, there) as other:
+        _regular(other, old)
+        like = _regular(fd, name)
+        if like is not None and not replace:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+        if like is not None:
+            _make_like(other, old, like)
+        if replace:
+            os.replace(old, name, src_dir_fd=other, dst_dir_fd=fd)
+            return
+        try:
+            os.link(old, name, src_dir_fd=other, dst_dir_fd=fd, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in NO_HARD_LINKS:
+                raise
+            os.replace(old, name, src_dir_fd=other, dst_dir_fd=fd)
+        else:
+            os.unlink(old, dir_fd=other)
+
+
 def append(root: Path, path: str, data: bytes) -> None:
     """Write at the end of a file that exists.
 
@@ -133,6 +170,19 @@ def _temporary(fd: int, data: bytes, like: os.stat_result | None = None) -> Iter
     finally:
         with suppress(FileNotFoundError):
             os.unlink(name, dir_fd=fd)
+
+
+def _make_like(fd: int, name: str, like: os.stat_result) -> None:
+    """Give a file in a folder the mode and the owner of another, and a later time."""
+    opened = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+    try:
+        own = os.fstat(opened)
+        if (own.st_uid, own.st_gid) != (like.st_uid, like.st_gid):
+            os.fchown(opened, like.st_uid, like.st_gid)
+        os.fchmod(opened, stat.S_IMODE(like.st_mode) & 0o777)
+    finally:
+        os.close(opened)
+    _make_newer(fd, name, like)
 
 
 def _make_newer(fd: int, name: str, than: os.stat_result) -> None:

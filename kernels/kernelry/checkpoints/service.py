@@ -6,7 +6,6 @@ asked for before it and before what comes later. A save holds them up for as lon
 kernel needs to fork; a restore until it is done.
 """
 
-import secrets
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -23,7 +22,7 @@ from kernelry.errors import (
     SessionBusyError,
     StoreError,
 )
-from kernelry.models import Checkpoint, CheckpointReason, Restoration
+from kernelry.models import Checkpoint, CheckpointReason, Restoration, short_id
 from kernelry.session import Services, Session
 from kernelry.shielding import Unfinished
 from kernelry.specs import check_text
@@ -218,15 +217,19 @@ class Checkpoints:
             why = session.death or session.stopped_why or "it was not started yet"
             msg = f"session '{session.id}' has no kernel ({why}): there is nothing to save."
             raise KernelDeadError(msg)
-        checkpoint = Checkpoint(
-            id=secrets.token_hex(8), session_id=session.id, name=name, reason=reason
-        )
+        checkpoint = Checkpoint(id=self._free_id(), session_id=session.id, name=name, reason=reason)
         begun = Begun(checkpoint, session, kernel)
         async with self._abandoning(begun):
             path = session.directory / under_way(checkpoint.id)
             blocked = await saving.begin(kernel, checkpoint.id, str(path))
             crash_point("checkpoint.forked")
             return replace(begun, checkpoint=replace(checkpoint, blocked=blocked))
+
+    def _free_id(self) -> str:
+        """Return an id that no checkpoint has."""
+        while self._files.path(made := short_id()).exists():
+            continue
+        return made
 
     async def _finish(self, begun: Begun) -> Checkpoint:
         async with self._abandoning(begun):

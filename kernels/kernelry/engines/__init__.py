@@ -1,6 +1,6 @@
 """Where kernels run, and how we talk to them."""
 
-from kernelry.engines.cgroups import Group, can_group, end_groups, make_group
+from kernelry.engines.cgroups import OWN, Group, can_group, end_groups, make_group
 from kernelry.engines.forkserver import Profile
 from kernelry.engines.guardians import Started
 from kernelry.engines.kernel import LocalKernel
@@ -12,6 +12,7 @@ from kernelry.engines.walls import INSIDE, SYSTEM, Walls, links, outside, own_pa
 
 __all__ = [
     "INSIDE",
+    "OWN",
     "SYSTEM",
     "Environment",
     "Exit",

@@ -22,6 +22,8 @@ from kernelry.apart import in_thread
 
 ROOT = Path("/sys/fs/cgroup")
 SLACK = 1.2  # of the limit; below that the supervisor acts, and knows more
+OWN = 96 << 20  # bytes beyond a session's limit that its kernel has for itself
+FULL = 0.99  # of the limit, at which a group of version 1 was full: it does not say so
 PREFIX = "kernelry-"
 END_DEADLINE = 2.0  # seconds to end all that is in a group
 END_PAUSE = 0.002  # seconds between looks at what still lives then
@@ -52,10 +54,26 @@ class Group:
     def has_killed(self) -> bool:
         """Say whether Linux ended a process in it because the memory was used up."""
         with suppress(OSError):
-            lines = (self.folder / self.events).read_text(encoding="ascii").splitlines()
-            counts = dict(line.split() for line in lines if len(line.split()) == 2)
-            return int(counts.get("oom_kill", 0)) > 0
+            return self._counts(self.events).get("oom_kill", 0) > 0
         return False
+
+    @property
+    def was_full(self) -> bool:
+        """Say whether it was its own limit that it met, and not that of the machine."""
+        with suppress(OSError):
+            if (said := self._counts(self.events)).get("oom") is not None:
+                return said["oom"] > 0
+            limit = (self.folder / "memory.limit_in_bytes").read_text(encoding="ascii")
+            return self.peak >= FULL * int(limit)
+        return False
+
+    @property
+    def peak(self) -> int:
+        """Most bytes of memory that it had at once; 0: nobody knows."""
+        for name in ("memory.peak", "memory.max_usage_in_bytes"):
+            with suppress(OSError):
+                return int((self.folder / name).read_text(encoding="ascii"))
+        return 0
 
     @property
     def members(self) -> list[int]:
@@ -70,10 +88,14 @@ class Group:
     def shared_memory(self) -> int:
         """Bytes of files in memory and of shared mappings that it has made, mapped or not."""
         with suppress(OSError):
-            lines = (self.folder / "memory.stat").read_text(encoding="ascii").splitlines()
-            counts = dict(line.split() for line in lines if len(line.split()) == 2)
-            return int(counts.get("total_shmem", counts.get("shmem", 0)))
+            counts = self._counts("memory.stat")
+            return counts.get("total_shmem", counts.get("shmem", 0))
         return 0
+
+    def _counts(self, name: str) -> dict[str, int]:
+        lines = (self.folder / name).read_text(encoding="ascii").splitlines()
+        found = (line.split() for line in lines)
+        return {words[0]: int(words[1]) for words in found if len(words) == 2}
 
     def end(self) -> int:
         """Kill all that is in it, and wait until it is gone; return how many that were.
@@ -141,7 +163,8 @@ def make_group(name: str, pids: Iterable[int], limit: int) -> Group | None:
     try:
         group.folder.mkdir(exist_ok=True)
         if limit:
-            (group.folder / found.limit).write_text(str(round(limit * SLACK)), encoding="ascii")
+            most = round((limit + OWN) * SLACK)
+            (group.folder / found.limit).write_text(str(most), encoding="ascii")
         if (whole := group.folder / "memory.oom.group").exists():
             whole.write_text("1", encoding="ascii")  # all of it goes, not a child here and there
         for pid in pids:

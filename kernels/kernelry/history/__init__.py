@@ -2,7 +2,7 @@
 
 from kernelry.history.graph import draw_graph
 from kernelry.history.notebooks import Form, Which, export
-from kernelry.history.replay import ReplayReport, Replays
+from kernelry.history.replay import ReplayReport, Replays, own_packages, same_until
 from kernelry.history.search import History, Search, words
 
 __all__ = [
@@ -14,5 +14,7 @@ __all__ = [
     "Which",
     "draw_graph",
     "export",
+    "own_packages",
+    "same_until",
     "words",
 ]

@@ -1,10 +1,15 @@
-"""A session's history as a notebook (nbformat 4.5) or a script, with or without its kernel."""
+"""The history of sessions as a notebook (nbformat 4.5) or a script, with or without kernels.
+
+A notebook can be run elsewhere: its first cells install the packages that the session had and
+write the scripts that it imports.
+"""
 
 import ast
 import base64
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -12,6 +17,7 @@ from typing import Any
 from kernelry import bounds
 from kernelry.apart import in_thread
 from kernelry.errors import KernelryError
+from kernelry.history.scripting import as_python, parsed, script
 from kernelry.history.search import History
 from kernelry.models import Execution, ExecutionStatus, SessionRecord
 from kernelry.output import SAVED, Display, Error, Output, Spill, Stream, Transcript, saved_in
@@ -20,6 +26,7 @@ from kernelry.workspace import Mode, Written, files
 
 SPILL_CHARS = 1 << 20  # of an execution's spilled text
 IMAGE_BYTES = 8 << 20  # of an image that is read from the workspace
+SCRIPT_BYTES = 1 << 20  # of a script that a notebook carries
 #: statuses of executions that the kernel took up
 RAN = frozenset(
     {
@@ -61,27 +68,49 @@ class Exported:
     written: Written
     #: executions that are in it
     count: int
+    #: packages that its first cells install
+    packages: Sequence[str] = ()
+    #: scripts that its first cells write, by name
+    scripts: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Chapter:
+    """A session in an export."""
+
+    #: the session
+    record: SessionRecord
+    #: what of it is exported, with outputs
+    executions: list[Execution]
+    #: where its spilled output is, or was
+    spill_dir: Path
+    #: packages that it has for itself, as pip takes them
+    packages: Sequence[str] = ()
+    #: scripts of the workspace that it imports: name -> text
+    scripts: Mapping[str, str] = field(default_factory=dict)
 
 
 async def export(
     history: History,
-    session_id: str,
+    session_ids: Sequence[str],
     workspace: Workspace,
     sessions_dir: Path,
     *,
+    packages: Mapping[str, Sequence[str]] | None = None,
     path: str = "",
     which: Which = Which.ALL,
     form: Form = Form.NOTEBOOK,
     overwrite: bool = False,
 ) -> Exported:
-    """Write what a session ran to a file of the workspace; needs no kernel.
+    """Write what sessions ran to a file of the workspace; needs no kernel.
 
     Args:
         history: Where it is.
-        session_id: The session, which may be closed, or deleted with its history kept.
-        workspace: Where to write.
+        session_ids: The sessions, which may be closed, or deleted with their history kept.
+        workspace: Where to write, and where scripts are.
         sessions_dir: Where sessions keep spilled output.
-        path: Relative to the workspace; empty: in outputs/, named after the session.
+        packages: Session -> packages that it has for itself, as pip takes them; None: none.
+        path: Relative to the workspace; empty: in outputs/, named after the first session.
         which: Which executions.
         form: Notebook or script.
         overwrite: Whether to replace a file that exists.
@@ -91,21 +120,35 @@ async def export(
         FileExistsConflictError: There is such a file.
         InvalidArgumentError: No file can have this path.
     """
-    record = await history.session(session_id)
-    executions = choose(await history.executions(session_id), which)
     suffix = ".ipynb" if form is Form.NOTEBOOK else ".py"
-    path = path or f"{workspace.outputs.name}/{record.id}{suffix}"
-    spill_dir = sessions_dir / record.directory / "spill"
+    path = path or f"{workspace.outputs.name}/{session_ids[0]}{suffix}"
+    told = []
+    for name in session_ids:
+        record = await history.session(name)
+        told.append((record, choose(await history.executions(name), which)))
 
-    def write() -> Written:
+    def write() -> Exported:
+        chapters = []
+        for record, executions in told:
+            spill_dir = sessions_dir / record.directory / "spill"
+            chapter = Chapter(record, executions, spill_dir)
+            if form is Form.NOTEBOOK:
+                brought = (packages or {}).get(record.id, ()), scripts_of(executions, workspace)
+                chapter = replace(chapter, packages=brought[0], scripts=brought[1])
+            chapters.append(chapter)
         if form is Form.NOTEBOOK:
-            text = notebook(record, executions, spill_dir, workspace.root)
+            text = notebook(chapters, workspace)
         else:
-            text = script(record, executions)
+            text = "\n\n".join(script(one.record, one.executions) for one in chapters)
         mode = Mode.OVERWRITE if overwrite else Mode.CREATE
-        return files.write(workspace.root, path, text.encode("utf-8"), mode)
+        return Exported(
+            files.write(workspace.root, path, text.encode("utf-8"), mode),
+            sum(len(one.executions) for one in chapters),
+            sorted({package for one in chapters for package in one.packages}),
+            sorted({name for one in chapters for name in one.scripts}),
+        )
 
-    return Exported(await in_thread(write), len(executions))
+    return await in_thread(write)
 
 
 def choose(executions: Iterable[Execution], which: Which) -> list[Execution]:
@@ -119,77 +162,94 @@ def choose(executions: Iterable[Execution], which: Which) -> list[Execution]:
     return ran
 
 
-def notebook(
-    record: SessionRecord, executions: Sequence[Execution], spill_dir: Path, workspace: Path
-) -> str:
-    """Return executions as the text of a notebook.
+def notebook(chapters: Sequence[Chapter], workspace: Workspace) -> str:
+    """Return sessions as the text of one notebook.
 
     Args:
-        record: Their session.
-        executions: What shall be in it, with outputs.
-        spill_dir: Where the session's spilled output is, or was.
+        chapters: The sessions.
         workspace: Where images were saved.
     """
     import nbformat  # its schemas take 0.1 s
     from nbformat import v4
 
-    images = Images(workspace)
-    cells = [v4.new_markdown_cell(f"# {record.id}\n\n{record.description}", id="session")]
-    for execution in executions:
-        cell = v4.new_code_cell(
-            execution.code,
-            id=execution.id,
-            execution_count=execution.index,
-            metadata={"kernelry": metadata_of(execution)},
-            outputs=[nbformat.from_dict(item) for item in outputs_of(execution, spill_dir, images)],
-        )
-        cells.append(cell)
+    images = Images(workspace.root)
+    cells = []
+    for number, chapter in enumerate(chapters, 1):
+        record = chapter.record
+        text = f"# {record.id}\n\n{record.description}"
+        cells.append(v4.new_markdown_cell(text, id=f"session-{number}"))
+        cells += [
+            v4.new_code_cell(code, id=f"setup-{number}-{place}", metadata={"tags": ["setup"]})
+            for place, code in enumerate(setup_of(chapter, workspace.scripts.name), 1)
+        ]
+        for execution in chapter.executions:
+            outputs = outputs_of(execution, chapter.spill_dir, images)
+            cell = v4.new_code_cell(
+                execution.code,
+                id=execution.id,
+                execution_count=execution.index,
+                metadata={"kernelry": metadata_of(execution)},
+                outputs=[nbformat.from_dict(item) for item in outputs],
+            )
+            cells.append(cell)
     kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    about = {"session_id": record.id, "tags": list(record.tags), "metadata": record.metadata}
     made = v4.new_notebook(
         cells=cells,
         metadata={
             "kernelspec": kernelspec,
             "language_info": {"name": "python"},
-            "kernelry": about,
+            "kernelry": {**about(chapters[0]), "sessions": [about(one) for one in chapters]},
         },
     )
     nbformat.validate(made)
     return str(nbformat.writes(made))
 
 
-def script(record: SessionRecord, executions: Iterable[Execution]) -> str:
-    """Return executions as a script of cells (``# %%``); what only IPython knows is commented."""
-    about = " ".join((record.description or "exported by kernelry").split())
-    parts = [f"# {record.id}: {about}\n"]
-    parts += [
-        f"# %% {execution.index} ({execution.status})\n{as_python(execution.code)}\n"
-        for execution in executions
-    ]
-    return "\n".join(parts)
+def about(chapter: Chapter) -> dict[str, Any]:
+    """Return what a notebook's metadata tells of a session."""
+    record = chapter.record
+    return {
+        "session_id": record.id,
+        "tags": list(record.tags),
+        "metadata": record.metadata,
+        "packages": list(chapter.packages),
+    }
 
 
-def as_python(code: str) -> str:
-    """Return code with magics and shell lines commented out; all of it if it is no Python then."""
-    lines = code.splitlines()
-    magic = [line.lstrip().startswith(("%", "!")) for line in lines]
-    commented = "\n".join(
-        f"# {line}" if is_magic else line for line, is_magic in zip(lines, magic, strict=True)
-    )
-    if is_python(code):  # what looks like magic is in a text
-        return code
-    if not code.lstrip().startswith("%%") and is_python(commented):
-        return commented
-    return "\n".join(f"# {line}".rstrip() for line in lines)
+def setup_of(chapter: Chapter, folder: str) -> Iterable[str]:
+    """Yield the code of cells that bring a session's packages, and the scripts it imports."""
+    if chapter.packages:
+        yield f"%pip install {' '.join(chapter.packages)}"
+    if chapter.scripts:
+        yield (
+            f"import os, sys\n\nos.makedirs({folder!r}, exist_ok=True)\n"
+            f"sys.path.insert(0, {folder!r})"
+        )
+    for name, text in chapter.scripts.items():
+        yield f"%%writefile {folder}/{name}.py\n{text}"
 
 
-def is_python(code: str) -> bool:
-    """Say whether Python can parse it."""
-    try:
-        ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return True
+def scripts_of(executions: Iterable[Execution], workspace: Workspace) -> dict[str, str]:
+    """Return the scripts of the workspace that code imports, name -> text; blocking."""
+    scripts = {}
+    for name in sorted(imported(execution.code for execution in executions)):
+        with suppress(KernelryError):  # there is no such script
+            path = f"{workspace.scripts.name}/{name}.py"
+            content = files.read_bytes(workspace.root, path, SCRIPT_BYTES)
+            scripts[name] = content.decode("utf-8", "replace")
+    return scripts
+
+
+def imported(codes: Iterable[str]) -> set[str]:
+    """Return the top-level modules that code imports."""
+    found = set[str]()
+    for code in codes:
+        for node in ast.walk(parsed(as_python(code)) or ast.Module([], [])):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                found.add(node.module.partition(".")[0])
+    return found
 
 
 def metadata_of(execution: Execution) -> dict[str, Any]:
@@ -262,7 +322,8 @@ class Images:
             except KernelryError:  # it was deleted, or is something else now
                 continue
             self._left -= len(content)
-            data[mime] = form_of(mime, content)
+            with suppress(ValueError, RecursionError):  # somebody made something else of it
+                data[mime] = form_of(mime, content)
         return data
 
 

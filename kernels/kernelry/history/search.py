@@ -17,6 +17,7 @@ from kernelry.store import Statements, Store, rows
 
 WORD = re.compile(r"\w+")
 WORDS = 32  # of one filter
+SEARCHED = 50_000  # executions whose output is looked through, the newest that have any
 FAR = datetime(9999, 1, 1, tzinfo=UTC)
 LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -33,6 +34,10 @@ class Search:
     description_text: str = ""
     #: words in the error: its class, what it said, the traceback
     error_text: str = ""
+    #: words in what it put out: the ends of a long text, of the newest 50,000
+    output_text: str = ""
+    #: a file that it wrote, below the workspace; a glob
+    wrote: str = ""
     #: in these sessions; globs
     session_ids: Sequence[str] = ()
     #: with one of these statuses
@@ -67,9 +72,12 @@ class History:
             InvalidArgumentError: A text filter has no word, or too many.
         """
         values = {
-            "code": match("code", wanted.code_text),
-            "error": match("error", wanted.error_text),
-            "parent": match("code", wanted.parent_code_text),
+            "code": match("code", "code_text", wanted.code_text),
+            "error": match("error", "error_text", wanted.error_text),
+            "output": json.dumps(words("output_text", wanted.output_text), ensure_ascii=False),
+            "results": SEARCHED,
+            "wrote": wanted.wrote,
+            "parent": match("code", "parent_code_text", wanted.parent_code_text),
             "description": json.dumps(words("description_text", wanted.description_text)),
             "sessions": json.dumps(list(wanted.session_ids)),
             "statuses": json.dumps([status.value for status in wanted.statuses]),
@@ -81,6 +89,18 @@ class History:
 
         def read(statements: Statements) -> list[Execution]:
             return [rows.execution(row, ()) for row in statements.execute("search", values)]
+
+        return await self._store.read(read)
+
+    async def results(self, execution_ids: Sequence[str]) -> dict[str, str]:
+        """Return the last line that executions have put out, by id; none: nothing."""
+        values = {"ids": json.dumps(list(execution_ids))}
+
+        def read(statements: Statements) -> dict[str, str]:
+            return {
+                row["id"]: row["line"].strip().rpartition("\n")[2]
+                for row in statements.execute("results", values)
+            }
 
         return await self._store.read(read)
 
@@ -98,6 +118,24 @@ class History:
         if unknown := await self._store.read(read):
             msg = f"no session {unknown[0][:64]!r}; list_sessions names them, globs are taken"
             raise SessionNotFoundError(msg)
+
+    async def matching(self, globs: Sequence[str]) -> list[str]:
+        """Return the ids of sessions that globs name, in the order of the globs.
+
+        Raises:
+            SessionNotFoundError: One names none.
+        """
+        await self.check_names(globs)
+
+        def read(statements: Statements) -> list[str]:
+            found = (
+                row["id"]
+                for glob in globs
+                for row in statements.execute("matching_sessions", {"glob": glob})
+            )
+            return list(dict.fromkeys(found))
+
+        return await self._store.read(read)
 
     async def session(self, session_id: str) -> SessionRecord:
         """Return the record of a session, also of one that is deleted and whose history is kept.
@@ -154,11 +192,16 @@ def words(name: str, text: str) -> list[str]:
     return found
 
 
-def match(column: str, text: str) -> str:
+def match(column: str, name: str, text: str) -> str:
     """Return what SQLite's FTS5 understands for a text filter on a column; empty: no filter.
+
+    Args:
+        column: Which.
+        name: The filter's.
+        text: What is looked for.
 
     Raises:
         InvalidArgumentError: It can't be looked for.
     """
-    found = words(f"{column}_text", text)
+    found = words(name, text)
     return f"{{{column}}} : (" + " AND ".join(f'"{word}"*' for word in found) + ")" if found else ""

@@ -4,8 +4,13 @@ It is called while a cell runs, from another thread, so a repr is made only of e
 types, and bounded in size.
 """
 
+import sys
+from contextlib import suppress
+from itertools import islice
 from typing import Any
 
+COLUMNS = 50  # of a table that are named
+COUNTED = 1_000  # columns of a table whose bytes are added up
 REPR_CHARS = 120  # longest repr of a variable
 REPR_ITEMS = 6  # items shown of a container
 REPR_DEPTH = 3
@@ -26,9 +31,31 @@ def describe(name: str, value: Any) -> dict[str, Any]:
         entry["repr"] = f"<{kind.__name__} {'x'.join(map(str, entry['shape']))}" + (
             f" {dtype}>" if dtype is not None else ">"
         )
+        entry |= of_table(value)
     elif kind in (str, bytes, bytearray, list, tuple, dict, set, frozenset):
         entry["size"] = len(value)
+        entry["bytes"] = sys.getsizeof(value)
     return entry
+
+
+def of_table(value: Any) -> dict[str, Any]:
+    """Return the bytes of an array or a table and the names of its columns, as far as it tells.
+
+    It may be changed by the running cell meanwhile, and then tells nothing.
+    """
+    found: dict[str, Any] = {}
+    with suppress(Exception):
+        columns = islice(getattr(value, "columns", ()), COUNTED + 1)
+        names = [column if type(column) is str else safe_repr(column) for column in columns]
+        found["columns"] = names[:COLUMNS]
+        if len(names) <= COUNTED and hasattr(value, "memory_usage"):  # pandas
+            used = value.memory_usage()  # of each column, or of all
+            found["bytes"] = int(used.sum() if hasattr(used, "sum") else used)
+        elif hasattr(value, "estimated_size"):  # polars
+            found["bytes"] = int(value.estimated_size())
+        elif isinstance(size := getattr(value, "nbytes", None), int):
+            found["bytes"] = size
+    return found
 
 
 def type_name(kind: type) -> str:

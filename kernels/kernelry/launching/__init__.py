@@ -3,7 +3,7 @@
 from kernelry.launching.descriptors import raise_limit
 from kernelry.launching.isolation import PREFERRED, Levels, Proof, narrow, prove, stronger
 from kernelry.launching.launches import Launches
-from kernelry.launching.places import writable
+from kernelry.launching.places import check_workspace, writable
 from kernelry.launching.source import KernelSource
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Launches",
     "Levels",
     "Proof",
+    "check_workspace",
     "narrow",
     "prove",
     "raise_limit",

@@ -14,7 +14,7 @@ from pathlib import Path
 from kernelry.config import Config
 from kernelry.engines import Walls, can_group
 from kernelry.errors import ConflictError, IsolationError
-from kernelry.launching.places import check_places, check_workspace
+from kernelry.launching.places import check_places
 from kernelry.models import Isolation, SessionRecord, SessionSpec
 from kernelry.programs import run_program
 
@@ -100,9 +100,7 @@ class Levels:
                 walls are built from is a session's to change.
         """
         level = await self._best() if config.isolation == "auto" else Isolation(config.isolation)
-        if level is Isolation.PROCESS:
-            check_workspace(config)
-        else:
+        if level is not Isolation.PROCESS:
             check_places(config)
         await self.require(level)
         network = config.network

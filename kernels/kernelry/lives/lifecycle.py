@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import anyio
+
 from kernelry.checkpoints import Checkpoints
 from kernelry.config import Config, interpreter
 from kernelry.crashpoints import crash_point
@@ -65,8 +67,8 @@ class Lifecycle:
 
     async def create(
         self, spec: SessionSpec, *, reuse: bool = False, fresh: bool = False
-    ) -> Session:
-        """See `Sessions.create`."""
+    ) -> tuple[Session, bool]:
+        """Return a session, and whether it is new; see `Sessions.create`."""
         check_spec(spec)
         walls = narrow(self._kernels.walls, spec)
         session_id = spec.id or self._free_id()
@@ -83,9 +85,9 @@ class Lifecycle:
             if stronger(existing.walls, spec) != existing.walls:
                 msg = f"session '{session_id}' exists with weaker walls or higher limits"
                 raise SessionExistsError(msg)
-            return existing
+            return existing, False
         self.check_room(session_id)
-        self._reserved[session_id] = asyncio.Event()
+        coming = self._reserved[session_id] = asyncio.Event()
         try:
             record = SessionRecord(
                 id=session_id,
@@ -116,14 +118,23 @@ class Lifecycle:
                 else:
                     await session.ensure_kernel()
             except BaseException:
-                if warm is not None and session.kernel is None:
-                    await self.unfinished.finish(warm.kernel.shutdown(grace=0))
-                await self.unfinished.finish(self._forget(session, grace=0))
+                with anyio.CancelScope(shield=True):  # the id is taken until it is gone
+                    if warm is not None and session.kernel is None:
+                        await self.unfinished.finish(warm.kernel.shutdown(grace=0))
+                    await self.unfinished.finish(self._forget(session, grace=0))
                 raise
             self._sessions[session_id] = session
-            return session
+            try:
+                if spec.packages or spec.startup:
+                    await furnish(session, spec.packages)
+            except BaseException:
+                if self._sessions.get(session_id) is session:
+                    with anyio.CancelScope(shield=True):
+                        await self.delete(session)
+                raise
+            return session, True
         finally:
-            self._reserved.pop(session_id).set()
+            self._settle(session_id, coming)
 
     async def delete(self, session: Session, *, keep_history: bool = False) -> str:
         """See `Sessions.delete`."""
@@ -132,15 +143,24 @@ class Lifecycle:
             raise ConflictError("the session 'default' can't be deleted; restart_kernel empties it")
         # Gone for everybody else at once; what is awaited afterwards can't be raced.
         del self._sessions[session_id]
-        self._reserved[session_id] = asyncio.Event()
-        try:
-            kept = self._forget(session, grace=STOP_GRACE, keep_history=keep_history)
-            return await self.unfinished.finish(kept)
-        except StoreError:  # nothing was forgotten
-            self._sessions[session_id] = session
-            raise
-        finally:
-            self._reserved.pop(session_id).set()
+        going = self._reserved[session_id] = asyncio.Event()
+
+        async def forget() -> str:  # to its end, and the id is taken until then
+            try:
+                return await self._forget(session, grace=STOP_GRACE, keep_history=keep_history)
+            except StoreError:  # nothing was forgotten
+                self._sessions[session_id] = session
+                raise
+            finally:
+                self._settle(session_id, going)
+
+        return await self.unfinished.finish(forget())
+
+    def _settle(self, session_id: str, done: asyncio.Event) -> None:
+        """Note that a session has come or gone; it may go while it is being furnished."""
+        done.set()
+        if self._reserved.get(session_id) is done:
+            del self._reserved[session_id]
 
     async def settled(self, session_id: str) -> None:
         """Wait until a session of an id has come or gone, if it is about to."""
@@ -157,7 +177,11 @@ class Lifecycle:
         check_room(
             session_id,
             reserved=self._reserved,
-            existing=sum(s.record.status.has_kernel for s in self._sessions.values()),
+            existing=sum(
+                session.record.status.has_kernel
+                for name, session in self._sessions.items()
+                if name not in self._reserved  # one that is being furnished is in both
+            ),
             limit=self._limit,
         )
 

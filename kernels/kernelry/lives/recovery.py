@@ -164,6 +164,7 @@ class Recovery:
         if isinstance(found, Exit):
             self.report.ended[name] = str(found)
             session.death = f"it ended while its server was gone: {found}"
+            await session.note("kernel.died", {"why": session.death})
             return found
         opened = self._opened.pop(name, [])
         # One at a time is sent: those before the last have ended, and nobody wrote down how.

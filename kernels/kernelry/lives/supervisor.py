@@ -15,21 +15,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeVar
 
+from kernelry.engines import OWN
 from kernelry.errors import KernelryError
 from kernelry.models import ExecutionStatus, Limits
 from kernelry.paths import Workspace
-from kernelry.session import (
-    NEAR,
-    ScriptRun,
-    Session,
-    SharedMemory,
-    Spawner,
-    Usage,
-    family,
-    measure,
-    quantity,
-    size_of,
-)
+from kernelry.session import ScriptRun, Session, Spawner
+from kernelry.usage import NEAR, SharedMemory, Usage, family, measure, quantity, size_of
 
 T = TypeVar("T")
 
@@ -68,7 +59,7 @@ def decide(limits: Limits, usage: Usage, *, cpu: float, workspace: int) -> Breac
         cpu: Seconds of processor time of the execution that runs.
         workspace: Bytes in the workspace; 0: not looked at.
     """
-    if limits.memory and usage.memory > limits.memory:
+    if limits.memory and usage.memory > limits.memory + OWN:
         used, limit = quantity(usage.memory), quantity(limits.memory)
         return Breach(Action.KILL, f"killed: used {used} of memory, limit {limit}")
     if limits.processes and usage.processes > limits.processes:
@@ -105,6 +96,12 @@ def heaviest(usages: Mapping[str, Usage], total: int) -> tuple[str, str] | None:
 def is_alive(session: Session) -> bool:
     """Say whether a session has a kernel that lives."""
     return session.kernel is not None and session.kernel.process.exit is None
+
+
+def is_unused(session: Session) -> bool:
+    """Say whether a session has run nothing for longer than it may."""
+    limit = session.walls.limits.idle_seconds
+    return bool(limit) and not session.is_busy and session.idle_seconds > limit
 
 
 def scripts_of(session: Session) -> list[ScriptRun]:
@@ -187,7 +184,7 @@ class Supervisor:
             or scripts_of(session)
         ]
         for session in watched if look % QUIET_LOOKS == 0 else ():
-            if session.is_unused and is_alive(session):
+            if is_unused(session) and is_alive(session):
                 self._act(self._suspend(session), session)
         watched = [s for s in watched if s.walls.limits.are_watched]
         if not (watched or self._shared.owners):

@@ -222,7 +222,7 @@ class Suspension:
                 session.forget_death()
             raise
         left = (*restoration.checkpoint.skipped, *restoration.failed)
-        session.stopped_why = told(left)
+        session.stopped_why = told(left, restoration.warnings)
         return restoration
 
     async def _choose(self, session: Session, checkpoint_id: str) -> str:
@@ -245,10 +245,11 @@ class Suspension:
         await session.note("session.suspended", {"why": why, **data})
 
 
-def told(left: tuple[LeftOut, ...]) -> str:
-    """Say to whoever runs code next what did not come back."""
+def told(left: tuple[LeftOut, ...], warnings: tuple[str, ...] = ()) -> str:
+    """Say to whoever runs code next what did not come back, or not as it was."""
+    noted = "".join(f"; {warning}" for warning in warnings)
     if not left:
-        return "the session was resumed from its checkpoint"
+        return f"the session was resumed from its checkpoint{noted}"
     names = ", ".join(f"{item.name} ({item.type})" for item in left[:NAMED])
     more = f" and {len(left) - NAMED} more" if len(left) > NAMED else ""
-    return f"the session was resumed from its checkpoint; not back: {names}{more}"
+    return f"the session was resumed from its checkpoint; not back: {names}{more}{noted}"

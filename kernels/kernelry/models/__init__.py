@@ -2,12 +2,14 @@
 
 from kernelry.models.checkpoints import Checkpoint, CheckpointReason, LeftOut, Restoration
 from kernelry.models.executions import Execution, ExecutionError, ExecutionStatus, Question
+from kernelry.models.ids import short_id
 from kernelry.models.reports import (
     Activity,
     Health,
     HealthStatus,
     InterruptReport,
     InterruptStep,
+    Look,
     Steered,
     Variable,
 )
@@ -42,6 +44,7 @@ __all__ = [
     "KernelState",
     "LeftOut",
     "Limits",
+    "Look",
     "Question",
     "Restoration",
     "SessionRecord",
@@ -50,4 +53,5 @@ __all__ = [
     "Steered",
     "Variable",
     "now",
+    "short_id",
 ]

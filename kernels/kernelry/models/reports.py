@@ -55,6 +55,22 @@ class Variable:
     size: int | None = None
     #: shape of an array or a table; empty: has none
     shape: tuple[int, ...] = ()
+    #: bytes that it takes, of a container without its items; None: it does not tell
+    bytes: int | None = None
+    #: names of a table's columns, the first ones
+    columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Look:
+    """A value in depth, and completions."""
+
+    #: what it is; None: none was asked for
+    variable: Variable | None = None
+    #: its first rows or its text, how it is called, what is written of it
+    text: str = ""
+    #: what code may go on with, whole names
+    matches: tuple[str, ...] = ()
 
 
 class Activity(StrEnum):

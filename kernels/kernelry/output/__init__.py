@@ -23,9 +23,10 @@ from kernelry.output.saving import (
     saved_in,
 )
 from kernelry.output.terminal import plain, readable
-from kernelry.output.transcript import SPILL_BYTES, Page, Source, Transcript, beyond, cut
+from kernelry.output.transcript import COUNTED, SPILL_BYTES, Page, Source, Transcript, beyond, cut
 
 __all__ = [
+    "COUNTED",
     "SAVED",
     "SPILL_BYTES",
     "Display",

@@ -41,6 +41,8 @@ class Display:
     execution_count: int | None = None
     #: the handle it can be updated by; empty: none
     display_id: str = ""
+    #: how many displays and updates its execution had by then, with it; 0: not known
+    number: int = field(default=0, compare=False)
 
     @property
     def text(self) -> str:
@@ -139,6 +141,7 @@ class OutputFold:
             display = display_of(content)
             if display.display_id in self._ids:
                 self._count(message, taking.weight(display.data, display.metadata))
+                display = replace(display, number=self._displays)
                 self._updates[display.display_id] = (len(self._outputs), display)
             else:  # it belongs to an earlier execution; the newest reader sees it here
                 self._show(message, display, room=False)
@@ -186,6 +189,7 @@ class OutputFold:
     def _show(self, message: Mapping[str, Any], output: Display | Error, room: bool = True) -> None:
         if isinstance(output, Display):
             self._count(message, taking.weight(output.data, output.metadata))
+            output = replace(output, number=self._displays)
         else:
             self._count(message, 0)
         if room:
@@ -245,7 +249,9 @@ class OutputFold:
             if isinstance(output, Display) and output.display_id in self._updates:
                 before, new = self._updates[output.display_id]
                 if i < before:
-                    self._outputs[i] = replace(output, data=new.data, metadata=new.metadata)
+                    self._outputs[i] = replace(
+                        output, data=new.data, metadata=new.metadata, number=new.number
+                    )
         self._updates = {}
 
 
@@ -376,6 +382,7 @@ def to_json(output: Output) -> dict[str, Any]:
         case Display(data, metadata, None, display_id):
             return {
                 "output_type": "display_data",
+                "number": output.number,
                 "data": data,
                 "metadata": metadata,
                 "transient": {"display_id": display_id},
@@ -383,6 +390,7 @@ def to_json(output: Output) -> dict[str, Any]:
         case Display(data, metadata, count, _):
             return {
                 "output_type": "execute_result",
+                "number": output.number,
                 "data": data,
                 "metadata": metadata,
                 "execution_count": count,
@@ -409,4 +417,4 @@ def from_json(item: Mapping[str, Any]) -> Output:
         case "spill":
             return spill_from(item)
         case _:
-            return display_of(item)
+            return replace(display_of(item), number=taking.number(item.get("number", 0)))

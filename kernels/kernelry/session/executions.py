@@ -83,6 +83,8 @@ class Executions:
         self._notes = notes
         self._services = services
         self._queue: deque[Run | Turn] = deque()
+        #: bytes that the kernel had before its first execution, and after the newest; 0: not known
+        self.memory = (0, 0)
         self._turn: Turn | None = None
         self._driver: asyncio.Task[None] | None = None
         self._is_driven = False
@@ -187,8 +189,8 @@ class Executions:
         await self._write_down(run)
         return True
 
-    async def withdraw_all(self, why: str) -> None:
-        """Cancel all that wait now."""
+    async def withdraw_all(self, why: str) -> list[Run]:
+        """Cancel all that wait now, and return them."""
         withdrawn = self._waiting
         for run in withdrawn:  # at once: while these are written down others may come
             self._queue.remove(run)
@@ -196,6 +198,7 @@ class Executions:
             run.cancel(why)
         for run in withdrawn:
             await self._write_down(run)
+        return withdrawn
 
     @asynccontextmanager
     async def turn(self, patience: float | None) -> AsyncIterator[None]:
@@ -329,6 +332,8 @@ class Executions:
             ended = kernel.process.exit
             stack = inspection.crash_stack(self._owner.journal.parent) if ended is not None else ""
             run.conclude(ended, self._owner.death, stack)
+            first = self.memory[0] or run.execution.memory_before
+            self.memory = (first, run.execution.memory_after)
             if news := self.late.news():
                 run.add_note(news)
             if changes is not None:

@@ -7,18 +7,15 @@ by a thread without the interpreter lock and proves only that the process exists
 """
 
 import asyncio
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import psutil
-
-from kernelry.engines import KernelProcess, LocalKernel
+from kernelry.engines import LocalKernel
 from kernelry.errors import KernelSilentError
 from kernelry.messaging import understood
 from kernelry.models import Activity, Health, HealthStatus, KernelState
 from kernelry.session.session import Session
+from kernelry.usage import ProcessTree, read_tree
 
 PROBE_DEADLINE = 0.2  # seconds for the kernel's answer; the call itself stays below 0.3
 CPU_WINDOW = 0.1  # seconds over which CPU use is measured
@@ -53,22 +50,6 @@ _STATUS = {
     Activity.STOPPED: HealthStatus.STOPPED,
     Activity.DEAD: HealthStatus.DEAD,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessTree:
-    """A process and its descendants, as seen at one moment."""
-
-    #: bytes: PSS where the system tells, else RSS
-    memory: int = 0
-    #: seconds of user and system time
-    cpu_time: float = 0.0
-    #: threads of all of them
-    threads: int = 0
-    #: how many they are
-    processes: int = 0
-    #: whether the first of them is halted
-    stopped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,47 +108,6 @@ def judge(probe: Probe, *, dead: bool) -> Activity:
             return Activity.PAUSED
         return Activity.BUSY if probe.answer["busy"] else Activity.IDLE
     return Activity.BUSY_NATIVE if probe.cpu_used > FLAT_CPU else Activity.BLOCKED
-
-
-def read_tree(process: KernelProcess, *, memory: bool = True) -> ProcessTree:
-    """Read a kernel's process tree; a process that goes meanwhile counts for nothing."""
-    try:
-        root = psutil.Process(process.leader)
-        members = [root, *root.children(recursive=True)]
-    except psutil.Error:
-        return ProcessTree()
-    found = list(_read(members, memory))
-    return ProcessTree(
-        memory=sum(item[0] for item in found),
-        cpu_time=sum(item[1] for item in found),
-        threads=sum(item[2] for item in found),
-        processes=len(found),
-        stopped=bool(found) and found[0][3] == psutil.STATUS_STOPPED,
-    )
-
-
-def _read(members: Iterable[psutil.Process], memory: bool) -> Iterable[tuple[int, float, int, str]]:
-    for process in members:
-        try:
-            with process.oneshot():
-                times = process.cpu_times()
-                size = memory_of(process.pid) or process.memory_info().rss if memory else 0
-                cpu = times.user + times.system
-                yield size, cpu, process.num_threads(), process.status()
-        except psutil.Error:
-            continue
-
-
-def memory_of(pid: int) -> int:
-    """Return the bytes a process really costs (PSS); 0 if the system does not tell."""
-    try:
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
-    except OSError:
-        return 0
-    for line in text.splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) * 1024
-    return 0
 
 
 async def _ask(kernel: LocalKernel) -> tuple[dict[str, Any] | None, float]:

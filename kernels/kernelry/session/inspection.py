@@ -9,14 +9,17 @@ from typing import Any
 
 from kernelry import bounds
 from kernelry.beneath import reading
-from kernelry.engines import LocalKernel
+from kernelry.engines import Exit, Group, LocalKernel
 from kernelry.messaging import understood
 from kernelry.models import Variable
-from kernelry.output import plain, taking
+from kernelry.output import OutputFold, plain, readable, spill_of, taking
+from kernelry.usage import oom_kills, quantity
 
 REQUEST_DEADLINE = 2.0  # seconds a kernel has for a question of ours
 STACK_FILE = "stacks.txt"  # in a session's directory; its fault handler writes it
 STACK_BYTES = 4000  # longest stack that is reported
+NEAR = 0.8  # of a limit of memory, from where want of it may have ended a kernel
+NEWEST_BYTES = 2000  # read from the end of a spill file for its last line
 STACK_DEADLINE = 0.3  # seconds the fault handler has to write the stacks
 STACK_PAUSE = 0.05  # seconds in which it writes nothing when it is done
 #: what Python's fault handler writes before the stacks of a crash, and above that of its thread
@@ -54,6 +57,11 @@ def variable(item: dict[str, Any]) -> Variable:
         repr=text,
         size=None if size is None else taking.number(size),
         shape=shape,
+        bytes=taking.number(item["bytes"]) if "bytes" in item else None,
+        columns=tuple(
+            taking.line(name, bounds.VARIABLE_CHARS)
+            for name in item.get("columns", ())[: bounds.COLUMNS]
+        ),
     )
 
 
@@ -132,6 +140,72 @@ def crash_stack(directory: Path) -> str:
             break
         lines.append(CELL.sub("Cell", line))
     return "\n".join(lines)[:STACK_BYTES]
+
+
+def killed_by_linux(group: Group | None, limit: int, peak: int) -> str:
+    """Say why Linux ended something of a session for want of memory; empty: it did not.
+
+    Args:
+        group: The session's control group; None: it has none, and nobody knows.
+        limit: Bytes that the session may use; 0: no limit.
+        peak: Bytes that it was seen to use at most.
+    """
+    if group is None or not group.has_killed:
+        return ""
+    most = quantity(group.peak or peak)
+    if limit and group.was_full:
+        return f"killed by Linux: all memory was used, limit {quantity(limit)}"
+    return f"killed by Linux: the machine ran out of memory; this session's peak was {most}"
+
+
+def lack_of_memory(memory: tuple[int, int], limit: int) -> str:
+    """Say that a kernel that has ended was near its limit of memory; empty: it was not.
+
+    Args:
+        memory: Bytes that it had before its first execution and after its newest; 0: not known.
+        limit: Bytes that its code might add to that; 0: no limit.
+    """
+    before, after = memory
+    if not before or not limit or after - before <= NEAR * limit:
+        return ""
+    return (
+        f"; its variables took {quantity(after - before)} of the {quantity(limit)} that are its "
+        "limit: a library that gets no more may end its process"
+    )
+
+
+def how_ended(ended: Exit, kills: int, peak: int, lack: str = "") -> str:
+    """Say how a kernel ended that nobody ended.
+
+    Args:
+        ended: Its exit status or signal.
+        kills: Processes that Linux had ended for want of memory when the kernel started.
+        peak: Bytes that the session was seen to use at most; 0: nobody looked.
+        lack: What is said of its own limit of memory; see `lack_of_memory`.
+    """
+    said = f"it ended by itself: {ended}"
+    if ended.code == -signal.SIGKILL and oom_kills() > kills:
+        said += "; Linux ended processes meanwhile because the machine ran out of memory"
+        said += f" (this session's peak was {quantity(peak)})" if peak else ""
+    elif ended.code:  # as OpenBLAS does, which exits with 1 when it gets no memory
+        said += lack
+    return said
+
+
+def newest_line(fold: OutputFold, directory: Path, spill_folder: str) -> str:
+    """Return the last line that an execution has printed, also from its spill file.
+
+    Args:
+        fold: Its outputs.
+        directory: The session's.
+        spill_folder: Name of the one in it that has spill files.
+    """
+    spill = spill_of(fold.outputs)
+    if spill is None:
+        return fold.last_line()
+    data = reading.tail(directory, f"{spill_folder}/{spill.file}", NEWEST_BYTES)
+    lines = readable(data.decode("utf-8", "replace")).strip().splitlines()
+    return lines[-1] if lines else ""
 
 
 def size_of(path: Path) -> int:

@@ -8,11 +8,12 @@ kernel.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from kernelry.engines import LocalKernel
 from kernelry.errors import KernelSilentError
-from kernelry.models import InterruptStep
+from kernelry.models import ExecutionStatus, InterruptReport, InterruptStep
 from kernelry.session.run import Run
 
 GRACES = (1.0, 2.0)  # seconds given to the first and the second SIGINT
@@ -20,6 +21,29 @@ BEGIN_DEADLINE = 0.5  # seconds an interrupt waits for the kernel to take the re
 BEGIN_DELAY = 0.005  # seconds from there to the user's code
 TELL_DEADLINE = 0.3  # seconds a kernel has to hear which execution is to stop
 PROBE_DEADLINE = 1.0  # seconds a kernel has to answer after an interrupt
+
+
+async def interrupt(
+    kernel: LocalKernel | None, run: Run, stack: Callable[[], Awaitable[str]]
+) -> InterruptReport:
+    """Interrupt an execution and say what came of it.
+
+    Args:
+        kernel: Where it runs.
+        run: The execution.
+        stack: Tells where its code is, should nothing work.
+    """
+    run.stop_as = run.stop_as or ExecutionStatus.INTERRUPTED
+    step, where = await signal_until_ended(kernel, run), ""
+    if step is InterruptStep.NO_EFFECT:
+        if run.stop_as is ExecutionStatus.INTERRUPTED:
+            run.stop_as = None  # should it end later, it was not this that ended it
+        where = await stack()
+    else:
+        await run.done.wait()
+    return InterruptReport(
+        step=step, execution_id=run.id, responsive=await answers(kernel), stack=where
+    )
 
 
 async def signal_until_ended(kernel: LocalKernel | None, run: Run) -> InterruptStep:

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 
 from kernelry.apart import in_thread
 from kernelry.engines import Group, make_group
-from kernelry.session.usage import Usage, family, measure_script
+from kernelry.usage import Usage, family, measure_script
 
 
 class ScriptRun:

@@ -4,19 +4,23 @@ What runs in it is looked after by executions.py.
 """
 
 import asyncio
-import logging
 import time
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
 
-from kernelry.beneath import reading, writing
+from kernelry.beneath import writing
 from kernelry.crashpoints import crash_point
 from kernelry.engines import Exit, LocalKernel, Walls
-from kernelry.errors import ConflictError, KernelDeadError, KernelSilentError
+from kernelry.errors import (
+    ConflictError,
+    IdTakenError,
+    KernelDeadError,
+    KernelSilentError,
+    StoreError,
+)
 from kernelry.launching import stronger
-from kernelry.messaging import new_id
 from kernelry.models import (
     Execution,
     ExecutionStatus,
@@ -24,34 +28,23 @@ from kernelry.models import (
     InterruptStep,
     KernelState,
     SessionRecord,
-    SessionStatus,
     Variable,
     now,
+    short_id,
 )
-from kernelry.output import readable, spill_of
 from kernelry.packages import InstallReport, Package, SessionEnvironment, parse_requirements
 from kernelry.session import inspection, interrupts
 from kernelry.session.executions import Executions
 from kernelry.session.notes import Notes
 from kernelry.session.run import Run
 from kernelry.session.services import Services, isolated
-from kernelry.session.usage import quantity
-from kernelry.transitions import Opening
-
-log = logging.getLogger(__name__)
+from kernelry.transitions import HELPS, Opening
+from kernelry.usage import oom_kills
 
 DEFAULT = "default"  # the session that is always there
 #: what is opened in a session's directory before its kernel's walls stand: the kernel before may
 #: have put a link there, which would be followed
 OPENED_AT_START = ("kernel.log", "stacks.txt", "touched", "journal.jsonl", "spill")
-#: status of a session without a kernel -> what helps
-WAYS = {
-    SessionStatus.SUSPENDED: "run_python_code and resume_session bring it back",
-    SessionStatus.FAILED: "resume_session brings it back",
-    SessionStatus.COMPLETED: "create_session makes another",
-    SessionStatus.CANCELLED: "create_session makes another",
-}
-NEWEST_BYTES = 2000  # read from the end of a spill file for its last line
 
 
 class Session:
@@ -76,13 +69,17 @@ class Session:
         self.opening: Opening | None = None
         #: whether the store knows it
         self.is_stored = False
+        #: names of its kernel's variables, as far as they were ever told
+        self.listed: tuple[str, ...] = ()
         #: most memory seen of this kernel's process tree, bytes
         self.peak_memory = 0
         self.services = services
         self._kernel_lock = asyncio.Lock()
         self._starting = False
+        self._is_stopping = False  # its kernel is being ended on request
         self.notes = Notes(self, services)
         self._executions = Executions(self, self.notes, services)
+        self._kills = 0  # processes that Linux had ended for want of memory when it started
         self._begun: LocalKernel | None = None  # the kernel that ran the start-up code
         self._ran_before = 0  # executions that kernels before this one had
         # Monotonic: the wall clock may jump.
@@ -96,7 +93,7 @@ class Session:
 
     @property
     def uptime(self) -> float:
-        """Seconds since the kernel was started; of an adopted one, in its last server too."""
+        """Seconds since the kernel was started, also in servers before this one."""
         return time.monotonic() - self._kernel_since
 
     @property
@@ -107,16 +104,8 @@ class Session:
     @property
     def out_of_memory(self) -> str:
         """What Linux did because the session's memory was used up; empty: nothing."""
-        if self.kernel is None or not self.kernel.is_out_of_memory:
-            return ""
-        limit = quantity(self.walls.limits.memory)
-        return f"killed by Linux: all memory was used, limit {limit}"
-
-    @property
-    def is_unused(self) -> bool:
-        """Say whether its kernel has run nothing for longer than it may."""
-        limit = self.walls.limits.idle_seconds
-        return bool(limit) and not self.is_busy and self.idle_seconds > limit
+        group = self.kernel.group if self.kernel else None
+        return inspection.killed_by_linux(group, self.walls.limits.memory, self.peak_memory)
 
     @property
     def has_variables(self) -> bool:
@@ -223,12 +212,7 @@ class Session:
 
     def newest_line(self, run: Run) -> str:
         """Return the last line that a run has printed, also from its spill file."""
-        spill = spill_of(run.fold.outputs)
-        if spill is None:
-            return run.fold.last_line()
-        data = reading.tail(self.directory, f"{self.spill_dir.name}/{spill.file}", NEWEST_BYTES)
-        lines = readable(data.decode("utf-8", "replace")).strip().splitlines()
-        return lines[-1] if lines else ""
+        return inspection.newest_line(run.fold, self.directory, self.spill_dir.name)
 
     async def submit(self, code: str, timeout: float | None) -> Run:
         """Write an execution down and queue it; returns before it has run.
@@ -258,21 +242,27 @@ class Session:
         return await self._queue(self.record.startup, None, "the session's start-up code")
 
     async def _queue(self, code: str, timeout: float | None, note: str) -> Run:
-        run = self._executions.make(
-            Execution(
-                id=new_id(),
-                session_id=self.id,
-                index=self.record.execution_count + 1,
-                generation=self.record.generation,
-                code=code,
-                timeout=timeout,
-                note=note,
-            )
+        execution = Execution(
+            id=short_id(),
+            session_id=self.id,
+            index=self.record.execution_count + 1,
+            generation=self.record.generation,
+            code=code,
+            timeout=timeout,
+            note=note,
         )
-        self.record = replace(self.record, execution_count=run.execution.index)
+        self.record = replace(self.record, execution_count=execution.index)
         self.touch()
-        await self._executions.add(run)
-        return run
+        while True:
+            try:
+                run = self._executions.make(execution)
+                await self._executions.add(run)
+            except StoreError as error:
+                if not isinstance(error.__cause__, IdTakenError):
+                    raise
+                execution = replace(execution, id=short_id())
+            else:
+                return run
 
     async def interrupt(self, run: Run | None = None, *, force: bool = False) -> InterruptReport:
         """Stop an execution: SIGINT, SIGINT again, and with `force` kill and restart.
@@ -289,25 +279,11 @@ class Session:
             return InterruptReport(step=InterruptStep.NOTHING_RUNNING)
         if await self._executions.withdraw(run, "it was interrupted before it ran"):
             return InterruptReport(step=InterruptStep.DEQUEUED, execution_id=run.id)
-        run.stop_as = run.stop_as or ExecutionStatus.INTERRUPTED
-        step = await interrupts.signal_until_ended(self.kernel, run)
-        if step is not InterruptStep.NO_EFFECT:
-            await run.done.wait()
-            return InterruptReport(
-                step=step, execution_id=run.id, responsive=await interrupts.answers(self.kernel)
-            )
-        if run.stop_as is ExecutionStatus.INTERRUPTED:
-            run.stop_as = None  # should it end later, it was not this that ended it
-        stack = await self.stack()
-        if force:
+        report = await interrupts.interrupt(self.kernel, run, self.stack)
+        if force and report.step is InterruptStep.NO_EFFECT:
             await self.restart("it did not react to two interrupts and force was given")
-            return InterruptReport(step=InterruptStep.RESTARTED, execution_id=run.id, stack=stack)
-        return InterruptReport(
-            step=step,
-            execution_id=run.id,
-            responsive=await interrupts.answers(self.kernel),
-            stack=stack,
-        )
+            report = replace(report, step=InterruptStep.RESTARTED, responsive=True)
+        return report
 
     async def kill(self, why: str) -> None:
         """End the kernel at once; what runs ends as died, with this cause."""
@@ -319,20 +295,22 @@ class Session:
         """Interrupt an execution that met a limit, whose `stop_as` says so."""
         await interrupts.signal_until_ended(self.kernel, run)
 
-    async def restart(self, why: str = "the kernel was restarted") -> None:
+    async def restart(self, why: str = "the kernel was restarted") -> list[Run]:
         """Replace the kernel by a new one, from whatever state; variables are gone.
 
-        The execution that runs ends as died, queued ones as cancelled.
+        Returns:
+            What it ended: the execution that ran as died, queued ones as cancelled.
         """
         self._check_open()
         async with self._kernel_lock:
             # Should the server die from here on, the next one must not adopt the old kernel.
             await self.services.store.forget_kernel(self.id)
             crash_point("restart.begun")
-            await self._stop_kernel(why, grace=0)
+            ended = await self._stop_kernel(why, grace=0)
             crash_point("restart.stopped")
             self.death = ""
             await self._start_kernel()
+            return ended
 
     def turn(self, patience: float | None) -> AbstractAsyncContextManager[None]:
         """Have nothing run in it meanwhile; see `Executions.turn`."""
@@ -347,7 +325,7 @@ class Session:
             await self._stop_kernel(why, grace=grace)
 
     def forget_death(self) -> None:
-        """Note that its kernel was ended in order, and is not dead."""
+        """Note that its kernel was ended in order."""
         self.death = ""
 
     async def leave(self) -> None:
@@ -363,7 +341,9 @@ class Session:
         Raises:
             KernelSilentError: The kernel is in native code and can't answer now.
         """
-        return await inspection.variables(await self.ensure_kernel(), limit)
+        found, total = await inspection.variables(await self.ensure_kernel(), limit)
+        self.listed = tuple(item.name for item in found)
+        return found, total
 
     async def adopt_environment(self, distributions: list[str]) -> list[str]:
         """Make the running kernel see its environment; name modules it had loaded before.
@@ -426,15 +406,15 @@ class Session:
         status = self.record.status
         if not status.has_kernel:
             why = f" ({self.record.reason})" if self.record.reason else ""
-            raise ConflictError(f"session '{self.id}' is {status}{why}; {WAYS[status]}")
+            raise ConflictError(f"session '{self.id}' is {status}{why}; {HELPS[status]}")
 
     def _check_alive(self) -> None:
         if (self.kernel is not None and self.kernel.process.exit is not None) or self.death:
             msg = (
-                f"the kernel of session '{self.id}' is dead ({self.death}) and its variables "
-                "are gone. Call restart_kernel to get a new one."
+                f"the kernel of session '{self.id}' is dead ({self.death}) and its variables are "
+                "gone. Call restart_kernel to get a new one."
             )
-            raise KernelDeadError(msg)
+            raise KernelDeadError(msg, session_id=self.id)
 
     async def _start_kernel(self) -> LocalKernel:
         self._starting = True
@@ -461,24 +441,31 @@ class Session:
         self.kernel = kernel
         self._ran_before = self.record.execution_count
         self._kernel_since = time.monotonic()
-        self.peak_memory = 0
+        self._kills, self.listed, self.peak_memory = oom_kills(), (), 0
+        self._executions.memory = (0, 0)
         late = self._executions.late
         kernel.channels.on_orphan(late.hear, lambda msg_id: late.find(msg_id) is not None)
         kernel.channels.on_broken(self._on_broken)
         kernel.process.on_exit(self._on_exit)
 
-    async def _stop_kernel(self, why: str, *, grace: float) -> None:
+    async def _stop_kernel(self, why: str, *, grace: float) -> list[Run]:
         kernel = self.kernel
-        await self._executions.withdraw_all(f"{why} before it ran")
+        ended = await self._executions.withdraw_all(f"{why} before it ran")
         if kernel is None:
-            return
+            return ended
         self.death = self.death or why
-        # Looked up last: the one before it may have ended meanwhile.
-        if (run := self.current) is not None:
-            await kernel.process.kill()
-            await run.done.wait()
-        await kernel.shutdown(grace=grace)
+        self._is_stopping = True
+        try:
+            # Looked up last: the one before it may have ended meanwhile.
+            if (run := self.current) is not None:
+                ended.insert(0, run)
+                await kernel.process.kill()
+                await run.done.wait()
+            await kernel.shutdown(grace=grace)
+        finally:
+            self._is_stopping = False
         self.kernel = None
+        return ended
 
     def _on_broken(self, why: str) -> None:
         """End a kernel that can't be heard any more."""
@@ -486,8 +473,13 @@ class Session:
         self.services.spawn(work, name=f"kill {self.id}")
 
     def _on_exit(self, ended: Exit) -> None:
-        self.death = self.death or self.out_of_memory or f"it ended by itself: {ended}"
+        lack = inspection.lack_of_memory(self._executions.memory, self.walls.limits.memory)
+        why = inspection.how_ended(ended, self._kills, self.peak_memory, lack)
+        self.death = self.death or self.out_of_memory or why
         self._executions.note_death()
+        if not self._is_stopping:
+            work = self.note("kernel.died", {"why": self.death}, self.current)
+            self.services.spawn(isolated(work, "an event"), name=f"death of {self.id}")
 
     async def note(self, type: str, data: object = None, run: Run | None = None) -> None:
         """Write down that something happened in this session, and how that leaves it."""

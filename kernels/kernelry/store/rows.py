@@ -18,10 +18,13 @@ from kernelry.models import (
     SessionRecord,
     SessionStatus,
 )
-from kernelry.output import Output
+from kernelry.output import Display, Output, Spill, Stream, clip, readable
 
 Row = dict[str, Any]
 
+LINE_CHARS = 500  # of the last line of an output
+FOUND_CHARS = 4_000  # of an execution's output, by which it is found
+SMALL = 50_000  # characters of all forms of a display from which text is made
 ERROR_CHARS = 200  # of what was raised, in an event
 
 
@@ -129,6 +132,33 @@ def execution_row(execution: Execution) -> Row:
         "memory_before": execution.memory_before,
         "memory_after": execution.memory_after,
     }
+
+
+def result_row(execution: Execution) -> Row | None:
+    """Return what an execution is found by, and its last line; None: it put nothing out."""
+    whole = "\n".join(filter(None, (ends_of(o).strip() for o in execution.outputs)))
+    if not whole:
+        return None
+    return {
+        "id": execution.id,
+        "line": whole.rpartition("\n")[2][-LINE_CHARS:],
+        "words": clip(whole, FOUND_CHARS).joined("\n").lower(),
+    }
+
+
+def ends_of(output: Output) -> str:
+    """Return the ends of an output's text; what is costly to tell of one counts for nothing."""
+    match output:
+        case Stream(_, text):
+            return readable(clip(text, FOUND_CHARS).joined("\n"))
+        case Display(data):
+            is_small = sum(len(form) for form in data.values() if isinstance(form, str)) < SMALL
+            plain = data.get("text/plain")
+            return output.text if is_small else plain if isinstance(plain, str) else ""
+        case Spill(tails=tails):
+            return readable("\n".join(tails.values()))
+        case _:
+            return output.text
 
 
 def outcome(execution: Execution) -> Row:

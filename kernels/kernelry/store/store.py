@@ -18,9 +18,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kernelry.errors import StoreError
-from kernelry.models import Execution, KernelRecord, SessionRecord, now
-from kernelry.output import fold
+from kernelry.errors import IdTakenError, StoreError
+from kernelry.models import Execution, ExecutionStatus, KernelRecord, SessionRecord, now
+from kernelry.output import fold, saved_files
 from kernelry.store import rows
 from kernelry.store.backlog import Change, Step
 from kernelry.store.database import UNREADABLE, Database
@@ -261,10 +261,21 @@ class Store:
         """Write down the intent to run code; before it is sent.
 
         Raises:
-            StoreError: Too much waits to be written already (retryable).
+            StoreError: Too much waits to be written already (retryable); or it is because of an
+                `IdTakenError`.
         """
+        begun = "started" if execution.status is ExecutionStatus.RUNNING else "queued"
+
+        def insert() -> None:
+            row = rows.execution_row(execution)
+            if self._execute("insert_execution", row).rowcount == 0:
+                raise IdTakenError(f"there is an execution {execution.id}")
+            self._statements.event(
+                f"execution.{begun}", execution.session_id, execution.id, {"index": execution.index}
+            )
+
         await self._write(
-            lambda: self._execute("insert_execution", rows.execution_row(execution)),
+            insert,
             lambda: self._execute(
                 "touch_session",
                 {
@@ -279,8 +290,10 @@ class Store:
 
     async def start_execution(self, execution: Execution) -> None:
         """Write down that a queued execution is about to be sent."""
+        name, number = execution.session_id, {"index": execution.index}
         await self._write(
             lambda: self._execute("start_execution", rows.execution_row(execution)),
+            lambda: self._statements.event("execution.started", name, execution.id, number),
             execution=execution,
         )
 
@@ -359,7 +372,14 @@ class Store:
         row = rows.execution_row(execution)
         if self._execute("finish_execution", row).rowcount == 0:
             return  # its session was deleted meanwhile, and so was it
-        self._execute("delete_outputs", row)
+        for statement in ("delete_outputs", "forget_result", "forget_written"):
+            self._execute(statement, row)
+        if (result := rows.result_row(execution)) is not None:
+            self._execute("insert_result", result)
+        files = [*execution.new_files, *(path for _, path in saved_files(execution.outputs))]
+        self._statements.execute_many(
+            "insert_written", ({"id": execution.id, "path": path} for path in files)
+        )
         if capture:
             self._execute("note_uncaptured", {"id": execution.id})
         self._statements.execute_many(

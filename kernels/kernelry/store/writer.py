@@ -10,7 +10,7 @@ from kernelry.errors import StoreError
 from kernelry.store.backlog import Backlog, Change, Step
 from kernelry.store.database import LOCK_WAIT, Database
 
-LOG_LENGTH = 50  # changes that are caught up on before the log is written back
+LOG_LENGTH = 20  # changes that are caught up on before the log is written back
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """The folder that all sessions share, from the server's side."""
 
-from kernelry.workspace import files, scripts
-from kernelry.workspace.filepaths import explained, known
+from kernelry.workspace import files, scripts, transfer
+from kernelry.workspace.filepaths import checked, explained, known
 from kernelry.workspace.files import Content, Mode, Written
 from kernelry.workspace.listing import list_folder
 from kernelry.workspace.watching import Changes, Watch
@@ -12,9 +12,11 @@ __all__ = [
     "Mode",
     "Watch",
     "Written",
+    "checked",
     "explained",
     "files",
     "known",
     "list_folder",
     "scripts",
+    "transfer",
 ]

@@ -41,7 +41,9 @@ EVENT = struct.Struct("iIII")  # struct inotify_event, without the name
 IN_NONBLOCK, IN_CLOEXEC = os.O_NONBLOCK, getattr(os, "O_CLOEXEC", 0)
 FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
 #: what no cell means by a file that it has written
-PASSED_OVER = re.compile(r"(?:^|/)(?:__pycache__(?:/|$)|\.[0-9a-f]{32}\.tmp$)")
+PASSED_OVER = re.compile(
+    r"(?:^|/)(?:__pycache__(?:/|$)|\.[0-9a-f]{32}\.tmp$)|^uploads/\.parts(?:/|$)"
+)
 
 
 @dataclass(eq=False, slots=True)

@@ -4,6 +4,8 @@ Only lines that are equal, one by one or in groups; what is folded says so, and 
 by pages. Pure. Its cost is that of the lines, times the longest group.
 """
 
+from collections.abc import Iterable
+
 LONGEST = 24  # lines of a group that repeats: a frame of a traceback has some ten
 SAVES = 6  # lines that folding must save
 MOST = 50_000  # lines that are looked at
@@ -39,3 +41,14 @@ def repetition(lines: list[str], at: int) -> tuple[int, int]:
         if times * size >= SAVES and any(group):
             return size, times
     return 1, 0
+
+
+def fitting(lines: Iterable[str], budget: int) -> list[str]:
+    """Return the first lines, as many as a budget of characters holds, but at least one."""
+    kept: list[str] = []
+    for line in lines:
+        budget -= len(line) + 1
+        if budget < 0 and kept:
+            break
+        kept.append(line)
+    return kept

@@ -12,7 +12,6 @@ from kernelry import Execution, ExecutionStatus, Run, Sessions
 from kernelry.output import (
     Display,
     Output,
-    Page,
     Transcript,
     clip,
     readable,
@@ -21,16 +20,39 @@ from kernelry.output import (
     stream_text,
 )
 from kernelry_mcp.answers import pictures
+from kernelry_mcp.answers.cursors import Cursor, cursor_at, pictured
 from kernelry_mcp.answers.folding import folded
-from kernelry_mcp.answers.results import ErrorInfo, ExecutionPage, RunResult, SavedFile
+from kernelry_mcp.answers.results import ErrorInfo, RunResult, SavedFile
+from kernelry_mcp.context import App
+from kernelry_mcp.errors import after_death
 
 FOLDED_CHARS = 400_000  # of a text that is looked through for what repeats
-FOLDED = '\n[folded; get_execution(execution_id="{}", offset=0) reads all of it]'
+FOLDED = '\n[folded from {} lines; get_execution(execution_id="{}", offset=0) reads all of it]'
 RESULTS = 20  # texts of results and displays in one answer
 SHOWN_FILES = 20
 PICTURES = pictures.Limits()
 UNDER_WAY = (ExecutionStatus.RUNNING, ExecutionStatus.QUEUED)
+CANCELLED_BY_DEATH = "the kernel died before it ran"  # note of what was queued then
 SHOWN_STACK = 2000  # characters of where the code was that crashed a kernel
+NO_INPUT = "StdinNotImplementedError"  # what input() raises where nobody can be asked
+MAY_ASK = (
+    "A session made with create_session(options={'stdin': true}) may ask: send_input answers it."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much text there is."""
+
+    #: characters
+    chars: int
+    #: lines, also one that has no end yet
+    lines: int
+
+
+def size_of(transcript: Transcript) -> Size:
+    """Return how much text an execution has; blocking if something was spilled."""
+    return Size(transcript.total, transcript.lines)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,81 +62,82 @@ class Rendered:
     result: RunResult
     text: str
     blocks: list[ContentBlock]
+    #: the part of its output that was asked for
+    part: str = ""
 
 
-async def render(
-    execution: Execution,
-    sessions: Sessions,
-    budget: int,
-    offered: Container[str],
-    limits: pictures.Limits = PICTURES,
-) -> Rendered:
-    """Render an execution within `budget` characters of text, and with its pictures.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """An execution that is answered, and how much of it."""
 
-    Args:
-        execution: What.
-        sessions: Where it runs.
-        budget: Characters.
-        offered: The tools that may be named.
-        limits: How much of its pictures.
-    """
-    spill_dir, workspace = sessions.spill_dir(execution), sessions.workspace.root
-    owner, apart = execution.session_id, sessions.apart
+    #: what
+    execution: Execution
+    #: where it runs
+    sessions: Sessions
+    #: characters of text at most
+    budget: int
+    #: the tools that may be named
+    offered: Container[str]
+    #: how much of its pictures
+    limits: pictures.Limits = PICTURES
 
-    def fit() -> tuple[int, str, bool]:
+
+def answered_by(app: App, execution: Execution) -> Answered:
+    """Return an execution as a server answers it."""
+    settings = app.settings
+    return Answered(
+        execution=execution,
+        sessions=app.sessions,
+        budget=settings.text_budget,
+        offered=app.offered,
+        limits=pictures.Limits(settings.image_count, settings.image_side),
+    )
+
+
+async def render(answered: Answered) -> Rendered:
+    """Render an execution within its budget of text, and with its pictures."""
+    execution, sessions = answered.execution, answered.sessions
+    spill_dir = sessions.spill_dir(execution)
+
+    def fit() -> tuple[Size, Cursor, str, bool]:
         transcript = Transcript(execution.outputs, spill_dir)
-        return transcript.total, *_fit(execution, transcript, budget)
+        cursor = cursor_at(transcript, execution)
+        return size_of(transcript), cursor, *_fit(execution, transcript, answered.budget)
 
     # Only a spill file and images are work for a thread; most executions have neither.
     spilled = spill_of(execution.outputs) is not None
-    total, body, truncated = await apart.run(owner, fit) if spilled else fit()
-    displays = [o for o in execution.outputs if isinstance(o, Display) and has_files(o)]
-    shown = pictures.Shown()
-    if displays:
-        shown = await apart.run(owner, pictures.show, displays, workspace, limits)
-    result = run_result(execution, budget, total, truncated)
+    found = await sessions.apart.run(execution.session_id, fit) if spilled else fit()
+    size, cursor, body, truncated = found
+    shown = await drawn(answered)
+    result = run_result(answered, size, cursor, truncated=truncated)
     held = holding(execution, sessions)
     lines = [status_line(execution, held), *([body] if body else [])]
-    lost = ""
-    if execution.status is ExecutionStatus.DIED:
-        lost = await _after_death(execution, sessions, offered)
-    is_held = held is not None
-    lines += [*shown.notes, *_notices(execution, result, offered, lost, is_held=is_held)]
+    lines += [*shown.notes, *await notices(answered, result, is_held=held is not None)]
     return Rendered(result, "\n".join(lines), shown.blocks)
 
 
-async def page(
-    execution: Execution, sessions: Sessions, budget: int, offset: int, limit: int
-) -> tuple[ExecutionPage, str]:
-    """Return one page of an execution's whole text."""
-    spill_dir = sessions.spill_dir(execution)
-
-    def read() -> Page:
-        return Transcript(execution.outputs, spill_dir).read(offset, limit)
-
-    found = await sessions.apart.run(execution.session_id, read)
-    more = found.end if found.end < found.total else -1
-    result = run_result(execution, budget, found.total, truncated=more >= 0)
-    answer = ExecutionPage(
-        **{**result.model_dump(), "stdout": "", "stderr": "", "results": []},
-        text=found.text,
-        offset=offset,
-        next_offset=more,
-    )
-    where = f"[characters {offset} to {found.end} of {found.total}"
-    where += f"; next: offset={more}]" if more >= 0 else "; the end]"
-    held = holding(execution, sessions)
-    return answer, f"{status_line(execution, held)}\n{where}\n{found.text}"
+async def drawn(answered: Answered, start: int = 0) -> pictures.Shown:
+    """Return the pictures of an execution, without the first `start` displays that have one."""
+    execution, sessions = answered.execution, answered.sessions
+    displays = pictured(execution)[start:]
+    if not displays:
+        return pictures.Shown()
+    root, owner = sessions.workspace.root, execution.session_id
+    return await sessions.apart.run(owner, pictures.show, displays, root, answered.limits)
 
 
-def has_files(display: Display) -> bool:
-    """Say whether a display is a picture, or was saved."""
-    return bool(saved_files([display])) or any(mime.startswith("image/") for mime in display.data)
+def run_result(answered: Answered, size: Size, cursor: Cursor, *, truncated: bool) -> RunResult:
+    """Return the structured form of an execution.
 
-
-def run_result(execution: Execution, budget: int, total: int, truncated: bool) -> RunResult:
-    """Return the structured form of an execution."""
+    Args:
+        answered: The execution.
+        size: Of its whole text.
+        cursor: How far it is told.
+        truncated: Whether not all of them are answered.
+    """
+    execution, budget = answered.execution, answered.budget
     outputs = execution.outputs
+    held = holding(execution, answered.sessions)
     error = execution.error
     return RunResult(
         session_id=execution.session_id,
@@ -136,8 +159,12 @@ def run_result(execution: Execution, budget: int, total: int, truncated: bool) -
         execution_index=execution.index,
         generation=execution.generation,
         truncated=truncated,
-        total_chars=total,
+        total_chars=size.chars,
+        total_lines=size.lines,
+        since=str(cursor),
         note=_note(execution),
+        paused_by=held[0].held_by if held else "",
+        paused_since=held[0].held_since.isoformat() if held and held[0].held_since else "",
         progress=execution.progress,
         prompt=execution.question.prompt if execution.question else "",
         memory_change=execution.memory_after - execution.memory_before,
@@ -182,18 +209,9 @@ def _note(execution: Execution) -> str:
     return " ".join(notes)
 
 
-async def _after_death(execution: Execution, sessions: Sessions, offered: Container[str]) -> str:
-    """Say what is lost with a kernel, and what gives the session another one."""
-    said = "All variables are gone. restart_kernel gives the session a new kernel."
-    kept = await sessions.checkpoints.known(execution.session_id)
-    if kept and "resume_session" in offered:
-        said += f" resume_session gives it one with the variables of its checkpoint {kept[0]}."
-    return said
-
-
-def _notices(
-    execution: Execution, result: RunResult, offered: Container[str], lost: str, *, is_held: bool
-) -> list[str]:
+async def notices(answered: Answered, result: RunResult, *, is_held: bool) -> list[str]:
+    """Return what is said below an execution's text: what it waits for, what to do next."""
+    execution, offered = answered.execution, answered.offered
     lines = []
     if execution.progress:
         lines.append(f"[progress: {execution.progress}]")
@@ -205,17 +223,20 @@ def _notices(
         lines.append(f"{error.type}: {clip(error.message, 1000).joined('...')}".rstrip(": "))
         if execution.status is ExecutionStatus.DIED and error.traceback:
             lines.append(clip(error.traceback, SHOWN_STACK).joined("..."))
+    if error is not None and error.type == NO_INPUT and "send_input" in offered:
+        lines.append(MAY_ASK)
     if is_held:
         if "resume_execution" in offered:
             named = f'session_id="{execution.session_id}"'
             lines.append(f"resume_execution({named}) lets it go on; stop_execution ends it there.")
     elif execution.status in UNDER_WAY:
+        stops = "; interrupt_execution stops it" if "interrupt_execution" in offered else ""
         lines.append(
-            f'get_execution(execution_id="{execution.id}", wait=30) waits on; '
-            "interrupt_execution stops it."
+            f'get_execution(execution_id="{execution.id}", wait=30, since="{result.since}") '
+            f"waits on and shows what is new{stops}."
         )
-    if lost:
-        lines.append(lost)
+    if execution.status is ExecutionStatus.DIED or result.note.startswith(CANCELLED_BY_DEATH):
+        lines.append(await after_death(answered.sessions, execution.session_id, offered))
     if result.note:
         lines.append(result.note)
     files = result.new_files
@@ -238,14 +259,14 @@ def _fit(execution: Execution, transcript: Transcript, budget: int) -> tuple[str
         text = transcript.read(0, transcript.total).text.rstrip("\n")
         short = folded(text)
         if len(short) <= budget:
-            notice = FOLDED.format(execution.id) if short != text else ""
+            notice = FOLDED.format(transcript.lines, execution.id) if short != text else ""
             return short + notice, short != text
     half = budget // 2
     head = transcript.read(0, half).text
     tail = transcript.read(transcript.total - half, half).text
     left_out = transcript.total - 2 * half
     notice = (
-        f"[... {left_out} of {transcript.total} characters left out; "
+        f"[... {left_out} of {transcript.total} characters ({transcript.lines} lines) left out; "
         f'get_execution(execution_id="{execution.id}", offset={half}) reads them ...]'
     )
     return f"{head}\n{notice}\n{tail}".rstrip("\n"), True

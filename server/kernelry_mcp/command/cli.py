@@ -86,15 +86,18 @@ def serve_with(settings: Settings) -> None:
     # the start (scripts/bench --only start).
     gc.disable()
     from kernelry_mcp.app import build_app
+    from kernelry_mcp.links import Links
 
     try:
-        server = build_app(settings)
+        links = Links()
+        server = build_app(settings, links)
         gc.freeze()
         gc.enable()
         if settings.http:
             from kernelry_mcp.transports import http
 
-            http.run(server, settings, settings.config().state_dir.expanduser().absolute())
+            tokens = settings.config().state_dir.expanduser().absolute()
+            http.run(server, settings, links, tokens)
         else:
             from kernelry_mcp.transports import stdio
 

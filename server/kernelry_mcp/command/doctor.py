@@ -23,7 +23,7 @@ from kernelry.lives import last_report
 from kernelry.models import Isolation
 from kernelry.packages import uv_binary
 from kernelry.paths import DATABASE_NAME, UNKNOWN_HOLDER, holder_of
-from kernelry.session import quantity
+from kernelry.usage import quantity
 from kernelry_mcp.settings import Settings
 
 PROGRAM_DEADLINE = 10  # seconds a program has to tell its version

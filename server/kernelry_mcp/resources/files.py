@@ -9,12 +9,13 @@ from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 
 from kernelry.artifacts import Artifacts
 from kernelry.errors import ArtifactNotFoundError, FileTooLargeError, KernelryError
-from kernelry.workspace import files
+from kernelry.workspace import files, transfer
 from kernelry_mcp.answers import ARTIFACT_SCHEME, FILE_BYTES, SCHEME
 from kernelry_mcp.context import App, Ctx, app_of
 from kernelry_mcp.settings import Settings
 
-TEMPLATE = SCHEME + "{+path}"
+TEMPLATE = SCHEME + "{+path}{?offset,length}"
+LARGEST = 1 << 62  # offset that a file can have
 ARTIFACT_TEMPLATE = ARTIFACT_SCHEME + "{artifact_id}"
 
 
@@ -25,11 +26,14 @@ def add_resources(server: MCPServer[App], settings: Settings) -> None:
     @server.resource(
         TEMPLATE,
         name="workspace file",
-        description="A file of the workspace that all sessions share",
+        description=f"A file of the workspace; with offset and length those bytes, {FILE_BYTES} "
+        "at most",
         mime_type="application/octet-stream",
     )
-    async def workspace_file(path: str) -> str | bytes:
-        """Return a file of the workspace; text if it is text."""
+    async def workspace_file(path: str, offset: int = 0, length: int = 0) -> str | bytes:
+        """Return a file of the workspace, text if it is text; or some of its bytes."""
+        if offset or length:
+            return await asyncio.to_thread(read_part, root, path, offset, length or FILE_BYTES)
         content = await asyncio.to_thread(read_file, root, path)
         return as_text(mimetypes.guess_type(path)[0] or "", content)
 
@@ -83,3 +87,22 @@ def read_file(root: Path, path: str) -> bytes:
         raise ResourceError(str(error)) from error
     except KernelryError as error:
         raise ResourceNotFoundError(str(error)) from error
+
+
+def read_part(root: Path, path: str, offset: int, length: int) -> bytes:
+    """Return some bytes of a regular file below `root`; no link is followed.
+
+    Raises:
+        ResourceNotFoundError: There is no such file there.
+        ResourceError: They are too many, or none can be meant.
+    """
+    if not 0 <= offset < LARGEST or not 0 < length <= FILE_BYTES:
+        raise ResourceError(f"offset begins at 0, length is 1 to {FILE_BYTES}")
+    try:
+        file = transfer.Download(root, path)
+    except KernelryError as error:
+        raise ResourceNotFoundError(str(error)) from error
+    try:
+        return file.read(offset, length)
+    finally:
+        file.close()

@@ -9,7 +9,7 @@ from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError
 from kernelry.errors import KernelryError, NotFoundError
 from kernelry.history import draw_graph
 from kernelry.models import Event
-from kernelry_mcp.answers import render, session_info
+from kernelry_mcp.answers import Answered, render, session_info
 from kernelry_mcp.callers import caller_of
 from kernelry_mcp.context import App, Ctx, app_of
 from kernelry_mcp.resources.subscriptions import SESSION_SCHEME
@@ -50,7 +50,10 @@ def add_session_resources(server: MCPServer[App]) -> None:
             raise ResourceNotFoundError(str(error)) from error
         except KernelryError as error:
             raise ResourceError(str(error)) from error
-        rendered = await render(ran, sessions, TEXT_BUDGET, app_of(ctx).offered)
+        answered = Answered(
+            execution=ran, sessions=sessions, budget=TEXT_BUDGET, offered=app_of(ctx).offered
+        )
+        rendered = await render(answered)
         return {"code": ran.code, **rendered.result.model_dump(mode="json")}
 
     @server.resource(

@@ -1,6 +1,7 @@
 """Toolset `artifacts`: named data of sessions that outlives kernels and servers."""
 
 import base64
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from mcp.types import CallToolResult, ContentBlock, ResourceLink
@@ -9,6 +10,7 @@ from pydantic import Field
 from kernelry import Artifact, ArtifactQuery, ArtifactSpec
 from kernelry.artifacts import ID
 from kernelry.errors import InvalidArgumentError
+from kernelry.output import clip
 from kernelry.workspace import Content
 from kernelry_mcp.answers import FILE_BYTES, artifact_uri
 from kernelry_mcp.answers.results import (
@@ -19,7 +21,7 @@ from kernelry_mcp.answers.results import (
     StoredArtifact,
 )
 from kernelry_mcp.callers import caller_of
-from kernelry_mcp.context import Ctx, Declaration, app_of, tool
+from kernelry_mcp.context import App, Ctx, Declaration, app_of, tool
 from kernelry_mcp.tools.files import bytes_of, image_of
 from kernelry_mcp.tools.parameters import PAGE_CHARS, Moment, SessionId
 
@@ -27,7 +29,13 @@ ANY_SESSION = "*"
 LIST_CHARS = 250_000  # of a list in one answer; clients drop events over 1 MiB
 
 
-@tool(Declaration(title="Store an artifact", toolset="artifacts"))
+@tool(
+    Declaration(
+        title="Store an artifact",
+        toolset="artifacts",
+        options=("encoding", "type", "mime_type", "metadata"),
+    )
+)
 async def store_artifact(
     ctx: Ctx,
     name: Annotated[
@@ -40,11 +48,14 @@ async def store_artifact(
         str,
         Field(
             description="user_input, tool_result, agent_output, system_generated, or a word of "
-            "your own"
+            "your own; default: as the version before, else agent_output"
         ),
-    ] = "agent_output",
+    ] = "",
     mime_type: Annotated[str, Field(description="Default: as name and content tell")] = "",
-    tags: Annotated[list[str] | None, Field(description="Words to find it by")] = None,
+    tags: Annotated[
+        list[str] | None,
+        Field(description="Words to find it by; default: those of the version before"),
+    ] = None,
     metadata: Annotated[dict[str, Any] | None, Field(description="Key-value pairs")] = None,
     session_id: SessionId = None,
 ) -> Annotated[CallToolResult, StoredArtifact]:
@@ -56,7 +67,11 @@ async def store_artifact(
     app = app_of(ctx)
     session = app.sessions.find(caller_of(ctx), session_id)
     spec = ArtifactSpec(
-        name=name, type=type, mime_type=mime_type, tags=(*(tags or ()),), metadata=metadata or {}
+        name=name,
+        type=type,
+        mime_type=mime_type,
+        tags=None if tags is None else (*tags,),
+        metadata=metadata or {},
     )
     artifacts = app.sessions.artifacts
     if content is not None and path is None:
@@ -76,7 +91,10 @@ async def store_artifact(
         hash=made.hash,
     )
     version = f", version {made.version}" if made.version > 1 else ""
-    return result.answer(f"Stored '{made.name}' as {made.id}{version}, {made.size} bytes.")
+    tagged = f", tags {', '.join(made.tags)}" if made.tags else ""
+    return result.answer(
+        f"Stored '{made.name}' as {made.id}{version}, {made.size} bytes ({made.type}{tagged})."
+    )
 
 
 @tool(Declaration(title="Read an artifact", toolset="artifacts", read_only=True, idempotent=True))
@@ -90,17 +108,33 @@ async def get_artifact(
         int, Field(ge=0, description="Read from this character on; from this byte if not text")
     ] = 0,
     limit: Annotated[int, Field(ge=4, le=PAGE_CHARS, description="Characters of a page")] = 8000,
+    compare_with: Annotated[
+        str, Field(description="A version number or an id: say what changed since that one")
+    ] = "",
 ) -> Annotated[CallToolResult, ArtifactContent]:
-    """Read an artifact: text by pages, an image as an image, the rest as base64 by pages."""
+    """Read an artifact: text by pages, an image as an image, the rest as base64 by pages.
+
+    With compare_with: what changed between two versions, as a diff.
+    """
     app = app_of(ctx)
     found = await find(ctx, artifact_id, session_id)
+    if compare_with:
+        return await compared(app, found, compare_with, limit)
     most = limit // 4 * 3  # bytes whose base64 fits
     content = await app.sessions.artifacts.read(found, offset=offset, limit=limit, data_bytes=most)
     result, text, blocks = shown_artifact(found, content, offset, most, app.settings.image_side)
     return result.answer(text, *blocks)
 
 
-@tool(Declaration(title="Find artifacts", toolset="artifacts", read_only=True, idempotent=True))
+@tool(
+    Declaration(
+        title="Find artifacts",
+        toolset="artifacts",
+        read_only=True,
+        idempotent=True,
+        options=("execution_id", "since", "until", "min_size", "max_size", "limit", "offset"),
+    )
+)
 async def query_artifacts(
     ctx: Ctx,
     session_id: Annotated[
@@ -155,6 +189,9 @@ async def query_artifacts(
     lines = [f"[{len(shown)} of {total}]", *map(line_of, shown)]
     if result.next_offset >= 0:
         lines.append(f"[next: offset={result.next_offset}]")
+    if not total and session:
+        _, there = await app.sessions.artifacts.query(replace(query, session_id=""), limit=1)
+        lines.append(f"None in session '{session}'; session_id='*' looks in all: {there} fit.")
     return result.answer("\n".join(lines))
 
 
@@ -182,6 +219,28 @@ async def find(ctx: Ctx, key: str, session_id: str | None) -> Artifact:
     if ID.fullmatch(key):  # an id says all; a session that is named besides must be its own
         return await sessions.artifacts.get(key, "" if session_id is None else session.id)
     return await sessions.artifacts.newest(session.id, key)
+
+
+async def compared(app: App, new: Artifact, key: str, limit: int) -> CallToolResult:
+    """Answer with what changed between two versions."""
+    artifacts = app.sessions.artifacts
+    if key.isdecimal():
+        number = min(int(key[:9]), 10**9)
+        old = await artifacts.version(new.session_id, new.name, number)
+    else:
+        old = await artifacts.get(key)
+    whole = await artifacts.compare(old, new)
+    text = clip(whole, limit).joined("[... left out; ask for a larger limit ...]")
+    result = ArtifactContent(
+        session_id=new.session_id,
+        artifact=info_of(new),
+        encoding="diff",
+        text=text,
+        offset=0,
+        next_offset=-1,
+        total=len(whole),
+    )
+    return result.answer(text)
 
 
 def info_of(artifact: Artifact) -> ArtifactInfo:

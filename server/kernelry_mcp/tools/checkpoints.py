@@ -5,7 +5,7 @@ from typing import Annotated
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from kernelry.session import quantity
+from kernelry.usage import quantity
 from kernelry_mcp.answers import checkpoint_info, left_out, left_out_text, restored_text
 from kernelry_mcp.answers.results import CheckpointList, CreatedCheckpoint, RestoredCheckpoint
 from kernelry_mcp.callers import caller_of, name_of

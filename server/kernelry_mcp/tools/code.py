@@ -1,30 +1,42 @@
 """Code: run it, read what it did, interrupt it, start over."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import anyio
 from mcp.types import CallToolResult, InputRequiredResult
 from pydantic import Field
 
-from kernelry import Execution, Run, Session, SessionStatus
+from kernelry import Execution, ExecutionStatus, Run, Session, SessionStatus
 from kernelry.errors import InvalidArgumentError, KernelryError
 from kernelry.lives import WITHOUT
 from kernelry.models import InterruptReport, InterruptStep, Restoration
 from kernelry_mcp.answers import (
-    Limits,
-    Rendered,
+    Look,
+    Newest,
+    answered_by,
     asked_before,
     left_out,
-    page,
+    look_at,
+    newest,
     render,
     restored_text,
     wait_and_ask,
     wait_for,
+    with_code,
 )
-from kernelry_mcp.answers.results import ExecutionPage, Interrupted, Restarted, RunResult
+from kernelry_mcp.answers.results import (
+    EndedExecution,
+    ExecutionPage,
+    Interrupted,
+    Restarted,
+    RunResult,
+)
 from kernelry_mcp.callers import caller_of, name_of
 from kernelry_mcp.context import App, Ctx, Declaration, app_of, tool
-from kernelry_mcp.tools.parameters import PAGE_CHARS, SessionId, Timeout, Wait
+from kernelry_mcp.tools.parameters import PAGE_CHARS, EffectWait, SessionId, Timeout, Wait
+
+SHOWN_ENDED = 10  # executions that a restart ended, in its text
 
 
 @tool(Declaration(title="Run Python code", toolset="core", destructive=True, open_world=True))
@@ -63,11 +75,19 @@ async def run_python_code(
             return required
         execution = run.snapshot()
     assert execution is not None
-    rendered = await rendered_by(app, execution)
+    rendered = await render(answered_by(app, execution))
     return rendered.result.answer(rendered.text, *rendered.blocks)
 
 
-@tool(Declaration(title="Read an execution", toolset="core", read_only=True, idempotent=True))
+@tool(
+    Declaration(
+        title="Read an execution",
+        toolset="core",
+        read_only=True,
+        idempotent=True,
+        options=("tail", "line", "search", "offset", "limit"),
+    )
+)
 async def get_execution(
     ctx: Ctx,
     execution_id: Annotated[str, Field(description="From run_python_code")],
@@ -75,27 +95,39 @@ async def get_execution(
         float,
         Field(ge=0, le=3600, allow_inf_nan=False, description="Seconds to wait for its end"),
     ] = 0,
+    since: Annotated[str, Field(description="From an answer: only what is new since then")] = "",
+    tail: Annotated[int | None, Field(ge=1, description="Its last lines, so many")] = None,
+    line: Annotated[int | None, Field(ge=1, description="Its text from this line on")] = None,
+    search: Annotated[
+        str, Field(max_length=1000, description="Lines with this text in them, with their numbers")
+    ] = "",
     offset: Annotated[
-        int | None,
-        Field(ge=0, description="Read its whole text from this character on, page by page"),
+        int | None, Field(ge=0, description="Its text from this character on, page by page")
     ] = None,
     limit: Annotated[int, Field(ge=1, le=PAGE_CHARS, description="Characters of a page")] = 8000,
 ) -> Annotated[CallToolResult, ExecutionPage]:
-    """Look at an execution: its status and output so far, or a page of its whole text.
+    """Look at an execution: its status, code and output so far, or a part of its whole text.
 
     Use it after 'running', or when an answer said that characters were left out.
     """
     app = app_of(ctx)
+    look = Look(offset=offset, tail=tail, line=line, search=search, since=since, limit=limit)
     if wait and (live := app.sessions.live_run(execution_id)):
         await wait_for(ctx, live[0], live[1], wait)
-    execution = await app.sessions.execution(execution_id)
-    budget = app.settings.text_budget
-    if offset is not None:
-        answer, text = await page(execution, app.sessions, budget, offset, limit)
-        return answer.answer(text)
-    rendered = await rendered_by(app, execution)
-    result = ExecutionPage(**rendered.result.model_dump(), text="", offset=0, next_offset=-1)
-    return result.answer(rendered.text, *rendered.blocks)
+    answered = answered_by(app, await app.sessions.execution(execution_id))
+    if look.given:
+        rendered = await look_at(answered, look)
+        return rendered.result.answer(rendered.text, *rendered.blocks)
+    rendered, code = await render(answered), answered.execution.code
+    result = ExecutionPage(
+        **rendered.result.model_dump(),
+        code=code,
+        text="",
+        offset=0,
+        line=0,
+        next_offset=-1,
+    )
+    return result.answer(with_code(rendered, code), *rendered.blocks)
 
 
 @tool(Declaration(title="Interrupt an execution", toolset="core", destructive=True))
@@ -108,13 +140,15 @@ async def interrupt_execution(
     force: Annotated[
         bool, Field(description="If nothing else works: kill the kernel and start a new one")
     ] = False,
+    wait: EffectWait = 0,
 ) -> Annotated[CallToolResult, Interrupted]:
     """Stop what runs in a session, as Ctrl-C does; variables stay.
 
     Tries twice and says which step worked. Code stuck in native calls may not react: the
     answer then shows where it is, and force=true kills the kernel (variables are lost).
     """
-    sessions = app_of(ctx).sessions
+    app = app_of(ctx)
+    sessions = app.sessions
     if execution_id:
         execution = await sessions.execution(execution_id)
         if session_id is not None and session_id != execution.session_id:
@@ -125,20 +159,28 @@ async def interrupt_execution(
     else:
         session = sessions.find(caller_of(ctx), session_id)
         report = await session.interrupt(force=force)
-    ended = report.step not in (InterruptStep.NOTHING_RUNNING, InterruptStep.NO_EFFECT)
+    found = report.execution_id
+    if report.step is InterruptStep.NO_EFFECT and wait and (live := sessions.live_run(found)):
+        await wait_for(ctx, live[0], live[1], wait)
+    status, shown = ExecutionStatus.QUEUED, Newest("", "")
+    if found:  # what it had put out, and how it is now
+        execution = await sessions.execution(found)
+        status, shown = execution.status, await newest(answered_by(app, execution))
     result = Interrupted(
         session_id=session.id,
-        execution_id=report.execution_id,
-        interrupted=ended,
+        execution_id=found,
+        interrupted=report.step is not InterruptStep.NOTHING_RUNNING and status.is_final,
+        status=status.value if found else "",
+        output=shown.output,
         step=report.step.value,
         responsive=report.responsive,
         stack=report.stack,
     )
-    return result.answer(describe(session, report))
+    return result.answer("\n".join(filter(None, (describe(session, report, status), shown.text))))
 
 
-def describe(session: Session, report: InterruptReport) -> str:
-    """Say what an interrupt did."""
+def describe(session: Session, report: InterruptReport, status: ExecutionStatus) -> str:
+    """Say what an interrupt did, and how the execution is by now."""
     match report.step:
         case InterruptStep.NOTHING_RUNNING:
             return f"Nothing runs in session '{session.id}'."
@@ -148,6 +190,11 @@ def describe(session: Session, report: InterruptReport) -> str:
             return (
                 "Two interrupts had no effect, so the kernel was killed and a new one started "
                 f"(generation {session.record.generation}). All variables are gone.\n{report.stack}"
+            )
+        case InterruptStep.NO_EFFECT if status.is_final:
+            return (
+                f"Two interrupts had no effect on execution {report.execution_id}; it has ended "
+                "by itself since."
             )
         case InterruptStep.NO_EFFECT:
             return (
@@ -184,8 +231,21 @@ async def restart_kernel(
         return restarted(session, resumed.restoration)
     if preserve_state:
         return await restart_with_state(app, session, why)
-    await session.restart(why)
-    return restarted(session, None)
+    return restarted(session, None, await endings(app, await session.restart(why)))
+
+
+async def endings(app: App, runs: list[Run]) -> list[tuple[EndedExecution, str]]:
+    """Return what a restart ended, in fields and in words."""
+    found = []
+    for place, run in enumerate(runs):
+        execution, shown = run.snapshot(), Newest("", "")
+        if place < SHOWN_ENDED:
+            shown = await newest(answered_by(app, execution))
+        ended = EndedExecution(
+            execution_id=run.id, status=execution.status.value, output=shown.output
+        )
+        found.append((ended, shown.text))
+    return found
 
 
 async def restart_with_state(app: App, session: Session, why: str) -> CallToolResult:
@@ -205,8 +265,18 @@ async def restart_with_state(app: App, session: Session, why: str) -> CallToolRe
     return restarted(session, done)
 
 
-def restarted(session: Session, done: Restoration | None) -> CallToolResult:
-    """Say that a session has a new kernel, and what is in it."""
+def restarted(
+    session: Session,
+    done: Restoration | None,
+    ended: Sequence[tuple[EndedExecution, str]] = (),
+) -> CallToolResult:
+    """Say that a session has a new kernel, and what is in it.
+
+    Args:
+        session: The session.
+        done: What was put back; None: nothing.
+        ended: What it ended, in fields and in words.
+    """
     lost = (*done.checkpoint.skipped, *done.failed) if done else ()
     result = Restarted(
         session_id=session.id,
@@ -215,15 +285,14 @@ def restarted(session: Session, done: Restoration | None) -> CallToolResult:
         variables_kept=done is not None,
         checkpoint_id=done.checkpoint.id if done else "",
         lost=left_out(lost),
+        ended=[one for one, _ in ended],
     )
     what = restored_text(done) if done else "All its variables are gone."
-    return result.answer(
-        f"Session '{session.id}' has a new kernel (generation {result.generation}). {what}"
-    )
-
-
-async def rendered_by(app: App, execution: Execution) -> Rendered:
-    """Return an execution as this server answers it."""
-    settings = app.settings
-    pictures = Limits(settings.image_count, settings.image_side)
-    return await render(execution, app.sessions, settings.text_budget, app.offered, pictures)
+    lines = [
+        f"Session '{session.id}' has a new kernel (generation {result.generation}). {what}",
+        *(["It ended what ran or was queued:"] if ended else []),
+        *(words for _, words in ended[:SHOWN_ENDED]),
+    ]
+    if len(ended) > SHOWN_ENDED:
+        lines.append(f"and {len(ended) - SHOWN_ENDED} more that were queued")
+    return result.answer("\n".join(lines))

@@ -1,20 +1,17 @@
 """Toolset `control`: steer what runs in a session."""
 
-from typing import Annotated, TypeAlias
+from typing import Annotated
 
 from mcp.types import CallToolResult
 from pydantic import Field
 
 from kernelry.errors import ConflictError
 from kernelry.session import steering
+from kernelry_mcp.answers import Look, answered_by, look_at, render, wait_for
 from kernelry_mcp.answers.results import InputSent, Steered
 from kernelry_mcp.callers import caller_of, name_of
 from kernelry_mcp.context import Ctx, Declaration, app_of, tool
-from kernelry_mcp.tools.parameters import SessionId
-
-EffectWait: TypeAlias = Annotated[
-    float, Field(ge=0, le=3600, allow_inf_nan=False, description="Seconds to wait for the effect")
-]
+from kernelry_mcp.tools.parameters import EffectWait, SessionId
 
 
 async def steer(ctx: Ctx, session_id: str | None, action: str, wait: float) -> CallToolResult:
@@ -71,14 +68,30 @@ async def send_input(
     ctx: Ctx,
     execution_id: Annotated[str, Field(description="One with status waiting_input")],
     text: Annotated[str, Field(max_length=100_000, description="The line to answer with")],
+    wait: EffectWait = 2,
 ) -> Annotated[CallToolResult, InputSent]:
-    """Answer input() or getpass() of an execution in a session made with stdin=true."""
-    sessions = app_of(ctx).sessions
+    """Answer input() or getpass() of an execution in a session made with stdin=true.
+
+    Shows what it put out then, until it ends, asks again, or `wait` seconds are over.
+    """
+    app = app_of(ctx)
+    sessions = app.sessions
     execution = await sessions.execution(execution_id)
     live = sessions.live_run(execution_id)
     if live is None:
         raise ConflictError(f"execution {execution_id} asks nothing: it is {execution.status}")
+    before = (await render(answered_by(app, execution))).result.since
     taken = await steering.answer(live[0], live[1], text)
-    result = InputSent(session_id=live[0].id, execution_id=execution_id, taken=taken)
+    if wait:
+        await wait_for(ctx, live[0], live[1], wait)
     words = "was taken" if taken else "came too late: it does not ask any more"
-    return result.answer(f"The answer {words}. get_execution shows how execution goes on.")
+    answered = answered_by(app, await sessions.execution(execution_id))
+    shown = await look_at(answered, Look(since=before))
+    result = InputSent(
+        session_id=live[0].id,
+        execution_id=execution_id,
+        taken=taken,
+        status=shown.result.status,
+        output=shown.part,
+    )
+    return result.answer(f"The answer {words}.\n{shown.text}", *shown.blocks)

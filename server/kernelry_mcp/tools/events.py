@@ -5,13 +5,14 @@ from typing import Annotated, Any
 from mcp.types import CallToolResult
 from pydantic import Field
 
+from kernelry.models import Event
+from kernelry_mcp.answers import fitting
 from kernelry_mcp.answers.results import EventInfo, EventList, Published
 from kernelry_mcp.callers import caller_of
 from kernelry_mcp.context import Ctx, Declaration, app_of, tool
 from kernelry_mcp.tools.parameters import SessionId
 
-SHOWN = 20  # events in the text for the model
-SHOWN_CHARS = 200  # of the data of one
+SHOWN_CHARS = 200  # of the data of one in the text for the model
 
 
 @tool(Declaration(title="Publish an event", toolset="events"))
@@ -56,9 +57,13 @@ async def get_events(
     await app_of(ctx).sessions.history.check_names(session_ids or ())
     if since < 0:
         since = await events.newest()
-    found = await events.read(
+    read = await events.read(
         since=since, topics=topics or (), sessions=session_ids or (), limit=limit, wait=wait
     )
+    budget = app_of(ctx).settings.text_budget
+    most = budget if len(read) == 1 else SHOWN_CHARS
+    lines = fitting((line_of(event, most) for event in read), budget)
+    found = read[: len(lines)]  # what is not told is not passed over by next_since
     result = EventList(
         events=[
             EventInfo(
@@ -73,11 +78,24 @@ async def get_events(
         ],
         next_since=found[-1].seq if found else since,
     )
-    lines = [f"{len(found)} events; next: since={result.next_since}"]
-    for event in found[:SHOWN]:
-        where = f" in {event.session_id}" if event.session_id else ""
-        data = f": {str(event.data)[:SHOWN_CHARS]}" if event.data not in (None, {}) else ""
-        lines.append(f"{event.seq} {event.topic}{where}{data}")
-    if len(found) > SHOWN:
-        lines.append(f"... and {len(found) - SHOWN} more, in the structured content")
-    return result.answer("\n".join(lines))
+    more = ", more wait" if len(found) < len(read) or len(read) == limit else ""
+    return result.answer(
+        "\n".join([f"{len(found)} events; next: since={result.next_since}{more}", *lines])
+    )
+
+
+def line_of(event: Event, most: int = SHOWN_CHARS) -> str:
+    """Return an event in one line: which, when (UTC), what, where, with what.
+
+    Args:
+        event: Which.
+        most: Characters of its data.
+    """
+    where = f" {event.session_id}" if event.session_id else ""
+    where += f" {event.execution_id}" if event.execution_id else ""
+    text = "" if event.data in (None, {}) else str(event.data)
+    if len(text) > most:
+        more = f"get_events(since={event.seq - 1}, limit=1) shows it"
+        text = f"{text[:most]}... ({len(text)} characters; {more})"
+    data = f": {text}" if text else ""
+    return f"{event.seq} {event.at:%Y-%m-%d %H:%M:%S} {event.topic}{where}{data}"

@@ -3,6 +3,8 @@
 import asyncio
 import base64
 import binascii
+import mimetypes
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,11 +12,13 @@ from mcp.types import CallToolResult, ContentBlock, ImageContent, ResourceLink
 from pydantic import Field
 
 from kernelry.errors import FileTooLargeError, InvalidArgumentError
-from kernelry.workspace import Content, Mode, list_folder
+from kernelry.usage import quantity
+from kernelry.workspace import Content, Mode, known, list_folder, transfer
 from kernelry.workspace import files as library
 from kernelry_mcp.answers import FILE_BYTES, IMAGES_TOTAL, fitted, is_raster, uri_of
 from kernelry_mcp.answers.results import DeletedFile, FileContent, FileEntry, FileList, WrittenFile
 from kernelry_mcp.context import Ctx, Declaration, app_of, tool
+from kernelry_mcp.links import Purpose
 from kernelry_mcp.tools.parameters import PAGE_CHARS
 
 NO_BASE64 = "the content is no base64; encode it, or leave encoding at 'text'"
@@ -73,13 +77,18 @@ async def read_file(
         int, Field(ge=0, description="Read a text from this character on, page by page")
     ] = 0,
     limit: Annotated[int, Field(ge=1, le=PAGE_CHARS, description="Characters of a page")] = 8000,
+    link: Annotated[
+        bool, Field(description="A download link (on stdio: the path) instead of the content")
+    ] = False,
 ) -> Annotated[CallToolResult, FileContent]:
     """Read a file of the workspace: text by pages, images as images, the rest as base64.
 
-    What is too large for an answer comes as a link; large data are better read in
-    run_python_code. Links and special files are refused.
+    Large data are better read in run_python_code, or fetched by a link. Links and special files
+    are refused.
     """
     app = app_of(ctx)
+    if link:
+        return await download_link(ctx, path)
     root, budget = app.sessions.workspace.root, app.settings.text_budget
 
     def read() -> tuple[FileContent, str, list[ContentBlock]]:
@@ -95,12 +104,15 @@ async def read_file(
 async def write_file(
     ctx: Ctx,
     path: WorkspacePath,
-    content: Annotated[str, Field(description="What to write")],
+    content: Annotated[str, Field(description="What to write; '' with link")],
     encoding: Annotated[
         Literal["text", "base64"], Field(description="text is written as UTF-8")
     ] = "text",
     overwrite: Annotated[bool, Field(description="Replace a file of that name")] = False,
     append: Annotated[bool, Field(description="Write at the end of a file of that name")] = False,
+    link: Annotated[
+        bool, Field(description="An upload link (on stdio: the path) for what is no content here")
+    ] = False,
 ) -> Annotated[CallToolResult, WrittenFile]:
     """Write a file of the workspace; folders that are missing are made.
 
@@ -108,11 +120,15 @@ async def write_file(
     """
     if overwrite and append:
         raise InvalidArgumentError("overwrite and append exclude each other; pass one of them")
+    if link:
+        if content or append:
+            raise InvalidArgumentError("link takes neither content nor append")
+        return await upload_link(ctx, path, replace=overwrite)
     mode = Mode.OVERWRITE if overwrite else Mode.APPEND if append else Mode.CREATE
     data = bytes_of(content, encoding)
     root = app_of(ctx).sessions.workspace.root
     done = await asyncio.to_thread(library.write, root, path, data, mode)
-    result = WrittenFile(path=done.path, size=done.size, created=done.created)
+    result = WrittenFile(path=done.path, size=done.size, created=done.created, url="")
     verb = "Made" if done.created else "Wrote"
     return result.answer(f"{verb} {done.path}, {done.size} bytes.")
 
@@ -124,6 +140,62 @@ async def delete_file(ctx: Ctx, path: WorkspacePath) -> Annotated[CallToolResult
     gone = await asyncio.to_thread(library.delete, root, path)
     result = DeletedFile(path=gone.path, type=gone.type)
     return result.answer(f"Deleted the {gone.type} {gone.path}.")
+
+
+async def download_link(ctx: Ctx, path: str) -> CallToolResult:
+    """Answer with where a file can be fetched without passing the model."""
+    app = app_of(ctx)
+    root = app.sessions.workspace.root
+    file = await asyncio.to_thread(transfer.Download, root, path)
+    file.close()
+    base, path = base_of(ctx), await asyncio.to_thread(known, root, path)
+    place = f"on this machine: {root / path}"
+    url, until = "", ""
+    if base:
+        url, grant = app.links.make(base, path, Purpose.DOWNLOAD, file.size)
+        until = f", good until {datetime.fromtimestamp(grant.until, UTC):%H:%M:%S} UTC"
+        place = f"{url}\nGET{until}, no token needed; Range and If-Range resume it."
+    result = FileContent(
+        path=path,
+        mime_type=mimetypes.guess_type(path)[0] or "",
+        size=file.size,
+        encoding="link",
+        text="",
+        offset=0,
+        next_offset=-1,
+        total_chars=0,
+        url=url or (root / path).as_uri(),
+    )
+    return result.answer(f"{path}, {quantity(file.size)}: {place}")
+
+
+async def upload_link(ctx: Ctx, path: str, *, replace: bool) -> CallToolResult:
+    """Answer with where a file can be brought without passing the model."""
+    app = app_of(ctx)
+    root = app.sessions.workspace.root
+    path = await asyncio.to_thread(transfer.check, root, path, replace=replace)
+    await asyncio.to_thread(transfer.remove_old, root)
+    base, most = base_of(ctx), app.settings.upload_bytes
+    url, said = "", f"Copy it to this path on this machine: {root / path}"
+    if base:
+        purpose = Purpose.REPLACE if replace else Purpose.UPLOAD
+        url, grant = app.links.make(base, path, purpose, most)
+        until = f"{datetime.fromtimestamp(grant.until, UTC):%H:%M:%S} UTC"
+        said = (
+            f"PUT up to {quantity(most)} to (good until {until}, no token needed):\n{url}\n"
+            f"For example: curl -T FILE 'URL'. To resume, HEAD tells Upload-Offset; go on with "
+            "Content-Range: bytes OFFSET-LAST/TOTAL."
+        )
+    result = WrittenFile(path=path, size=0, created=False, url=url or (root / path).as_uri())
+    return result.answer(said)
+
+
+def base_of(ctx: Ctx) -> str:
+    """Return by which address the client reaches this server; empty: over stdio."""
+    request = ctx.request_context.request
+    if request is None:
+        return ""
+    return f"{request.url.scheme}://{request.headers.get('host', '')}"
 
 
 def line_of(entry: FileEntry) -> str:
@@ -157,6 +229,7 @@ def shown_content(
         offset=offset,
         next_offset=-1,
         total_chars=0,
+        url="",
     )
     name = f"{content.path}, {content.size} bytes"
     if content.page is not None:
@@ -174,7 +247,7 @@ def shown_content(
         return result, f"[{name}, not text, as base64]\n{result.text}", []
     if content.size > FILE_BYTES:
         msg = f"'{content.path}' is not text and has {content.size} bytes, more than fit an answer"
-        raise FileTooLargeError(f"{msg}. Read it in run_python_code.")
+        raise FileTooLargeError(f"{msg}. Read it in run_python_code, or pass link=true.")
     link = ResourceLink(
         type="resource_link",
         uri=uri_of(content.path),

@@ -6,6 +6,7 @@ from mcp.types import CallToolResult
 from pydantic import Field
 
 from kernelry import Session, SessionStatus
+from kernelry.session import looking
 from kernelry_mcp.answers import left_out, left_out_text, restored_text
 from kernelry_mcp.answers.results import ChangedSession, CleanedUp, ResumedSession, SuspendedSession
 from kernelry_mcp.callers import caller_of, name_of
@@ -110,18 +111,29 @@ async def update_session(
     context: Annotated[
         dict[str, Any] | None, Field(description="Values to set in it; null removes one")
     ] = None,
+    variables: Annotated[
+        dict[str, Any] | None, Field(description="To set in its namespace, while idle or paused")
+    ] = None,
+    clear: Annotated[
+        list[Literal["description", "tags", "metadata"]] | None,
+        Field(description="What to make empty"),
+    ] = None,
 ) -> Annotated[CallToolResult, ChangedSession]:
-    """Change a session's description, tags, metadata or context; the rest stays.
+    """Change a session's description, tags, metadata, context or variables; the rest stays.
 
-    Code that runs sees the context change (kernelry_session.context).
+    Code that runs sees the context change (kernelry_session.context), and paused code the
+    variables when it goes on.
     """
     app = app_of(ctx)
     session = app.sessions.find(caller_of(ctx), session_id)
+    emptied = set(clear or ())
+    if variables:  # first: it may be refused, and then nothing is changed
+        await looking.set_variables(session, variables)
     await app.sessions.update(
         session,
-        description=description,
-        tags=None if tags is None else tuple(tags),
-        metadata=metadata,
+        description="" if "description" in emptied else description,
+        tags=() if "tags" in emptied else None if tags is None else tuple(tags),
+        metadata={} if "metadata" in emptied else metadata,
         context=context,
     )
     result = changed(session)

@@ -20,6 +20,9 @@ Wait: TypeAlias = Annotated[
         description="Seconds to wait before answering 'running'; default: the server's (30)",
     ),
 ]
+EffectWait: TypeAlias = Annotated[
+    float, Field(ge=0, le=3600, allow_inf_nan=False, description="Seconds to wait for the effect")
+]
 Timeout: TypeAlias = Annotated[
     float | None,
     Field(

@@ -8,8 +8,8 @@ from pydantic import Field, NonNegativeFloat
 
 from kernelry import Isolation, Order, Selection, Session, SessionSpec, SessionStatus
 from kernelry.errors import ConflictError
-from kernelry.session import quantity
-from kernelry_mcp.answers import session_info
+from kernelry.usage import quantity
+from kernelry_mcp.answers import memory_in, session_info, session_line
 from kernelry_mcp.answers.results import (
     CreatedSession,
     DeletedSession,
@@ -115,9 +115,9 @@ async def create_session(
         parent_session_id=parent_session_id,
         parent_execution_id=parent_execution_id,
     )
-    existed = session_id in {session.id for session in app.sessions.list()}
-    session = await app.sessions.create(spec, reuse=if_exists == "reuse", fresh=fresh)
-    return created(app, caller_of(ctx), session, existed=existed)
+    reuse = if_exists == "reuse"
+    session, is_new = await app.sessions.create_or_reuse(spec, reuse=reuse, fresh=fresh)
+    return created(app, caller_of(ctx), session, existed=not is_new)
 
 
 def created(app: App, caller: str, session: Session, *, existed: bool) -> CallToolResult:
@@ -138,7 +138,15 @@ def created(app: App, caller: str, session: Session, *, existed: bool) -> CallTo
     )
 
 
-@tool(Declaration(title="List sessions", toolset="core", read_only=True, idempotent=True))
+@tool(
+    Declaration(
+        title="List sessions",
+        toolset="core",
+        read_only=True,
+        idempotent=True,
+        options=("parent", "text", "sort", "limit", "offset"),
+    )
+)
 async def list_sessions(
     ctx: Ctx,
     status: Annotated[
@@ -156,7 +164,7 @@ async def list_sessions(
 ) -> Annotated[CallToolResult, SessionList]:
     """List sessions that fit all filters; in the order of their creation, 'default' first.
 
-    For each: description, lifecycle status, what its kernel is doing, uptime, executions.
+    For each: what its kernel does, its memory, uptime, last use, what runs, description.
     """
     app, caller = app_of(ctx), caller_of(ctx)
     selection = Selection(
@@ -171,19 +179,19 @@ async def list_sessions(
     found = matching[offset : offset + limit]
     more = len(matching) > offset + limit
     children = app.sessions.children()
+    memory = await memory_in(found)
     result = SessionList(
-        sessions={session.id: session_info(app, caller, session, children) for session in found},
+        sessions={
+            session.id: session_info(app, caller, session, children, memory.get(session.id, 0))
+            for session in found
+        },
         active_session=app.sessions.current_id(caller),
         total_sessions=app.sessions.count,
         max_sessions=app.settings.max_sessions,
         next_offset=offset + limit if more else -1,
     )
     lines = [f"{len(found)} of {result.total_sessions} sessions (* is your default):"]
-    for session_id, item in result.sessions.items():
-        mark = "*" if item.current else "-"
-        text = f"{mark} {session_id}: {item.kernel}, {item.execution_count} executions"
-        status_word = "" if item.status == "active" else f", {item.status}"
-        lines.append(text + status_word + (f" ({item.description})" if item.description else ""))
+    lines += [session_line(app, name, item) for name, item in result.sessions.items()]
     if more:
         lines.append(f"[next: offset={result.next_offset}]")
     return result.answer("\n".join(lines))

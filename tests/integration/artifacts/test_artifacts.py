@@ -155,7 +155,6 @@ async def test_the_type_of_data_is_told_by_name_and_content(
         ArtifactSpec(name="a\0b"),
         ArtifactSpec(name="\ud800"),
         ArtifactSpec(name="art-0123456789abcdef"),
-        ArtifactSpec(name="a", type=""),
         ArtifactSpec(name="a", type="Own Type"),
         ArtifactSpec(name="a", type="x" * 65),
         ArtifactSpec(name="a", mime_type="text"),

@@ -309,7 +309,7 @@ async def test_a_restore_that_does_not_fit_changes_nothing(config: Config) -> No
         session = await sessions.create(SessionSpec(id="a"))
         await run(sessions, session, "x = bytearray(150 << 20); y = 1")
         saved = await sessions.checkpoints.create(session)
-        await run(sessions, session, "more = bytearray(100 << 20); y = 2")
+        await run(sessions, session, "more = bytearray(200 << 20); y = 2")
         with pytest.raises(CheckpointError, match="MemoryError"):
             await sessions.checkpoints.restore(saved.id, session)
         assert await run(sessions, session, "print(y, len(x) >> 20)") == "2 150"

@@ -35,8 +35,7 @@ RUNTIME = re.compile(r"/[^\s'\"]*kernelry[^/\s'\"]*/[0-9a-f]{8}(-[0-9])?")
 def plain(text: str) -> str:
     """Return a text without what is different in every session."""
     text = text.replace(SESSION, "SESSION").replace(os.path.basename(SESSION), "SESSION")
-    text = re.sub(r"0x[0-9a-f]+", "0x", text)
-    return text.replace(str(os.getpid()), "PID")
+    return re.sub(r"0x[0-9a-f]+", "0x", text)
 
 
 def texts(value: Any, depth: int = DEPTH) -> list[str]:

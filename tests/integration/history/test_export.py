@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import nbformat
@@ -11,9 +12,10 @@ import pytest
 from nbclient import NotebookClient
 
 from kernelry import ExecutionStatus, Session, Sessions, SessionSpec
-from kernelry.errors import FileExistsConflictError, SessionNotFoundError
-from kernelry.history.notebooks import Exported, Form, Which, as_python, export
+from kernelry.errors import FileExistsConflictError, InvalidArgumentError, SessionNotFoundError
+from kernelry.history.notebooks import Exported, Form, Which, export
 from kernelry.history.replay import ReplayReport
+from kernelry.history.scripting import as_python
 from tests.faults.kernels import HANG, run
 
 PICTURE = """
@@ -43,7 +45,7 @@ async def session(sessions: Sessions) -> Session:
 async def exported(sessions: Sessions, session_id: str = "s", **options: object) -> Exported:
     return await export(
         sessions.history,
-        session_id,
+        [session_id],
         sessions.workspace,
         sessions.sessions_dir,
         **options,  # type: ignore[arg-type]
@@ -110,7 +112,7 @@ async def test_a_script_is_python_whatever_its_session_is_called(sessions: Sessi
     session = await sessions.create(SessionSpec(id="t", description='"""\nimport nonsense \\'))
     await run(sessions, session, "print(2)")
     done = await export(
-        sessions.history, "t", sessions.workspace, sessions.sessions_dir, form=Form.SCRIPT
+        sessions.history, ["t"], sessions.workspace, sessions.sessions_dir, form=Form.SCRIPT
     )
     path: Path = sessions.workspace.root / done.written.path
     ran = subprocess.run([sys.executable, path], capture_output=True, text=True, check=False)
@@ -199,3 +201,100 @@ async def test_a_plan_only_lists_and_leaves_out_what_can_not_be_replayed(
     with pytest.raises(SessionNotFoundError, match="no session 'gone'"):
         await sessions.replays.plan("gone")
     assert json.dumps(report.skipped)
+
+
+async def test_a_replay_writes_into_a_folder_of_its_own_and_its_files_are_compared(
+    sessions: Sessions,
+) -> None:
+    root = sessions.workspace.root
+    (root / "uploads" / "given.txt").write_text("given")
+    session = await sessions.create(SessionSpec(id="s"))
+    for code in (
+        "text = open('uploads/given.txt').read()",
+        "_ = open('outputs/same.txt', 'w').write(text.upper())",
+        "import time; _ = open('outputs/other.txt', 'w').write(str(time.time_ns()))",
+        "open('outputs/same.txt').read()",
+    ):
+        await run(sessions, session, code)
+    before = {path: path.read_text() for path in root.glob("outputs/*.txt")}
+    report = await over(await sessions.replays.start("s"))
+    assert report.folder == "replays/s-replay-1"
+    assert report.same_files == ["outputs/same.txt"]
+    (difference,) = report.differences
+    assert difference.index == 3
+    path, now = difference.what["files"]
+    assert (path, now) == (
+        "outputs/other.txt",
+        "replays/s-replay-1/outputs/other.txt: other content",
+    )
+    assert {path: path.read_text() for path in root.glob("outputs/*.txt")} == before
+    assert (root / "replays" / "s-replay-1" / "outputs" / "same.txt").read_text() == "GIVEN"
+    report = await over(await sessions.replays.start("s", folder="."))
+    assert "outputs/same.txt" in report.same_files
+    assert not (root / "replays" / report.session_id).exists()
+
+
+async def test_a_notebook_brings_the_scripts_that_its_cells_import(sessions: Sessions) -> None:
+    (sessions.workspace.scripts / "helping.py").write_text("def triple(n):\n    return 3 * n\n")
+    session = await sessions.create(SessionSpec(id="s"))
+    await run(sessions, session, "from helping import triple\ntriple(14)")
+    made = read(sessions, await exported(sessions))
+    setup = [cell for cell in made.cells if "setup" in cell.metadata.get("tags", ())]
+    assert setup[-1].source.startswith("%%writefile scripts/helping.py\ndef triple")
+    assert all(cell.cell_type == "code" for cell in setup)
+    (sessions.workspace.scripts / "helping.py").unlink()
+    with tempfile.TemporaryDirectory() as elsewhere:
+        resources = {"metadata": {"path": elsewhere}}
+        again = await NotebookClient(made, timeout=HANG, resources=resources).async_execute()
+    assert again.cells[-1].outputs[0].data["text/plain"] == "42"
+
+
+async def test_a_notebook_names_the_packages_of_its_session_and_can_hold_several(
+    sessions: Sessions,
+) -> None:
+    for name in ("one", "two"):
+        session = await sessions.create(SessionSpec(id=name))
+        await run(sessions, session, f"'{name}'")
+    done = await export(
+        sessions.history,
+        ["one", "two"],
+        sessions.workspace,
+        sessions.sessions_dir,
+        packages={"one": ["six==1.17.0"]},
+    )
+    made = read(sessions, done)
+    sources = [cell.source for cell in made.cells]
+    assert sources == ["# one\n\n", "%pip install six==1.17.0", "'one'", "# two\n\n", "'two'"]
+    assert [s["session_id"] for s in made.metadata.kernelry.sessions] == ["one", "two"]
+    assert made.metadata.kernelry.packages == ["six==1.17.0"]
+
+
+async def test_a_script_of_cells_that_await_runs(sessions: Sessions) -> None:
+    session = await sessions.create(SessionSpec(id="s"))
+    for code in (
+        "import asyncio\nasync def double(n):\n    await asyncio.sleep(0)\n    return 2 * n",
+        'text = """a\nb"""\nvalue = await double(21)  # kept\nqueue = asyncio.Queue()',
+        "await queue.put([await double(n) for n in range(3)])",
+        "print(value, repr(text), await queue.get())",
+    ):
+        await run(sessions, session, code)
+    done = await exported(sessions, form=Form.SCRIPT)
+    path: Path = sessions.workspace.root / done.written.path
+    ran = subprocess.run([sys.executable, path], capture_output=True, text=True, check=False)
+    assert (ran.stdout, ran.stderr) == ("42 'a\\nb' [0, 2, 4]\n", "")
+    assert "value = await double(21)  # kept" in path.read_text()
+
+
+async def test_a_replay_writes_only_where_the_workspace_is_and_not_into_itself(
+    sessions: Sessions,
+) -> None:
+    session = await sessions.create(SessionSpec(id="s"))
+    await run(sessions, session, "_ = open('outputs/a.txt', 'w').write('a')")
+    for folder in ("/tmp/elsewhere", "../elsewhere", "a\0b"):
+        with pytest.raises(InvalidArgumentError, match="path"):
+            await sessions.replays.start("s", folder=folder)
+    assert len(sessions.list()) == 2
+    for _ in range(2):  # the second finds what the first has left
+        report = await over(await sessions.replays.start("s", folder="again"))
+        assert (report.same_files, report.stopped) == (["outputs/a.txt"], "")
+    assert not (sessions.workspace.root / "again" / "again").exists()

@@ -2,10 +2,12 @@
 
 import os
 import re
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
+import anyio
 import pytest
 
 from kernelry import (
@@ -18,11 +20,13 @@ from kernelry import (
     SessionSpec,
     SessionStatus,
 )
+from kernelry.engines import OWN
+from kernelry.engines.cgroups import hierarchy
 from kernelry.errors import ConflictError
 from kernelry.lives.supervisor import Action, decide
 from kernelry.session import steering
 from kernelry.session.session import Session
-from kernelry.session.usage import Usage, quantity
+from kernelry.usage import Usage, quantity
 from tests.faults.kernels import until
 from tests.faults.matrix import fault
 
@@ -132,7 +136,7 @@ async def test_what_linux_kills_for_memory_is_named_where_control_groups_can_be_
         pytest.skip("NOT TESTED: no control groups for memory can be made here")
     limit = next(path for path in kernel.group.folder.glob("memory.*") if path.name in LIMITS)
     # As if it had grown within one look of ours: what it has is more than the group may have.
-    assert limit.read_text().strip() == str(round(GIGABYTE * 1.2) // 4096 * 4096)
+    assert limit.read_text().strip() == str(round((GIGABYTE + OWN) * 1.2) // 4096 * 4096)
     limit.write_text(str(200 << 20))
     ended = await run(sessions, session, "x = bytearray(b'1') * (500 << 20)")
     assert ended.error is not None
@@ -140,6 +144,52 @@ async def test_what_linux_kills_for_memory_is_named_where_control_groups_can_be_
     await session.restart()
     assert (await run(sessions, session, "1+1")).status is ExecutionStatus.COMPLETED
     assert not kernel.group.folder.exists()
+
+
+#: runs in a group of its own that is smaller than what its session may use
+CROWDED = """
+import asyncio, os, sys
+from pathlib import Path
+from kernelry import Config, Limits, Sessions, SessionSpec
+
+async def main(folder, group):
+    Path(group, "cgroup.procs").write_text(str(os.getpid()))
+    config = Config(
+        state_dir=Path(folder, "state"), state_dir_named=True, workspace=Path(folder, "workspace"),
+        warm=0, preloads=(), limits=Limits(memory=1 << 30), isolation="process",
+    )
+    async with Sessions(config) as sessions:
+        session = await sessions.create(SessionSpec(id="s"))
+        run = await sessions.run(session, "x = bytearray(b'1') * (600 << 20)")
+        await run.wait(60)
+        print(run.snapshot().error.message)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@pytest.mark.anyio
+async def test_that_the_machine_has_no_memory_left_is_not_told_as_the_session_s_limit(
+    tmp_path: Path,
+) -> None:
+    above = hierarchy()
+    if above is None or above.limit != "memory.limit_in_bytes":
+        pytest.skip("NOT TESTED: no control groups of version 1 can be made here")
+    group = (
+        above.folder / f"crowded-{os.getpid()}"
+    )  # not as ours: servers remove those without members
+    group.mkdir()
+    try:
+        (group / above.limit).write_text(str(500 << 20))
+        done = await anyio.run_process(
+            [sys.executable, "-c", CROWDED, str(tmp_path), str(group)], check=False
+        )
+        said = r"killed by Linux: the machine ran out of memory; this session's peak was \d+\.\d MB"
+        assert re.fullmatch(said, done.stdout.decode().strip()), done
+    finally:
+        for left in group.glob("kernelry-*"):
+            left.rmdir()
+        group.rmdir()
 
 
 @pytest.mark.anyio
@@ -251,14 +301,41 @@ async def test_what_runs_while_the_workspace_is_too_large_is_interrupted(config:
 
 
 @pytest.mark.anyio
-async def test_a_kernel_leaves_no_core_and_is_the_first_to_go_when_memory_is_short(
+async def test_when_memory_is_short_who_uses_most_goes_first_and_the_server_last(
     sessions: Sessions, session: Session
 ) -> None:
-    assert session.kernel is not None
+    large = await sessions.create(SessionSpec(id="large"))
+    await run(sessions, large, "data = bytearray(b'1') * 800_000_000")
+    await run(sessions, session, "1")
+
+    def score(pid: int) -> int:
+        return int(Path(f"/proc/{pid}/oom_score").read_text())
+
+    assert session.kernel is not None and large.kernel is not None
+    idle, used = session.kernel.process.leader, large.kernel.process.leader
+    assert score(os.getpid()) < score(idle) < score(used)
+
+
+@pytest.mark.anyio
+async def test_a_kernel_leaves_no_core(sessions: Sessions, session: Session) -> None:
     code = "import resource; assert resource.getrlimit(resource.RLIMIT_CORE) == (0, 0)"
     assert (await run(sessions, session, code)).status is ExecutionStatus.COMPLETED
-    score = Path(f"/proc/{session.kernel.process.leader}/oom_score_adj").read_text()
-    assert int(score) == 900
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("fresh", [False, True], ids=["forked", "spawned"])
+async def test_all_of_a_limit_is_the_user_s_and_what_does_not_fit_is_told_with_it(
+    sessions: Sessions, fresh: bool
+) -> None:
+    spec = SessionSpec(id="small", limits={"memory": 300_000_000})
+    session = await sessions.create(spec, fresh=fresh)
+    done = await run(sessions, session, "data = bytearray(b'1') * 280_000_000; len(data)")
+    assert done.status is ExecutionStatus.COMPLETED, done.error
+    done = await run(sessions, session, "more = bytearray(60_000_000)")
+    assert (done.status, done.error and done.error.type) == (ExecutionStatus.FAILED, "MemoryError")
+    assert "may use 300.0 MB of memory (its limit) and uses 28" in done.note
+    done = await run(sessions, session, "del data; more = bytearray(60_000_000); len(more)")
+    assert done.status is ExecutionStatus.COMPLETED, done.error
 
 
 @pytest.mark.anyio
@@ -275,14 +352,14 @@ async def test_a_session_can_ask_for_less_but_not_for_more(sessions: Sessions) -
 
 def test_the_worst_breach_is_decided_first() -> None:
     limits = Limits(memory=100, processes=5, cpu_seconds=1, workspace=10)
-    every = Usage(memory=101, processes=6)
+    every = Usage(memory=OWN + 101, processes=6)
     found = decide(limits, every, cpu=2, workspace=11)
     assert found is not None
     assert (found.action, found.why) == (
         Action.KILL,
-        "killed: used 101 bytes of memory, limit 100 bytes",
+        f"killed: used {quantity(OWN + 101)} of memory, limit 100 bytes",
     )
-    assert decide(limits, Usage(memory=100, processes=5), cpu=1, workspace=10) is None
+    assert decide(limits, Usage(memory=OWN + 100, processes=5), cpu=1, workspace=10) is None
     assert decide(Limits(), every, cpu=9, workspace=9) is None
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from kernelry import Config, Session, Sessions, SessionSpec
 from tests.acceptance.harness import until
-from tests.package_index import Index, buildable, sdist, serving, wheel
+from tests.package_index import Index, buildable, in_use, sdist, wheel
 
 HANG = 120.0  # seconds
 #: a build that makes its wheel of what a tool of its says, found only where that is installed
@@ -23,9 +23,7 @@ import tool
 @pytest.fixture
 def index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Index]:
     """An index that uv uses."""
-    with serving(wheel("tiny")) as index:
-        monkeypatch.setenv("UV_DEFAULT_INDEX", index.url)
-        monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv-cache"))
+    with in_use(wheel("tiny"), monkeypatch, tmp_path) as index:
         yield index
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from kernelry import Config, Execution, Isolation, Session, Sessions, SessionSpec
 from kernelry.output.fold import stream_text
-from tests.package_index import Index, sdist, serving, wheel
+from tests.package_index import Index, in_use, sdist, wheel
 
 HANG = 120.0  # seconds
 WAYS = {
@@ -47,9 +47,7 @@ def index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Index]:
     files: dict[str, bytes] = {}
     for name in (*WAYS, *EXTRAS, "tiny"):
         files |= wheel(name)
-    with serving(files) as index:
-        monkeypatch.setenv("UV_DEFAULT_INDEX", index.url)
-        monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv-cache"))
+    with in_use(files, monkeypatch, tmp_path) as index:
         monkeypatch.setenv("PIP_INDEX_URL", index.url)
         monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
         monkeypatch.delenv("PIP_FIND_LINKS", raising=False)

@@ -7,7 +7,8 @@ import pytest
 
 from kernelry import Health, Session, Sessions, SessionSpec
 from kernelry.models.reports import Activity, HealthStatus
-from kernelry.session.health import Probe, ProcessTree, judge
+from kernelry.session.health import Probe, judge
+from kernelry.usage import ProcessTree
 from tests.faults.kernels import answered_health, halted, started
 
 HANG = 60  # seconds after which a test is stuck

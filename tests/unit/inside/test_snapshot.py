@@ -195,3 +195,18 @@ def test_what_is_no_checkpoint_is_refused(inside: ModuleType) -> None:
     for data in (b"", b"x" * 100, inside.saving.snapshot.MAGIC * 3):
         with pytest.raises(inside.saving.snapshot.SnapshotError, match="no checkpoint"):
             inside.saving.restoring.read_snapshot(io.BytesIO(data), {})
+
+
+def test_arrays_that_share_memory_are_looked_for_within_a_bound(inside: ModuleType) -> None:
+    """A namespace waits to be saved until they were: not for each number of a table of lists."""
+    surroundings = inside.saving.surroundings
+    whole = np.zeros(4)
+    near, far = [whole[:2]], [*range(surroundings.LOOKED_AT), whole[2:]]
+    found = [
+        *surroundings.changed({"near": near, "whole": whole, "far": far}, ["near", "whole", "far"])
+    ]
+    assert found == ["near, whole shared their memory and are separate copies now"]
+    left = iter(range(surroundings.LOOKED_AT))
+    cube = [[[0] * 100] * 100] * 100
+    assert [*surroundings.arrays_in(cube, left)] == []
+    assert next(left, None) is None

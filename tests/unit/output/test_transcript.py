@@ -1,5 +1,6 @@
 """The whole text of an execution, page by page."""
 
+import tempfile
 from pathlib import Path
 
 from hypothesis import given
@@ -50,3 +51,23 @@ def test_a_page_is_never_longer_than_asked(offset: int, limit: int) -> None:
     page = transcript.read(offset, limit)
     assert len(page.text) <= limit
     assert page.text == ("x" * 300)[offset : offset + limit]
+
+
+@given(st.text(alphabet="aé\n", max_size=60), st.text(alphabet="aé\n", max_size=60))
+def test_lines_are_found_as_if_the_text_were_in_one_piece(first: str, second: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        outputs: list[Output] = [Stream("stdout", first)] if first else []
+        transcript = Transcript([*outputs, spilled(Path(folder), second)], Path(folder))
+        whole = first + second
+        lines = whole.split("\n")[: -1 if whole.endswith("\n") or not whole else None]
+        assert transcript.lines == len(lines)
+        for number in range(1, len(lines) + 1):
+            start = sum(len(line) + 1 for line in lines[: number - 1])
+            assert transcript.offset_of(number) == start
+        assert transcript.offset_of(len(lines) + 5) == len(whole)
+        for count in (1, 2, 100):
+            last = transcript.last(count, 1000).text
+            assert last == "".join(whole.splitlines(keepends=True)[-count:])
+        found, total = transcript.search("a", 2)
+        having = [n for n, line in enumerate(lines, 1) if "a" in line]
+        assert (total, [line.number for line in found]) == (len(having), having[:2])

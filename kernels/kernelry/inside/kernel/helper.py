@@ -40,6 +40,7 @@ class Helper:
             "stop": kernel.stopping.ask,
             "answer": self.answer,
             "change_context": self.change_context,
+            "set_variables": self.set_variables,
             "saved": kernel.checkpoints.saved,
             "abandon": kernel.checkpoints.abandon,
         }
@@ -94,6 +95,13 @@ class Helper:
         """Change the session's context."""
         self.kernel.user_session.context.change(values, removed)
         return {}
+
+    def set_variables(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Set variables of the namespace, unless code runs that is not held at a safe point."""
+        if self.running is not None and not self.kernel.safe_points.is_held:
+            return {"set": False}
+        self.kernel.shell.user_ns.update(values)
+        return {"set": True}
 
     def replay(self, since: int) -> dict[str, Any]:
         """Return what the journal in memory holds after number `since`; see journal.py."""

@@ -50,6 +50,7 @@ from . import packing, streams
 from .errors import cut_reply
 from .helper import Helper
 from .history import remembered
+from .looking import Looking
 from .shell import Shell
 
 T = TypeVar("T")
@@ -60,8 +61,7 @@ WAITING = 200_000  # messages on IOPub that wait to be read; more than an execut
 DIGESTS = 1000  # message signatures remembered against replay; stock keeps 65,536
 NO_INPUT = (
     "input() can't be answered in this session: nobody is at its keyboard. "
-    "Put the value into a variable and run the code again, or make a session that may ask: "
-    "create_session(stdin=true)."
+    "Put the value into a variable and run the code again."
 )
 #: history is what the kernel remembers; a database would be a thread, and a file that all share
 NO_FILE = {"enabled": False, "hist_file": ":memory:"}
@@ -108,6 +108,7 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
         self.user_session = install_module(self.notes, self.safe_points)
         self.checkpoints = Checkpoints(self, self.parent.launch["cloudpickle"])
         self.helper = Helper(self, self.journal)
+        self.looking = Looking(self)
         self.may_ask = False
         self.session.digest_history_size = DIGESTS
         self.session.check_pid = False  # what a forked child shows, our publisher takes care of
@@ -298,7 +299,9 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
         budget = streams.shared.budgets.of(parent)
         if budget.overflowed:
             report["overflow"] = budget.summary()
-        if hint := self.walls.explain(self.shell.last_error):
+        error = self.shell.last_error
+        short = isinstance(error, MemoryError)
+        if hint := self.memory.explain(error) if short else self.walls.explain(error):
             report["hint"] = hint
         return report
 

@@ -16,10 +16,10 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from ..processes import OWN_FILE
+from ..steering import answering
 from .restoring import read_snapshot
 from .snapshot import (
     SnapshotError,
@@ -28,6 +28,7 @@ from .snapshot import (
     user_names,
     write_snapshot,
 )
+from .surroundings import generators
 
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | OWN_FILE
 KEPT_OUTCOMES = 16  # of savings that nobody has asked about
@@ -101,20 +102,9 @@ class Checkpoints:
         self._kernel = kernel
         self._cloudpickle = cloudpickle
         self._savings: dict[str, Saving | dict[str, Any]] = {}
-        kernel.shell_handlers["kernelry_checkpoint"] = self._answering(self.save)
-        kernel.shell_handlers["kernelry_restore"] = self._answering(self.restore)
-
-    def _answering(self, work: Callable[..., dict[str, Any]]) -> Any:
-        async def handle(stream: Any, ident: Any, parent: dict[str, Any]) -> None:
-            try:
-                reply = {"status": "ok", "answer": work(**parent["content"])}
-            except SnapshotError as error:
-                reply = {"status": "error", "error": str(error)}
-            except (Exception, KeyboardInterrupt) as error:  # the asker must hear of it
-                reply = {"status": "error", "error": reason_of(error)}
-            self._kernel.session.send(stream, "kernelry_reply", reply, parent, ident)
-
-        return handle
+        self._generators: dict[str, Any] = {}
+        kernel.shell_handlers["kernelry_checkpoint"] = answering(kernel, self.save, why)
+        kernel.shell_handlers["kernelry_restore"] = answering(kernel, self.restore, why)
 
     def save(self, id: str, path: str) -> dict[str, Any]:
         """Begin to write the namespace to a file, and return how long that took.
@@ -128,6 +118,7 @@ class Checkpoints:
             raise SnapshotError(ABANDONED)
         while len(self._savings) >= KEPT_OUTCOMES:
             del self._savings[next(iter(self._savings))]
+        self._generators = generators()  # Python gives a forked child other random numbers
         read_fd, write_fd = os.pipe()
         try:
             with warnings.catch_warnings():
@@ -199,7 +190,9 @@ class Checkpoints:
             cloudpickle = load_cloudpickle(self._cloudpickle)
             shell = self._kernel.shell
             names = user_names(shell.user_ns, shell.user_ns_hidden)
-            return write_snapshot(path, shell.user_ns, names, cloudpickle, open_new)
+            return write_snapshot(
+                path, shell.user_ns, names, cloudpickle, open_new, self._generators
+            )
         except SnapshotError as error:
             return {"error": str(error)}
         except BaseException as error:
@@ -209,3 +202,8 @@ class Checkpoints:
 def open_new(path: str) -> BinaryIO:
     """Make a file that was not there."""
     return open(os.open(path, NEW_FILE, 0o600), "wb", buffering=1 << 20)
+
+
+def why(error: BaseException) -> str:
+    """Say why something was not saved or restored."""
+    return str(error) if isinstance(error, SnapshotError) else reason_of(error)

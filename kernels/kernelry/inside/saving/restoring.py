@@ -26,6 +26,7 @@ from .snapshot import (
     reason_of,
     version_of,
 )
+from .surroundings import put_back
 
 Index = dict[str, Any]
 
@@ -268,7 +269,7 @@ def read_snapshot(file: BinaryIO, namespace: dict[str, Any]) -> tuple[dict[str, 
     finally:  # cloudpickle sets it in the globals of each function
         if builtins is not None:
             namespace["__builtins__"] = builtins
-    return values, {"failed": failed, "warnings": [*differences(index)]}
+    return values, {"failed": failed, "warnings": [*differences(index), *put_back(index)]}
 
 
 def differences(index: Index) -> Iterator[str]:

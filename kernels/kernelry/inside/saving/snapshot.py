@@ -22,11 +22,12 @@ import struct
 import sys
 from collections import ChainMap
 from collections.abc import Callable, Mapping
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any, BinaryIO
 
 from ..describing import ARRAY_PACKAGES, type_name
 from ..steering import NAME
+from .surroundings import surroundings
 
 FORMAT = 1
 MAGIC = b"KERNELRY-NAMESPACE"
@@ -35,6 +36,7 @@ PROTOCOL = 5
 CLOUDPICKLE = "kernelry_cloudpickle"  # our copy; a session may have one of its own
 #: a pickle that has the namespace from its reader, and keeps it as number 0
 NAMESPACE = pickle.PROTO + b"\x05" + pickle.NONE + pickle.BINPERSID + pickle.MEMOIZE + pickle.STOP
+ANY_CELL = "<dynamic-code>"  # what cloudpickle calls the file of code of cells
 BUFFER_BYTES = 1 << 16  # smaller ones stay in the stream
 REASON_CHARS = 300
 #: names that IPython keeps in the namespace
@@ -167,6 +169,20 @@ def refuse_file(file: Any) -> Any:
     raise pickle.PicklingError("an open file can't be saved")
 
 
+def with_its_file(reduce: Callable[[CodeType], Any]) -> Callable[[CodeType], Any]:
+    """Return a way to reduce code that keeps the name of its cell, by which its source is found.
+
+    cloudpickle puts the same name into all code of cells, so that the same code has one hash.
+    """
+
+    def reduced(code: CodeType) -> Any:
+        make, parts, *rest = reduce(code)
+        named = (code.co_filename if part == ANY_CELL else part for part in parts)
+        return make, tuple(named), *rest
+
+    return reduced
+
+
 class Snapshot:
     """One saving of a namespace.
 
@@ -174,17 +190,28 @@ class Snapshot:
         namespace: What functions of cells have as their globals.
         cloudpickle: The module.
         file: Where to; empty.
+        generators: States of global generators, as JSON knows them.
     """
 
-    def __init__(self, namespace: dict[str, Any], cloudpickle: Any, file: BinaryIO) -> None:
+    def __init__(
+        self,
+        namespace: dict[str, Any],
+        cloudpickle: Any,
+        file: BinaryIO,
+        generators: dict[str, Any] | None = None,
+    ) -> None:
         self._namespace = namespace
+        self._generators = generators or {}
         self._output = Output(file)
         self._buffers: list[memoryview] = []
         self._cloudpickle = cloudpickle
         base = cloudpickle.Pickler
         own = {"namespace": namespace, "named": kernels_own()}
         saver: Any = type("Saver", (Reducing, base), own)
-        saver.dispatch_table = ChainMap({io.TextIOWrapper: refuse_file}, base.dispatch_table)
+        own_ways: dict[type, Callable[[Any], Any]] = {io.TextIOWrapper: refuse_file}
+        if (reduce := base.dispatch_table.get(CodeType)) is not None:
+            own_ways[CodeType] = with_its_file(reduce)
+        saver.dispatch_table = ChainMap(own_ways, base.dispatch_table)
         self._pickler = saver(self._output, PROTOCOL, buffer_callback=self._take_buffer)
         #: what could be saved: name, type, and where in the file it is
         self.variables: list[dict[str, Any]] = []
@@ -256,6 +283,8 @@ class Snapshot:
             "packages": self._packages(),
             "variables": self.variables,
             "skipped": self.skipped,
+            "generators": self._generators,
+            **surroundings(self._namespace, [entry["name"] for entry in self.variables]),
         }
 
     def _packages(self) -> dict[str, str]:
@@ -278,6 +307,7 @@ def write_snapshot(
     names: list[str],
     cloudpickle: Any,
     open_file: Callable[[str], BinaryIO],
+    generators: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write a namespace to a file and return what it holds.
 
@@ -287,13 +317,14 @@ def write_snapshot(
         names: Which of its variables.
         cloudpickle: The module.
         open_file: Makes the file.
+        generators: States of global generators, as JSON knows them.
 
     Raises:
         SnapshotError: It can't be written; there is no file then.
     """
     try:
         with open_file(path) as file:
-            snapshot = Snapshot(namespace, cloudpickle, file)
+            snapshot = Snapshot(namespace, cloudpickle, file, generators)
             snapshot.save(names)
     except (OSError, MemoryError) as error:
         with contextlib.suppress(OSError):

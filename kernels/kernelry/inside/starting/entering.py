@@ -51,7 +51,7 @@ def enter(launch: dict[str, Any], door: int = -1) -> tuple[guard.Walls, dict[int
     os.chdir(launch["cwd"])
     plan = launch["walls"]
     walls = guard.Walls(plan, door)
-    limits.enter(plan["limits"])
+    limits.enter(plan["limits"], starting=limits.STARTING)
     walls.enter()
     # Configuration and packages of the session run soon, so no socket is made after this.
     listeners = bind_channels(launch["connection_file"]) if walls.stand else {}

@@ -84,10 +84,10 @@ def main(config_text: str) -> None:
     gc.collect()
     gc.freeze()
     server = ForkServer(config)
-    report.say(ready=True, pid=os.getpid(), level=level, threads=thread_count())
+    is_heard = report.say(ready=True, pid=os.getpid(), level=level, threads=thread_count())
     report.close()
     try:
-        server.serve()
+        server.serve(is_expected=is_heard)
     except BecomeKernel as become:
         child = become
     # Outside of the handler: a cell's exception must not have ours as its context.
@@ -102,10 +102,13 @@ class Report:
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
-    def say(self, **what: Any) -> None:
-        """Write one line."""
-        with contextlib.suppress(OSError):  # whoever started us may be gone already
+    def say(self, **what: Any) -> bool:
+        """Write one line; say whether there is somebody who can read it."""
+        try:
             os.write(self._fd, json.dumps(what).encode() + b"\n")
+        except OSError:  # whoever started us is gone
+            return False
+        return True
 
     def close(self) -> None:
         """End the report."""
@@ -198,9 +201,16 @@ class ForkServer:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._end_by_signal)
 
-    def serve(self) -> NoReturn:
-        """Serve requests until there is nobody to serve."""
+    def serve(self, *, is_expected: bool) -> NoReturn:
+        """Serve requests until there is nobody to serve.
+
+        Args:
+            is_expected: Whether somebody knows that we are there: else who has not come by now
+                looked for us before we listened, and will not come.
+        """
         self._poller.register(self._listener, select.POLLIN)
+        if not is_expected and not self._poller.poll(0):
+            self._end()
         self._poller.register(self._wake_in, select.POLLIN)
         while True:
             for fd, _ in self._poller.poll(self._patience()):

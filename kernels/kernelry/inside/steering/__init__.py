@@ -1,5 +1,6 @@
 """What code and server tell each other while code runs, and what code knows of its session."""
 
+from .answering import answering
 from .notes import Notes, resident_memory
 from .questions import Questions
 from .safepoints import SafePoints
@@ -14,6 +15,7 @@ __all__ = [
     "SafePoints",
     "Stopping",
     "Touched",
+    "answering",
     "install_module",
     "resident_memory",
 ]

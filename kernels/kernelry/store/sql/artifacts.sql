@@ -9,6 +9,9 @@ WHERE session_id = :session_id;
 SELECT * FROM artifacts WHERE session_id = :session_id AND name = :name
 ORDER BY version DESC LIMIT 1;
 
+-- name: artifact_version
+SELECT * FROM artifacts WHERE session_id = :session_id AND name = :name AND version = :version;
+
 -- name: save_blob
 INSERT INTO blobs (hash, size) VALUES (:hash, :size) ON CONFLICT DO NOTHING;
 

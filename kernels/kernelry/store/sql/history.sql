@@ -8,6 +8,12 @@ WHERE NOT s.deleting
   AND (:error = '' OR e.rowid IN (SELECT rowid FROM execution_texts(:error)))
   AND (:parent = '' OR s.parent_execution_id IN (
       SELECT id FROM executions WHERE rowid IN (SELECT rowid FROM execution_texts(:parent))))
+  AND (:output = '[]' OR e.id IN (
+      SELECT execution_id FROM results
+      WHERE results.rowid > (SELECT max(rowid) FROM results) - :results
+        AND NOT EXISTS (SELECT 1 FROM json_each(:output) AS word
+                        WHERE instr(results.words, word.value) = 0)))
+  AND (:wrote = '' OR e.id IN (SELECT execution_id FROM written WHERE path GLOB :wrote))
   AND (:description = '[]' OR NOT EXISTS (
       SELECT 1 FROM json_each(:description) AS word
       WHERE instr(lower(s.description), word.value) = 0))
@@ -17,11 +23,18 @@ WHERE NOT s.deleting
   AND e.created_at >= :since AND e.created_at < :until
 ORDER BY e.created_at DESC, e.rowid DESC LIMIT :limit OFFSET :offset;
 
+-- name: results
+SELECT execution_id AS id, line FROM results
+WHERE execution_id IN (SELECT value FROM json_each(:ids));
+
 -- name: session_executions
 SELECT * FROM executions WHERE session_id = :id ORDER BY "index";
 
 -- name: session_record
 SELECT * FROM sessions WHERE id = :id AND NOT deleting;
+
+-- name: matching_sessions
+SELECT id FROM sessions WHERE id GLOB :glob AND NOT deleting ORDER BY created_at, id;
 
 -- name: archived_ids
 SELECT id FROM sessions WHERE archived_at IS NOT NULL AND id GLOB :pattern;

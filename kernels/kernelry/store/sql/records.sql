@@ -49,7 +49,8 @@ SELECT * FROM sessions WHERE NOT deleting AND archived_at IS NULL ORDER BY creat
 INSERT INTO executions (id, session_id, "index", generation, code, status, timeout, created_at,
                         started_at)
 VALUES (:id, :session_id, :index, :generation, :code, :status, :timeout, :created_at,
-        :started_at);
+        :started_at)
+ON CONFLICT (id) DO NOTHING;
 
 -- name: start_execution
 UPDATE executions SET status = :status, started_at = :started_at, generation = :generation
@@ -68,6 +69,18 @@ WHERE id = :id;
 
 -- name: delete_outputs
 DELETE FROM outputs WHERE execution_id = :id;
+
+-- name: forget_result
+DELETE FROM results WHERE execution_id = :id;
+
+-- name: insert_result
+INSERT INTO results (execution_id, line, words) VALUES (:id, :line, :words);
+
+-- name: forget_written
+DELETE FROM written WHERE execution_id = :id;
+
+-- name: insert_written
+INSERT OR IGNORE INTO written (path, execution_id) VALUES (:path, :id);
 
 -- name: insert_output
 INSERT INTO outputs (execution_id, position, body) VALUES (:id, :position, :body);

@@ -2,6 +2,7 @@
 
 from kernelry_mcp.answers.results.base import ToolResult
 from kernelry_mcp.answers.results.executions import (
+    EndedExecution,
     ErrorInfo,
     ExecutionPage,
     InputSent,
@@ -73,6 +74,7 @@ __all__ = [
     "DeletedArtifact",
     "DeletedFile",
     "DeletedSession",
+    "EndedExecution",
     "ErrorInfo",
     "EventInfo",
     "EventList",

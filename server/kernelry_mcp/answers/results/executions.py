@@ -42,17 +42,23 @@ class RunResult(ToolResult):
     generation: int = Field(description="Number of the kernel that ran it")
     truncated: bool = Field(description="Whether text was left out of this answer")
     total_chars: int = Field(description="Characters of its whole text output")
+    total_lines: int = Field(description="Lines of its whole text output")
+    since: str = Field(description="With it get_execution shows only what came after this")
     note: str = Field(description="What else is to be known; often empty")
+    paused_by: str = Field(description="Who has it, or what it is queued behind, paused; or empty")
+    paused_since: str = Field(description="ISO 8601, UTC; empty: it is not paused")
     progress: str = Field(description="How far the code said that it is; often empty")
     prompt: str = Field(description="What it asks: answer with send_input; empty: nothing")
     memory_change: int = Field(description="Bytes of memory that the kernel has more; 0: unknown")
 
 
 class ExecutionPage(RunResult):
-    """An execution with a page of its whole text output."""
+    """An execution with a part of its whole text output."""
 
-    text: str = Field(description="The page; empty if no offset was asked for")
-    offset: int = Field(description="Where the page begins, in characters")
+    code: str = Field(description="What was run")
+    text: str = Field(description="The part; empty if none was asked for")
+    offset: int = Field(description="Where the part begins, in characters")
+    line: int = Field(description="Number of its first line; 0: not counted")
     next_offset: int = Field(description="Where the next page begins; -1: this was the last")
 
 
@@ -62,11 +68,21 @@ class Interrupted(ToolResult):
     session_id: str = Field(description="Where")
     execution_id: str = Field(description="What was interrupted; empty: nothing ran")
     interrupted: bool = Field(description="Whether it ended")
+    status: str = Field(description="How the execution is now; empty: nothing ran")
+    output: str = Field(description="Its newest lines")
     step: str = Field(
         description="nothing_running, dequeued, sigint, sigint_again, restarted or no_effect"
     )
     responsive: bool = Field(description="Whether the kernel answered afterwards")
     stack: str = Field(description="Where the code is stuck, if nothing worked")
+
+
+class EndedExecution(BaseModel):
+    """An execution that a restart ended."""
+
+    execution_id: str = Field(description="For get_execution")
+    status: str = Field(description="died: it ran; cancelled: it was queued")
+    output: str = Field(description="Its newest lines; empty: it has none, or there are many")
 
 
 class Restarted(ToolResult):
@@ -78,6 +94,7 @@ class Restarted(ToolResult):
     variables_kept: bool = Field(description="false: the namespace is empty")
     checkpoint_id: str = Field(description="What kept them; empty: nothing")
     lost: dict[str, str] = Field(description="Not kept -> type, reason")
+    ended: list[EndedExecution] = Field(description="What ran or was queued, in that order")
 
 
 class Steered(ToolResult):
@@ -98,3 +115,5 @@ class InputSent(ToolResult):
     session_id: str = Field(description="The session")
     execution_id: str = Field(description="The execution")
     taken: bool = Field(description="false: it was not asked for any more")
+    status: str = Field(description="How the execution is now")
+    output: str = Field(description="What it put out since it asked")

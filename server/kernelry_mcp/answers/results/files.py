@@ -58,6 +58,7 @@ class FileContent(ToolResult):
     offset: int = Field(description="Where the page begins, in characters")
     next_offset: int = Field(description="Where the next page begins; -1: this was the last")
     total_chars: int = Field(description="Characters of the whole text; 0: it is none")
+    url: str = Field(description="Where it can be fetched, if a link was asked for")
 
 
 class WrittenFile(ToolResult):
@@ -66,6 +67,7 @@ class WrittenFile(ToolResult):
     path: str = Field(description="Relative to the workspace")
     size: int = Field(description="Bytes of the whole file")
     created: bool = Field(description="Whether it is new")
+    url: str = Field(description="Where it can be brought, if a link was asked for")
 
 
 class DeletedFile(ToolResult):

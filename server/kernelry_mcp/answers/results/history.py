@@ -15,6 +15,8 @@ class FoundExecution(BaseModel):
     execution_index: int = Field(description="Its number there")
     status: str = Field(description="As of get_execution")
     code: str = Field(description="The beginning of it")
+    result: str = Field(description="Last line of what it printed or showed; may be empty")
+    new_files: list[str] = Field(description="Workspace files that it created or changed")
     error: str = Field(description="Class and text; empty: none")
     created_at: str = Field(description="ISO 8601, UTC")
     execution_time: float = Field(description="Seconds")
@@ -34,6 +36,8 @@ class ExportedHistory(ToolResult):
     path: str = Field(description="Relative to the workspace")
     size: int = Field(description="Bytes")
     executions: int = Field(description="How many are in it")
+    packages: list[str] = Field(description="What its first cells install")
+    scripts: list[str] = Field(description="What its first cells write, of the workspace's")
 
 
 class ReplayDifference(BaseModel):
@@ -54,6 +58,8 @@ class Replayed(ToolResult):
     total: int = Field(description="Executions to run")
     replayed: int = Field(description="How many have run")
     matched: int = Field(description="How many came out as before")
+    folder: str = Field(description="Where it writes, in the workspace; '.': as the original")
+    same_files: list[str] = Field(description="Files written with the content of the original's")
     differences: list[ReplayDifference] = Field(description="Those that did not")
     skipped: dict[str, str] = Field(description="execution_index -> status of what is left out")
     executions: list[FoundExecution] = Field(description="What would be run, if planned")

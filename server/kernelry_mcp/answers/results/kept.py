@@ -43,7 +43,7 @@ class ArtifactContent(ToolResult):
 
     session_id: str = Field(description="Whose it is")
     artifact: ArtifactInfo = Field(description="What it is")
-    encoding: str = Field(description="text, base64, or image (in the content, maybe scaled)")
+    encoding: str = Field(description="text, base64, diff, or image (in the content, maybe scaled)")
     text: str = Field(description="A page of it; empty for images")
     offset: int = Field(description="Where the page begins: character, or byte of base64")
     next_offset: int = Field(description="Where the next page begins; -1: this was the last")

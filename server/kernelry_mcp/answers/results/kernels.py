@@ -12,6 +12,8 @@ class VariableInfo(BaseModel):
     repr: str = Field(description="A short description")
     size: int = Field(description="Items or characters; -1: it has none")
     shape: list[int] = Field(description="Shape of an array or a table; empty: it has none")
+    bytes: int = Field(description="Bytes that it takes, without its items; -1: not known")
+    columns: list[str] = Field(description="Names of a table's first columns")
 
 
 class VariableList(ToolResult):
@@ -20,6 +22,8 @@ class VariableList(ToolResult):
     session_id: str = Field(description="The session")
     variables: dict[str, VariableInfo] = Field(description="Name -> what it is")
     total: int = Field(description="How many there are")
+    text: str = Field(description="The one that was asked for, in depth; empty: none was")
+    matches: list[str] = Field(description="Completions, whole names; empty: none were asked for")
 
 
 class KernelHealth(ToolResult):

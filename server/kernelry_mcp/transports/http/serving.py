@@ -13,12 +13,14 @@ from mcp.server import MCPServer
 
 from kernelry.paths import private_directory
 from kernelry_mcp.context import App
+from kernelry_mcp.links import Links
 from kernelry_mcp.process import ending_on_signals, watching_loop
 from kernelry_mcp.settings import Settings, SettingsError
 from kernelry_mcp.transports import hold_while_called
 from kernelry_mcp.transports.http.auth import OnlyLoopback, RequireToken, new_token, read_token
 from kernelry_mcp.transports.http.checks import BODY_BYTES, BoundedBody, OneIdOnce, PatientProtocol
 from kernelry_mcp.transports.http.clients import TellClientsApart
+from kernelry_mcp.transports.http.files import FileLinks
 
 log = logging.getLogger(__name__)
 
@@ -27,11 +29,14 @@ CONNECTIONS = 1_000  # at once; more are answered 503
 PATH = "/mcp"
 
 
-async def serve_http(server: MCPServer[App], settings: Settings, token_dir: Path) -> None:
+async def serve_http(
+    server: MCPServer[App], settings: Settings, links: Links, token_dir: Path
+) -> None:
     """Serve until a signal asks us to end.
 
     Args:
         server: What to serve.
+        links: Those that it gives to files.
         settings: With `http` set.
         token_dir: Where a token is written if none was given.
 
@@ -48,8 +53,10 @@ async def serve_http(server: MCPServer[App], settings: Settings, token_dir: Path
         streamable_http_path=PATH, host=host, max_request_body_size=BODY_BYTES
     )
     server._lowlevel_server.middleware.append(hold_while_called)
+    behind_token = RequireToken(TellClientsApart(BoundedBody(OneIdOnce(app))), token)
+    workspace = settings.workspace.expanduser().absolute()
     config = uvicorn.Config(
-        OnlyLoopback(RequireToken(TellClientsApart(BoundedBody(OneIdOnce(app))), token)),
+        OnlyLoopback(FileLinks(behind_token, links, workspace)),
         http=PatientProtocol,
         log_config=None,
         access_log=False,
@@ -100,6 +107,6 @@ def make_token(settings: Settings, token_dir: Path, port: int) -> str:
     return token
 
 
-def run(server: MCPServer[App], settings: Settings, token_dir: Path) -> None:
+def run(server: MCPServer[App], settings: Settings, links: Links, token_dir: Path) -> None:
     """Serve HTTP in a fresh event loop."""
-    asyncio.run(serve_http(server, settings, token_dir))
+    asyncio.run(serve_http(server, settings, links, token_dir))
