@@ -172,7 +172,12 @@ REPLAY_LINES = _bound(_ANSWERS, "messages in that", 500_000, "messages", ENDS_RU
 
 _FILES = "files of a session"
 WORKERS = _bound(_FILES, "threads that read or remove them", 2, "threads", "the rest waits")
-WORK_WAITING = _bound(_FILES, "pieces of work that wait", 200, "", "refused: session_busy")
+WORK_WAITING = _bound(
+    _FILES, "pieces of work that wait while none gets done", 200, "", "refused: session_busy"
+)
+WORK_STILL = _share(
+    _FILES, "no piece of work gets done before what waits is counted", 5, "seconds", "see above"
+)
 WORK_SECONDS = _share(_FILES, "wait for one piece of work", 120, "seconds", "refused: session_busy")
 END_SECONDS = _share(
     _FILES, "wait of an end for what goes on", 2, "seconds", "the next start takes care of it"

@@ -42,7 +42,17 @@ async def test_a_caller_that_gives_up_while_it_waits_leaves_its_turn_to_the_next
     assert second.cancelled() or second.done()
 
 
-async def test_more_than_a_share_of_waiting_work_is_refused() -> None:
+async def test_a_long_line_that_moves_is_no_fault() -> None:
+    apart = Apart()
+    count = 3 * bounds.WORK_WAITING
+    doing = [apart.run("a", lambda number=number: number) for number in range(count)]
+    assert await asyncio.gather(*doing) == list(range(count))
+
+
+async def test_much_that_waits_while_nothing_gets_done_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bounds, "WORK_STILL", 0)
     apart, end = Apart(most=1), threading.Event()
     count = bounds.WORK_WAITING + 1
     waiting = [asyncio.ensure_future(apart.run("a", end.wait, HANG)) for _ in range(count)]
