@@ -15,8 +15,8 @@ import pytest
 
 from kernelry import ExecutionStatus, Limits, config
 from kernelry.engines import guardians, launch, local, walls
-from kernelry.engines.process import parent_of
 from kernelry.errors import KernelryError
+from kernelry.processes import parent_of
 from tests.acceptance.harness import until
 from tests.attacks.conftest import need
 from tests.attacks.scripts.leaving import CLONE

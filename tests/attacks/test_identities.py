@@ -22,10 +22,10 @@ import pytest
 
 from kernelry import KernelState, Sessions, SessionSpec
 from kernelry.engines.local import is_same_process
-from kernelry.engines.process import boot_id
 from kernelry.inside.processes import is_still
 from kernelry.models import KernelRecord
 from kernelry.paths import process_start
+from kernelry.processes import boot_id
 from kernelry.programs import run_program
 from tests.acceptance.harness import HANG, Place, RawServer
 
@@ -46,7 +46,7 @@ RECORDS: dict[str, Callable[[int], tuple[int, int, str]]] = {
 #: starts a server of which it is the parent; the records of two sessions name both
 SELF_NAMED = """
 import os, sqlite3, sys
-from kernelry.engines.process import boot_id
+from kernelry.processes import boot_id
 from kernelry.paths import process_start
 def name(session, pid):
     database = sqlite3.connect({database!r})

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kernelry import Config, ExecutionStatus, Limits, Sessions, SessionSpec
-from kernelry.engines import can_group
+from kernelry.processes import can_group
 from kernelry.scripts import run_script
 from tests.acceptance.harness import unavailable
 from tests.attacks.conftest import need

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from kernelry.engines.launch import Launch, await_ready, ready_pipe
-from kernelry.engines.process import ForkedProcess, KernelProcess, is_known, parent_of
 from kernelry.engines.walls import INSIDE
 from kernelry.errors import KernelStartError
 from kernelry.messaging import Connection
 from kernelry.models import Isolation
+from kernelry.processes import ForkedProcess, KernelProcess, is_known, parent_of
 
 log = logging.getLogger(__name__)
 

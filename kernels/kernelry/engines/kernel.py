@@ -8,14 +8,13 @@ from typing import Any
 from kernelry import bounds
 from kernelry.apart import in_thread
 from kernelry.beneath import put_aside, remove_tree
-from kernelry.engines.cgroups import Group, known_group
 from kernelry.engines.forkserver import ForkServer
-from kernelry.engines.process import Exit, KernelProcess, boot_id, end_strays
 from kernelry.engines.walls import Walls
 from kernelry.errors import KernelSilentError, KernelStartError
 from kernelry.messaging import Channels, Connection, Entry, Message, parse, understood
 from kernelry.models import KernelRecord
 from kernelry.output import taking
+from kernelry.processes import Exit, Group, KernelProcess, boot_id, end_strays, known_group
 
 RESEND_AFTER = 0.1  # seconds without IOPub after which readiness is asked for again
 SHUTDOWN_GRACE = 0.5  # seconds an asked kernel has to run its exit handlers

@@ -16,11 +16,11 @@ from typing import Any
 from kernelry import bounds
 from kernelry.apart import in_thread
 from kernelry.beneath import reading, remove_tree
-from kernelry.engines.process import KERNEL_MARK, KernelProcess, is_readable
 from kernelry.engines.walls import INSIDE, Walls, own_paths
 from kernelry.errors import KernelStartError
 from kernelry.messaging import Connection
 from kernelry.models import Isolation
+from kernelry.processes import KERNEL_MARK, KernelProcess, is_readable
 from kernelry.shielding import to_the_end
 
 NEEDED_BYTES = 1 << 20  # a log, a journal, IPython's profile

@@ -18,7 +18,6 @@ from typing import Any
 
 import psutil
 
-from kernelry.engines.cgroups import Grouping, remove_unused
 from kernelry.engines.forkserver import ForkServer, Inventory, Profile
 from kernelry.engines.guardians import (
     GUARDIAN,
@@ -29,20 +28,22 @@ from kernelry.engines.guardians import (
 )
 from kernelry.engines.kernel import LocalKernel, handshake, remove_files
 from kernelry.engines.launch import Launch
-from kernelry.engines.process import (
-    FAMILY_DEADLINE,
-    Exit,
-    KernelProcess,
-    boot_id,
-    is_known,
-    kill_family,
-)
 from kernelry.engines.spawn import spawn
 from kernelry.engines.walls import Walls
 from kernelry.errors import KernelryError, KernelSilentError, KernelStartError
 from kernelry.messaging import PORTS, Channels, Connection, new_id
 from kernelry.models import Isolation, KernelRecord
 from kernelry.paths import private_directory
+from kernelry.processes import (
+    FAMILY_DEADLINE,
+    Exit,
+    Grouping,
+    KernelProcess,
+    boot_id,
+    is_known,
+    kill_family,
+    remove_unused,
+)
 
 log = logging.getLogger(__name__)
 

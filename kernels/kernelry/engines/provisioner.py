@@ -31,9 +31,9 @@ from jupyter_client.provisioning import LocalProvisioner
 from kernelry.engines.forkserver import ForkServer, Profile
 from kernelry.engines.guardians import start_fork_server
 from kernelry.engines.launch import Launch, OutputLimits
-from kernelry.engines.process import KernelProcess
 from kernelry.errors import KernelStartError
 from kernelry.paths import private_directory, runtime_base
+from kernelry.processes import KernelProcess
 
 FORK_DEADLINE = 60.0  # seconds a kernel has to start
 ORPHAN_TIMEOUT = 10.0  # seconds after which kernels of a Jupyter that is gone end

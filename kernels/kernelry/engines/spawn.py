@@ -6,10 +6,10 @@ import subprocess
 from collections.abc import Callable
 
 from kernelry.engines.launch import Launch, await_ready, ready_pipe
-from kernelry.engines.process import KernelProcess, SpawnedProcess
 from kernelry.errors import KernelStartError
 from kernelry.messaging import Connection
 from kernelry.models import Isolation
+from kernelry.processes import KernelProcess, SpawnedProcess
 
 #: a link is no file of the session's, and a FIFO without a reader would block
 LOG_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC

@@ -22,9 +22,10 @@ from kernelry import bounds
 from kernelry.apart import in_thread
 from kernelry.beneath import put_aside, reading, remove_tree, writing
 from kernelry.crashpoints import crash_point
-from kernelry.engines import Exit, LocalEngine, end_groups, end_strays
+from kernelry.engines import LocalEngine
 from kernelry.models import Execution, ExecutionStatus, KernelRecord, SessionRecord, SessionStatus
 from kernelry.paths import StateDirectory
+from kernelry.processes import Exit, end_groups, end_strays
 from kernelry.session import Session, with_what_ran
 from kernelry.store import Store
 

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from kernelry.engines import OWN
 from kernelry.errors import KernelryError
 from kernelry.models import ExecutionStatus, Limits
 from kernelry.paths import Workspace
+from kernelry.processes import OWN, family
 from kernelry.session import ScriptRun, Session, Spawner
-from kernelry.usage import NEAR, SharedMemory, Usage, family, measure, quantity, size_of
+from kernelry.usage import NEAR, SharedMemory, Usage, measure, quantity, size_of
 
 T = TypeVar("T")
 

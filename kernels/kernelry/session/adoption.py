@@ -13,11 +13,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from kernelry import bounds
-from kernelry.engines import Exit, LocalKernel
+from kernelry.engines import LocalKernel
 from kernelry.errors import KernelSilentError, KernelStartError
 from kernelry.messaging import UNSOUND, Entry, Message, newest_begun, read_journal, understood
 from kernelry.models import Execution, ExecutionStatus
 from kernelry.output import Display, Output, Spill
+from kernelry.processes import Exit
 from kernelry.session.inspection import crash_stack
 from kernelry.session.run import Run
 

@@ -17,11 +17,12 @@ from typing import Any, Protocol
 from kernelry import bounds
 from kernelry.artifacts import captures
 from kernelry.crashpoints import crash_point
-from kernelry.engines import Exit, LocalKernel
+from kernelry.engines import LocalKernel
 from kernelry.errors import KernelSilentError, StoreError
 from kernelry.messaging import Message, understood
 from kernelry.models import Execution, ExecutionStatus, InterruptStep, SessionRecord
 from kernelry.output import save_shown
+from kernelry.processes import Exit
 from kernelry.session import inspection, interrupts
 from kernelry.session.adoption import CatchUp, hear_last_words, with_late_output
 from kernelry.session.late import LateOutput

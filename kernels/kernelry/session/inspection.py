@@ -9,10 +9,11 @@ from typing import Any
 
 from kernelry import bounds
 from kernelry.beneath import reading
-from kernelry.engines import Exit, Group, LocalKernel
+from kernelry.engines import LocalKernel
 from kernelry.messaging import understood
 from kernelry.models import Variable
 from kernelry.output import OutputFold, plain, readable, spill_of, taking
+from kernelry.processes import Exit, Group
 from kernelry.usage import oom_kills, quantity
 
 REQUEST_DEADLINE = 2.0  # seconds a kernel has for a question of ours

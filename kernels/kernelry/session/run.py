@@ -10,10 +10,10 @@ from datetime import datetime
 from typing import Any
 
 from kernelry import bounds
-from kernelry.engines import Exit
 from kernelry.messaging import UNSOUND, Message
 from kernelry.models import Execution, ExecutionError, ExecutionStatus, Question, now
 from kernelry.output import OutputFold, plain, taking
+from kernelry.processes import Exit
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from kernelry.apart import in_thread
-from kernelry.engines import Group, make_group
-from kernelry.usage import Usage, family, measure_script
+from kernelry.processes import Group, family, make_group
+from kernelry.usage import Usage, measure_script
 
 
 class ScriptRun:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kernelry.beneath import writing
 from kernelry.crashpoints import crash_point
-from kernelry.engines import Exit, LocalKernel, Walls
+from kernelry.engines import LocalKernel, Walls
 from kernelry.errors import (
     ConflictError,
     IdTakenError,
@@ -33,6 +33,7 @@ from kernelry.models import (
     short_id,
 )
 from kernelry.packages import InstallReport, Package, SessionEnvironment, parse_requirements
+from kernelry.processes import Exit
 from kernelry.session import inspection, interrupts
 from kernelry.session.executions import Executions
 from kernelry.session.notes import Notes

@@ -1,7 +1,7 @@
 """What sessions use of the machine, read from outside."""
 
 from kernelry.usage.files import SharedMemory, oom_kills, size_of
-from kernelry.usage.measuring import NEAR, Usage, family, measure, measure_script
+from kernelry.usage.measuring import NEAR, Usage, measure, measure_script
 from kernelry.usage.trees import ProcessTree, memory_used, read_tree
 from kernelry.usage.words import period, quantity
 
@@ -10,7 +10,6 @@ __all__ = [
     "ProcessTree",
     "SharedMemory",
     "Usage",
-    "family",
     "measure",
     "measure_script",
     "memory_used",

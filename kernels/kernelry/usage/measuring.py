@@ -10,15 +10,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernelry.engines import Group, KernelProcess
-from kernelry.usage.files import SHARED, entries, read, size_in_memory, used_of
+from kernelry.processes import Group, KernelProcess, family
+from kernelry.usage.files import SHARED, read, size_in_memory, used_of
 
 PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 #: where a session behind walls has a file system of its own, in memory
 PRIVATE = (SHARED, Path("/tmp"))
 NEAR = 0.8  # share of the limit from where memory is read exactly
-FAMILY_LIMIT = 10_000  # processes that are counted; more are as bad
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,17 +95,6 @@ def own_shared(pid: int) -> int:
             if own.stat().st_dev != place.stat().st_dev:
                 found += used_of(own)
     return found
-
-
-def family(pid: int) -> list[int]:
-    """Return a process and all that descends from it."""
-    members = [pid]
-    for member in members:  # it grows while we go through it
-        if len(members) > FAMILY_LIMIT:
-            break
-        for thread in entries(f"/proc/{member}/task"):
-            members += [int(word) for word in read(f"{thread}/children").split()]
-    return members
 
 
 def resident(pid: int) -> int:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import psutil
 
-from kernelry.engines import KernelProcess
-from kernelry.usage.measuring import family, resident
+from kernelry.processes import KernelProcess, family, members
+from kernelry.usage.measuring import resident
 
 LOOKED_AT = 100  # processes of a session whose memory is told in a list
 
@@ -30,12 +30,7 @@ class ProcessTree:
 
 def read_tree(process: KernelProcess, *, memory: bool = True) -> ProcessTree:
     """Read a kernel's process tree; a process that goes meanwhile counts for nothing."""
-    try:
-        root = psutil.Process(process.leader)
-        members = [root, *root.children(recursive=True)]
-    except psutil.Error:
-        return ProcessTree()
-    found = list(_read(members, memory))
+    found = list(_read(members(family(process.leader)), memory))
     return ProcessTree(
         memory=sum(item[0] for item in found),
         cpu_time=sum(item[1] for item in found),
@@ -45,8 +40,10 @@ def read_tree(process: KernelProcess, *, memory: bool = True) -> ProcessTree:
     )
 
 
-def _read(members: Iterable[psutil.Process], memory: bool) -> Iterable[tuple[int, float, int, str]]:
-    for process in members:
+def _read(
+    processes: Iterable[psutil.Process], memory: bool
+) -> Iterable[tuple[int, float, int, str]]:
+    for process in processes:
         try:
             with process.oneshot():
                 times = process.cpu_times()

@@ -20,10 +20,9 @@ from kernelry import (
     SessionSpec,
     SessionStatus,
 )
-from kernelry.engines import OWN
-from kernelry.engines.cgroups import hierarchy
 from kernelry.errors import ConflictError
 from kernelry.lives.supervisor import Action, decide
+from kernelry.processes import OWN, hierarchy
 from kernelry.session import steering
 from kernelry.session.session import Session
 from kernelry.usage import Usage, quantity

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from kernelry.engines import Exit, Group
+from kernelry.processes import Exit, Group
 from kernelry.session import inspection
 
 KILLED = Exit(-9)

@@ -1,23 +1,20 @@
 """A kernel's process as its owner sees it: alive or how it ended, and how to end it."""
 
 import asyncio
-import functools
 import os
 import select
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 
 from kernelry.paths import process_start
+from kernelry.processes.families import children, family, members
 
-#: variable that names the kernel, in everything that it starts
-KERNEL_MARK = "_KERNELRY_KERNEL"
 FAMILY_DEADLINE = 0.5  # seconds for killed descendants to be gone; zombies may stay longer
 SIGNALLED = 128  # exit code of bubblewrap, less the signal that ended what was in the box
 CODE_DEADLINE = 1.0  # seconds the fork server has to tell how its child ended
@@ -38,86 +35,6 @@ class Exit:
                 return f"killed by {signal.Signals(-self.code).name}"
             return f"killed by signal {-self.code}"
         return f"exit code {self.code}"
-
-
-@functools.cache
-def boot_id() -> str:
-    """Return what is different after each boot; empty if the system does not tell."""
-    with suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return ""
-
-
-def lineage() -> set[int]:
-    """Return ourselves and all that we descend from: none of them is ever a kernel of ours."""
-    found = {1}
-    pid = os.getpid()
-    while pid > 1 and pid not in found:
-        found.add(pid)
-        pid = parent_of(pid)
-    return found
-
-
-def parent_of(pid: int) -> int:
-    """Return the parent of a process; 0 if that can't be known."""
-    with suppress(OSError, ValueError, IndexError):
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
-        return int(stat.rpartition(")")[2].split()[1])
-    return 0
-
-
-def is_known(pid: int, started: int) -> bool:
-    """Say whether a process that a record names still is, and may be ended.
-
-    A number alone is anybody's. What can't be told, and what we are part of, is never ours.
-    """
-    if not (pid > 1 and started > 0) or pid in lineage():
-        return False
-    return process_start(pid) == started
-
-
-def end_strays(kernels: Collection[str]) -> int:
-    """Kill what kernels that are gone have left, wherever it is; return how many that were.
-
-    A process is found by the variable that its kernel gave to all it started. The fork server
-    needs no such help (it inherits what is left), but not every kernel is its child.
-
-    Args:
-        kernels: Names of kernels that have ended.
-    """
-    marks = [f"\0{KERNEL_MARK}={name}\0".encode() for name in kernels if name]
-    ours = lineage()  # a server may have been started by what a kernel left
-    found = 0
-    for folder in Path("/proc").glob("[0-9]*") if marks else ():
-        try:
-            if int(folder.name) in ours:
-                continue
-            variables = b"\0%b\0" % (folder / "environ").read_bytes()
-            if any(mark in variables for mark in marks):
-                os.kill(int(folder.name), signal.SIGKILL)
-                found += 1
-        except OSError:  # somebody else's, or gone
-            continue
-    return found
-
-
-def children(pid: int) -> list[int]:
-    """Return the pids of the children of a process's main thread."""
-    with suppress(OSError):
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return []
-
-
-def kill_family(pid: int) -> list[psutil.Process]:
-    """Kill a process and all that descends from it, without waiting; return them."""
-    members: list[psutil.Process] = []
-    with suppress(psutil.Error):
-        root = psutil.Process(pid)
-        members = [*root.children(recursive=True), root]
-    for member in members:
-        with suppress(psutil.Error):
-            member.kill()
-    return members
 
 
 class KernelProcess:
@@ -232,10 +149,7 @@ class KernelProcess:
 
     def descendants(self) -> list[psutil.Process]:
         """Return the processes that it started, and those that they did."""
-        try:
-            return list(psutil.Process(self.pid).children(recursive=True))
-        except psutil.Error:
-            return []
+        return members(family(self.pid)[1:])
 
     def _watch(self, pidfd: int, ended: Callable[[], None]) -> None:
         """Call `ended` once, when the process of `pidfd` has; the descriptor is ours then."""

@@ -1,0 +1,124 @@
+"""Who a process is, and who belongs to it: found without a look at all that runs on a machine.
+
+A pid alone is anybody's, so an identity is a pid with the time of its start, since a boot. Linux
+names the children of each process; a family is found from those, at the cost of its own size.
+(psutil reads the state of every process for it, and the event loop waits meanwhile.)
+"""
+
+import functools
+import os
+import signal
+import sys
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from kernelry.paths import process_start
+
+#: variable that names the kernel, in everything that it starts
+KERNEL_MARK = "_KERNELRY_KERNEL"
+FAMILY_LIMIT = 10_000  # processes that are counted; more are as bad
+
+
+@functools.cache
+def boot_id() -> str:
+    """Return what is different after each boot; empty if the system does not tell."""
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return ""
+
+
+def lineage() -> set[int]:
+    """Return ourselves and all that we descend from: none of them is ever a kernel of ours."""
+    found = {1}
+    pid = os.getpid()
+    while pid > 1 and pid not in found:
+        found.add(pid)
+        pid = parent_of(pid)
+    return found
+
+
+def parent_of(pid: int) -> int:
+    """Return the parent of a process; 0 if that can't be known."""
+    with suppress(OSError, ValueError, IndexError):
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        return int(stat.rpartition(")")[2].split()[1])
+    return 0
+
+
+def is_known(pid: int, started: int) -> bool:
+    """Say whether a process that a record names still is, and may be ended.
+
+    A number alone is anybody's. What can't be told, and what we are part of, is never ours.
+    """
+    if not (pid > 1 and started > 0) or pid in lineage():
+        return False
+    return process_start(pid) == started
+
+
+def end_strays(kernels: Collection[str]) -> int:
+    """Kill what kernels that are gone have left, wherever it is; return how many that were.
+
+    A process is found by the variable that its kernel gave to all it started. The fork server
+    needs no such help (it inherits what is left), but not every kernel is its child.
+
+    Args:
+        kernels: Names of kernels that have ended.
+    """
+    marks = [f"\0{KERNEL_MARK}={name}\0".encode() for name in kernels if name]
+    ours = lineage()  # a server may have been started by what a kernel left
+    found = 0
+    for folder in Path("/proc").glob("[0-9]*") if marks else ():
+        try:
+            if int(folder.name) in ours:
+                continue
+            variables = b"\0%b\0" % (folder / "environ").read_bytes()
+            if any(mark in variables for mark in marks):
+                os.kill(int(folder.name), signal.SIGKILL)
+                found += 1
+        except OSError:  # somebody else's, or gone
+            continue
+    return found
+
+
+def children(pid: int) -> list[int]:
+    """Return the pids of the children of all threads of a process."""
+    found: list[int] = []
+    if sys.platform != "linux":
+        with suppress(psutil.Error):
+            return [child.pid for child in psutil.Process(pid).children()]
+    with suppress(OSError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(OSError):
+                found += map(int, (thread / "children").read_bytes().split())
+    return found
+
+
+def family(pid: int) -> list[int]:
+    """Return a process and all that descends from it, of a huge family the first ones."""
+    found = [pid]
+    for member in found:  # it grows while we go through it
+        if len(found) > FAMILY_LIMIT:
+            break
+        found += children(member)
+    return found
+
+
+def members(pids: Iterable[int]) -> list[psutil.Process]:
+    """Return processes by their pids, each with its identity; those that are gone are left out."""
+    found: list[psutil.Process] = []
+    for pid in pids:
+        with suppress(psutil.Error):
+            found.append(psutil.Process(pid))
+    return found
+
+
+def kill_family(pid: int) -> list[psutil.Process]:
+    """Kill a process and all that descends from it, without waiting; return them."""
+    found = members(family(pid))
+    for member in found:
+        with suppress(psutil.Error):
+            member.kill()
+    return found
