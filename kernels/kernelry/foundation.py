@@ -20,6 +20,7 @@ from kernelry.paths import StateDirectory, Workspace, claim_state_directory
 from kernelry.shielding import to_the_end
 from kernelry.store import Store
 from kernelry.workspace import Watch
+from kernelry.yielding import yielding
 
 
 class Foundation:
@@ -71,6 +72,7 @@ class Foundation:
             if not choosing.done():  # else a cancel here would come when all is open
                 choosing.cancel()
                 await to_the_end(asyncio.wait([choosing]))
+        yielding.begin()
         self._watching = in_thread(self.watch.start, name="watch")
         crash_point("store.opened")
 
@@ -85,6 +87,7 @@ class Foundation:
         self.state.release(keep_runtime=leave)
         await self._watching
         self.watch.close()
+        yielding.end()
 
     async def _open(self, choosing: "asyncio.Future[Walls]") -> None:
         path = self.config.state_dir.expanduser().absolute()

@@ -19,6 +19,9 @@ MS = 1000.0
 TIMEOUT = 1.0  # seconds, of the cell that runs past it
 BUSY = "while True: pass"
 FLOOD = "while True: print('x' * 200)"
+#: text whose lines have to be counted, which is Python's work in threads of the server
+LARGE = "print('\\n'.join(f'{n} ' + 'x' * 100 for n in range(300_000)))"
+READERS = 2
 
 
 async def promptness(rounds: int) -> list[Comparison]:
@@ -28,7 +31,17 @@ async def promptness(rounds: int) -> list[Comparison]:
     health = Figure("get_kernel_health, quiet", "ms")
     figures = {
         name: Figure(name, "ms")
-        for name in ("health", "list", "handed", "neighbour", "death", "input", "late", "end")
+        for name in (
+            "health",
+            "list",
+            "handed",
+            "neighbour",
+            "death",
+            "input",
+            "late",
+            "end",
+            "readers",
+        )
     }
     for _ in range(rounds):
         with tempfile.TemporaryDirectory(prefix="kernelry-bench-") as scratch:
@@ -47,6 +60,7 @@ async def promptness(rounds: int) -> list[Comparison]:
         within(300, "sessions listed beside a loop", figures["list"], listing),
         within(1000, "a cell handed back (wait=0)", figures["handed"], quiet),
         within(1000, "1+1 beside a flood", figures["neighbour"], quiet),
+        within(1000, "1+1 beside two reads of 32 MB", figures["readers"], quiet),
         within(500, "a kernel's death is the answer", figures["death"], quiet),
         within(1000, "input() is refused", figures["input"], quiet),
         within(1000, "past a timeout of 1 s", figures["late"], quiet),
@@ -61,6 +75,7 @@ def within(goal: float, what: str, ours: Figure, baseline: Figure) -> Comparison
 
 async def beside_work(client: Client, figures: dict[str, Figure]) -> None:
     """Measure each answer once; leaves a session in a loop."""
+    await beside_readers(client, figures["readers"])
     handed = cell(client, "work", FLOOD, "running", wait=0)
     figures["handed"].samples.append(await timed(handed) * MS)
     await asyncio.sleep(0.3)  # the flood is up
@@ -78,6 +93,22 @@ async def beside_work(client: Client, figures: dict[str, Figure]) -> None:
     await cell(client, "work", BUSY, "running", wait=0)
     figures["health"].samples.append(await timed(health_of(client)) * MS)
     figures["list"].samples.append(await timed(tool(client, "list_sessions")) * MS)
+
+
+async def beside_readers(client: Client, figure: Figure) -> None:
+    """Measure a cell while texts are read that take long to be read."""
+    said = await tool(client, "run_python_code", session_id="work", code=LARGE)
+
+    async def read() -> None:
+        while True:
+            await tool(client, "get_execution", execution_id=said["execution_id"], search="nothing")
+
+    reading = [asyncio.create_task(read()) for _ in range(READERS)]
+    for _ in range(5):
+        figure.samples.append(await timed(cell(client, "beside", "1+1")) * MS)
+    for task in reading:
+        task.cancel()
+    await asyncio.wait(reading)
 
 
 async def cell(

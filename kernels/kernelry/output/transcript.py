@@ -13,7 +13,7 @@ from kernelry.beneath import reading
 from kernelry.output.fold import Display, Error, Output, Spill, text_of
 from kernelry.output.terminal import readable
 
-CHUNK_BYTES = 1 << 20  # read at once from a file
+CHUNK_BYTES = 128 << 10  # read at once from a file
 SPILL_BYTES = bounds.SPILL_BYTES  # read of a spill file; the largest that settings allow
 COUNTED = 100_000  # lines with a text in them; each costs a step
 LINE_CHARS = 400  # shown of a line that was searched for
