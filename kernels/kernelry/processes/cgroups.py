@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 
 from kernelry.apart import in_thread
+from kernelry.paths import process_start
 
 ROOT = Path("/sys/fs/cgroup")
 SLACK = 1.2  # of the limit; below that the supervisor acts, and knows more
@@ -159,7 +160,7 @@ def make_group(name: str, pids: Iterable[int], limit: int) -> Group | None:
     found = hierarchy()
     if found is None:
         return None
-    group = Group(found.folder / f"{PREFIX}{name}", found.events)
+    group = Group(found.folder / f"{PREFIX}{owner()}-{name}", found.events)
     try:
         group.folder.mkdir(exist_ok=True)
         if limit:
@@ -224,8 +225,10 @@ def can_group() -> bool:
 def known_group(name: str) -> Group | None:
     """Return the group that a server before has made."""
     found = hierarchy()
-    folder = found.folder / f"{PREFIX}{name}" if found else None
-    return Group(folder, found.events) if found and folder and folder.is_dir() else None
+    if found is None or not name:
+        return None
+    folder = next(found.folder.glob(f"{PREFIX}*-{name}"), None)
+    return Group(folder, found.events) if folder else None
 
 
 def end_groups(names: Iterable[str]) -> int:
@@ -237,9 +240,22 @@ def end_groups(names: Iterable[str]) -> int:
     return ended
 
 
+def owner() -> str:
+    """Return what names this process in the names of its groups."""
+    return f"{os.getpid()}-{process_start(os.getpid())}"
+
+
 def remove_unused() -> None:
-    """Remove groups without a process, which killed servers have left."""
+    """Remove groups without a process, which killed servers have left.
+
+    One of a server that lives may be empty for a moment: before its kernel is put into it, and
+    until that server has read how the kernel ended.
+    """
     found = hierarchy()
     for folder in found.folder.glob(f"{PREFIX}*") if found else ():
+        pid, _, rest = folder.name.removeprefix(PREFIX).partition("-")
+        started = rest.partition("-")[0]
+        if pid.isdigit() and started.isdigit() and process_start(int(pid)) == int(started):
+            continue
         with suppress(OSError):  # it is used
             folder.rmdir()
