@@ -46,6 +46,11 @@ SUSPEND_POINTS = (
     "suspend.saved",  # the variables are, nothing says so
     "suspend.marked",  # the session is suspended, its kernel lives
 )
+#: those that only a branch comes by
+BRANCH_POINTS = (
+    "branch.forked",  # its kernel runs, no record knows it
+    "branch.saved",  # it is in its session's record
+)
 
 _name, _, _count = os.environ.get(VARIABLE, "").partition(":")
 _left = int(_count) if _count.isdigit() else 1

@@ -35,6 +35,7 @@ from kernelry.launching import KernelSource, Launches
 from kernelry.lives import (
     STARTED,
     STOP_GRACE,
+    Branching,
     CleanUpReport,
     Lifecycle,
     Recovery,
@@ -57,7 +58,7 @@ from kernelry.models import (
     SessionStatus,
 )
 from kernelry.session import DEFAULT, Run, Services, Session, health, isolated
-from kernelry.shielding import given_up
+from kernelry.shielding import abandon, given_up
 from kernelry.specs import check_code, check_parent
 from kernelry.store import Store
 from kernelry.templates import applied
@@ -66,10 +67,6 @@ log = logging.getLogger(__name__)
 
 ARCHIVED = "~"  # in the id under which the history of a deleted session is kept
 SAVE_TIME = 0.8  # seconds that all sessions together have to be saved when the server stops
-
-
-class StartAbandonedError(Exception):
-    """Cancels the tasks of a service whose start failed."""
 
 
 class Sessions(Directory):
@@ -95,6 +92,8 @@ class Sessions(Directory):
         #: suspends and resumes
         self.suspension: Suspension
         self._tasks: asyncio.TaskGroup
+        #: makes sessions of sessions
+        self.branching: Branching
         #: the log of what happened
         self.events: Events
         #: what was run
@@ -129,6 +128,9 @@ class Sessions(Directory):
             self._sessions, self._services, self._kernels, self.checkpoints, self.config
         )
         self.suspension = Suspension(self.checkpoints, self._lifecycle.check_room)
+        self.branching = Branching(
+            *(self._sessions, self._kernels, self.checkpoints, self._lifecycle, self.suspension)
+        )
         self.events = Events(self._store)
         self.history = History(self._store)
         self.replays = Replays(self.history, self._sessions, self.create, self.run, self._spawn)
@@ -139,7 +141,7 @@ class Sessions(Directory):
             # What a dead server left is kept for one that can start; a cancel ends it.
             self._is_leaving = isinstance(error, KernelryError)
             with anyio.CancelScope(shield=True):
-                await self._abandon_tasks()
+                await abandon(self._tasks)
                 await self._release()
             raise
         self._filling = self._spawn(self._kernels.keep_warm(), name="warm pool")
@@ -174,12 +176,6 @@ class Sessions(Directory):
     def walls(self) -> Walls:
         """What stands between a session and the rest, unless it asked for more."""
         return self._launches.walls
-
-    async def _abandon_tasks(self) -> None:
-        """Cancel what was spawned, as leaving the group with an error does."""
-        with suppress(BaseExceptionGroup):
-            error = StartAbandonedError()
-            await self._tasks.__aexit__(StartAbandonedError, error, None)
 
     async def _release(self) -> None:
         if self._is_leaving:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Coroutine, Iterable, Iterator
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import anyio
@@ -57,3 +58,13 @@ class Unfinished:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return await asyncio.shield(task)
+
+
+class AbandonedError(Exception):
+    """Cancels the tasks of a group that nobody wants any more."""
+
+
+async def abandon(tasks: asyncio.TaskGroup) -> None:
+    """Cancel what was started in a group, as leaving it with an error does."""
+    with suppress(BaseExceptionGroup):
+        await tasks.__aexit__(AbandonedError, AbandonedError(), None)

@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 import measures
+from branches import cost_of_branches
 from checkpoints import cost_of_checkpoints
 from figures import Comparison, Figure, plot, save, table
 from gateway import through_kernel_gateway
@@ -39,6 +40,7 @@ NAMES = (
     "gateway",
     "packages",
     "checkpoints",
+    "branch",
     "history",
 )
 
@@ -91,6 +93,10 @@ async def main() -> int:
                 comparisons += await second_install(5 if quick else 12)
             case "checkpoints":
                 found, more = await cost_of_checkpoints(3 if quick else 10)
+                comparisons += found
+                extra += more
+            case "branch":
+                found, more = await cost_of_branches(4 if quick else 12)
                 comparisons += found
                 extra += more
             case "history":

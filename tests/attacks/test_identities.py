@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from kernelry import KernelState, Sessions, SessionSpec
-from kernelry.engines.local import is_same_process
+from kernelry.engines.kernel import is_same_process
 from kernelry.inside.processes import is_still
 from kernelry.models import KernelRecord
 from kernelry.paths import process_start

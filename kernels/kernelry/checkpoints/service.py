@@ -62,6 +62,9 @@ class Checkpoints:
 
     async def recover(self, sessions: Iterable[Session]) -> None:
         """Remove what a server that was killed has left half done."""
+        for checkpoint in await self.list():
+            if checkpoint.reason is CheckpointReason.BRANCH:  # its branches are there, or never
+                await self.delete(checkpoint.id)
         known = [checkpoint.id for checkpoint in await self.list()]
         directories = [session.directory for session in sessions]
         await self._apart.run(SWEEP, self._files.sweep, known, directories)
@@ -168,7 +171,11 @@ class Checkpoints:
             As `create`.
         """
         async with _turn(session, patience):
-            yield await self._finish(await self._begin(session, "", reason))
+            yield await self.save_now(session, reason)
+
+    async def save_now(self, session: Session, reason: CheckpointReason) -> Checkpoint:
+        """Save a namespace for somebody who holds the session's turn; see `create`."""
+        return await self._finish(await self._begin(session, "", reason))
 
     async def restart(self, session: Session, why: str, patience: float | None) -> Restoration:
         """Give a session a new kernel with the namespace of the old one.

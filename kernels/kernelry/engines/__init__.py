@@ -1,5 +1,6 @@
 """Where kernels run, and how we talk to them."""
 
+from kernelry.engines.branching import NoCopyError
 from kernelry.engines.forkserver import Profile
 from kernelry.engines.guardians import Started
 from kernelry.engines.kernel import LocalKernel
@@ -15,6 +16,7 @@ __all__ = [
     "Launch",
     "LocalEngine",
     "LocalKernel",
+    "NoCopyError",
     "OutputLimits",
     "Profile",
     "Started",

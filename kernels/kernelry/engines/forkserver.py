@@ -24,7 +24,13 @@ from kernelry.engines.walls import INSIDE
 from kernelry.errors import KernelStartError
 from kernelry.messaging import Connection
 from kernelry.models import Isolation
-from kernelry.processes import ForkedProcess, KernelProcess, is_known, parent_of
+from kernelry.processes import (
+    BranchProcess,
+    ForkedProcess,
+    KernelProcess,
+    is_known,
+    parent_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -169,6 +175,8 @@ class ForkServer:
 
     async def watch(self, process: KernelProcess, launch_file: str) -> None:
         """Have it end a kernel that is not its child when nobody comes for it any more."""
+        if isinstance(process, BranchProcess):  # it tells how that ends if its origin does first
+            self._children[process.pid] = process
         packet = {
             "op": "watch",
             "pid": process.pid,
@@ -218,6 +226,9 @@ class ForkServer:
         if not is_known(pid, started) or (knows_exit and parent_of(pid) != self.pid):
             os.close(pidfd)
             raise ProcessLookupError(pid)
+        if start == BranchProcess.start:
+            branch = self._children[pid] = BranchProcess(pid, pidfd)
+            return branch
         process = ForkedProcess(pid, pidfd)
         process.start = start
         process.has_heir = knows_exit

@@ -20,13 +20,16 @@ from pathlib import Path
 from typing import Any
 
 from kernelry.engines.forkserver import ForkServer, Inventory, Profile
-from kernelry.engines.launch import log_tail
+from kernelry.engines.kernel import LocalKernel, handshake, prove, remove_files
+from kernelry.engines.launch import Launch, log_tail
 from kernelry.engines.walls import INSIDE
 from kernelry.errors import KernelStartError
+from kernelry.messaging import Channels, Connection
 
 log = logging.getLogger(__name__)
 
 START_DEADLINE = 120.0  # seconds for the imports, also the slow ones on a slow disk
+TEST_DEADLINE = 20.0  # seconds a forked kernel has to pass the start-up test
 SOCKETS = "*.sock"
 GUARDIAN = "none"  # how far it prepares kernels
 
@@ -208,3 +211,30 @@ async def _read_report(fd: int, started: Started) -> str | None:
     finally:
         transport.close()
     return importing
+
+
+async def can_fork(server: ForkServer, probe: Launch, connection: Connection) -> bool:
+    """Say whether a kernel that a fork server forks runs code; it is ended.
+
+    Args:
+        server: The fork server.
+        probe: What is launched.
+        connection: Where its sockets shall be.
+    """
+    try:
+        process = await server.fork(probe, connection, deadline=TEST_DEADLINE)
+    except KernelStartError as error:
+        log.warning("a forked kernel did not start: %s", error)
+        remove_files(connection)
+        return False
+    kernel = LocalKernel(process, Channels(connection), connection, probe.walls)
+    try:
+        await handshake(kernel, TEST_DEADLINE)
+        await prove(kernel, TEST_DEADLINE)
+    except KernelStartError as error:
+        log.warning("a forked kernel did not run code: %s", error)
+        return False
+    finally:
+        await process.kill()
+        kernel.release()
+    return True

@@ -14,7 +14,15 @@ from kernelry.errors import KernelSilentError, KernelStartError
 from kernelry.messaging import Channels, Connection, Entry, Message, parse, understood
 from kernelry.models import KernelRecord
 from kernelry.output import taking
-from kernelry.processes import Exit, Group, KernelProcess, boot_id, end_strays, known_group
+from kernelry.processes import (
+    Exit,
+    Group,
+    KernelProcess,
+    boot_id,
+    end_strays,
+    is_known,
+    known_group,
+)
 
 RESEND_AFTER = 0.1  # seconds without IOPub after which readiness is asked for again
 SHUTDOWN_GRACE = 0.5  # seconds an asked kernel has to run its exit handlers
@@ -148,16 +156,21 @@ class LocalKernel:
 
     def _on_exit(self, ended: Exit) -> None:
         self.channels.give_up(f"the kernel has ended ({ended})")
+        name, group = self._connection.path.name, self.group
         if not self.process.has_heir:
-            name = self._connection.path.name
-            self._tidying = in_thread(end_strays, [name], name="strays")
-        elif self.group is not None:
-            self._tidying = in_thread(self.group.end, name="strays")
+            self._tidying = in_thread(end_left, name, group, name="strays")
+        elif group is not None:
+            self._tidying = in_thread(group.end, name="strays")
 
     def leave(self) -> None:
         """Close the channels and leave the kernel as it is, for the next server."""
         self.channels.close()
         self.process.leave()
+
+
+def end_left(name: str, group: Group | None) -> int:
+    """End what a kernel has left that nobody inherits: by its group, and by its mark."""
+    return (group.end() if group is not None else 0) + end_strays([name])
 
 
 async def handshake(kernel: LocalKernel, deadline: float | None) -> None:
@@ -197,6 +210,23 @@ async def handshake(kernel: LocalKernel, deadline: float | None) -> None:
         raise KernelStartError(f"the kernel ended while it started ({kernel.process.exit})")
 
 
+async def prove(kernel: LocalKernel, deadline: float) -> None:
+    """See a kernel run code, of which nothing stays.
+
+    Raises:
+        KernelStartError: It does not.
+    """
+    content = {"code": "1 + 1", "silent": True, "stop_on_error": False}
+    try:
+        ask = kernel.channels.ask
+        reply = await ask("shell", "execute_request", content, deadline=deadline)
+    except KernelSilentError as error:
+        raise KernelStartError(f"the kernel answers, but runs no code: {error}") from error
+    if reply.get("status") != "ok":
+        why = taking.line(reply.get("evalue"), bounds.ERROR_CHARS)
+        raise KernelStartError(f"the kernel answers, but code fails in it: {why}")
+
+
 def remove_files(connection: Connection) -> None:
     """Remove a kernel's sockets and files from the runtime directory, whatever is there.
 
@@ -208,3 +238,8 @@ def remove_files(connection: Connection) -> None:
     aside = put_aside(folder)
     if aside is not None:
         in_thread(remove_tree, aside, name=f"remove {folder.name}")
+
+
+def is_same_process(record: KernelRecord) -> bool:
+    """Say whether the process of a record still is; one that can't be told is never ours."""
+    return record.boot == (boot_id() or None) and is_known(record.pid, record.started)

@@ -106,6 +106,7 @@ class Launch:
             "kernel": self.kernel(connection_file.with_suffix(".launch")),
             "walls": plan,
             "lifeline": str(self.lifeline or ""),
+            "branches": self.takes_branches,
             "directory": str(self.directory),
             "cwd": str(self.workspace),
             "workspace": str(self.workspace),
@@ -132,6 +133,11 @@ class Launch:
     async def discard(self) -> None:
         """Remove the private directory; its kernel has ended, and no session has it."""
         await to_the_end(in_thread(remove_tree, self.directory))
+
+    @property
+    def takes_branches(self) -> bool:
+        """Say whether live copies of the kernel can be asked for."""
+        return sys.platform == "linux" and self.journaled and not self.has_walls
 
     def kernel(self, launch_file: Path) -> list[str]:
         """Return how the launcher is started as a fresh process, but for walls around it."""

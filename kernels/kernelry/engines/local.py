@@ -8,7 +8,6 @@ it: the process says when its sockets are bound, and each wait ends with its eve
 
 import asyncio
 import logging
-import os
 import secrets
 import signal
 from collections.abc import Callable, Coroutine
@@ -18,37 +17,40 @@ from typing import Any
 
 import psutil
 
+from kernelry.engines.branching import copy_of, reap
 from kernelry.engines.forkserver import ForkServer, Inventory, Profile
 from kernelry.engines.guardians import (
     GUARDIAN,
     Started,
+    can_fork,
     find_fork_servers,
     start_fork_server,
     start_guardian,
 )
-from kernelry.engines.kernel import LocalKernel, handshake, remove_files
+from kernelry.engines.kernel import LocalKernel, handshake, is_same_process, prove, remove_files
 from kernelry.engines.launch import Launch
+from kernelry.engines.lifelines import Lifelines
 from kernelry.engines.spawn import spawn
 from kernelry.engines.walls import Walls
-from kernelry.errors import KernelryError, KernelSilentError, KernelStartError
+from kernelry.errors import KernelryError, KernelStartError
 from kernelry.messaging import PORTS, Channels, Connection, new_id
 from kernelry.models import Isolation, KernelRecord
 from kernelry.paths import private_directory
 from kernelry.processes import (
     FAMILY_DEADLINE,
+    BranchProcess,
     Exit,
     Grouping,
     KernelProcess,
-    boot_id,
-    is_known,
+    exit_code,
     kill_family,
     remove_unused,
 )
+from kernelry.shielding import to_the_end
 
 log = logging.getLogger(__name__)
 
 START_DEADLINE = 60.0  # seconds from the start of a process to its answer
-TEST_DEADLINE = 20.0  # seconds a forked kernel has to pass the start-up test
 REPLACEMENTS = 5  # times that a fork server which died is replaced without being needed
 LEVELS = ("shell", "imports")  # how far a fork server prepares its kernels; best first
 
@@ -86,8 +88,7 @@ class LocalEngine:
         self._kernels: list[LocalKernel] = []
         self._inherited: list[tuple[ForkServer, Inventory]] = []
         self._claimed: set[int] = set()
-        self._lifelines: list[int] = []
-        self._hold_lifeline()
+        self._lifelines = Lifelines(profile.lifeline if profile else None)
         self._new_probe = new_probe
         self._starting: set[asyncio.Task[None]] = set()  # guardians and fork servers
         self._replaced = 0
@@ -130,7 +131,7 @@ class LocalEngine:
             KernelStartError: It did not get that far; nothing of it is left.
         """
         private_directory(self._runtime)  # somebody may have cleaned up
-        self._hold_lifeline()
+        self._lifelines.hold()
         connection = self._new_connection()
         grouping = Grouping(connection.path.name, launch.walls.limits.memory)
 
@@ -147,6 +148,64 @@ class LocalEngine:
             grouping.give_up()
             remove_files(connection)
             raise
+        return await self._stand(process, guardian, connection, launch, grouping, deadline)
+
+    async def branch(
+        self, origin: LocalKernel, launch: Launch, *, deadline: float = START_DEADLINE
+    ) -> tuple[LocalKernel, tuple[str, ...]]:
+        """Have a kernel fork itself; return the copy when it has run code, and what it lacks.
+
+        Args:
+            origin: Which; it runs nothing.
+            launch: What the copy shall be.
+            deadline: Seconds it may take.
+
+        Raises:
+            NoCopyError: Something stands against it; nothing was done.
+            KernelStartError: It did not get that far; nothing of it is left.
+        """
+        private_directory(self._runtime)  # somebody may have cleaned up
+        self._lifelines.hold()
+        connection = self._new_connection()
+        grouping = Grouping(connection.path.name, launch.walls.limits.memory)
+        guardian = origin.guardian  # to which the copy goes when its origin ends
+
+        async def began(process: KernelProcess) -> None:
+            process.on_exit(lambda _: self._soon(reap(process.pid, self._kernels)))
+            if self._groups or origin.group is not None:
+                grouping.begin(process.pid)
+            if guardian is not None:
+                await guardian.watch(process, f"{connection.path}.launch")
+
+        try:
+            door = Path(origin.record.path)
+            copy = await copy_of(
+                *(origin.process, door, launch, connection), deadline=deadline, began=began
+            )
+        except BaseException:
+            grouping.give_up()
+            remove_files(connection)
+            raise
+        kernel = await self._stand(copy.process, guardian, connection, launch, grouping, deadline)
+        try:
+            if origin.group is not None and kernel.group is None:
+                raise KernelStartError("no control group can be made for a copy of the kernel")
+            await prove(kernel, deadline)
+        except BaseException:
+            await to_the_end(kernel.shutdown(grace=0))
+            raise
+        return kernel, copy.named
+
+    async def _stand(
+        self,
+        process: KernelProcess,
+        guardian: ForkServer | None,
+        connection: Connection,
+        launch: Launch,
+        grouping: Grouping,
+        deadline: float,
+    ) -> LocalKernel:
+        """Return the kernel of a process that listens, when it answers."""
         channels = Channels(connection)
         kernel = LocalKernel(process, channels, connection, launch.walls)
         kernel.guardian = guardian
@@ -156,7 +215,7 @@ class LocalEngine:
             await handshake(kernel, deadline)
             kernel.group = await grouping.group()
         except BaseException:
-            await process.kill()
+            await to_the_end(process.kill())
             grouping.give_up()
             kernel.release()
             raise
@@ -209,6 +268,8 @@ class LocalEngine:
                     return self._reattach(process, server, record)
         if not mine:
             return Exit(None)
+        if (code := exit_code(record.pid, record.started)) is not None:
+            return Exit(code)  # its origin has not waited for it
         self._killed += kill_family(record.pid)
         return Exit(-signal.SIGKILL)
 
@@ -345,6 +406,8 @@ class LocalEngine:
         kernel.guardian = guardian
         self._kernels.append(kernel)
         process.on_exit(lambda _: self._retire(guardian))
+        if record.start == BranchProcess.start:
+            process.on_exit(lambda _: self._soon(reap(process.pid, self._kernels)))
         return kernel
 
     def _retire(self, guardian: ForkServer) -> None:
@@ -359,32 +422,9 @@ class LocalEngine:
         """Say whether a kernel forked from `server` runs code; leave nothing of it."""
         probe = self._new_probe()
         try:
-            return await self._can_run(server, probe)
+            return await can_fork(server, probe, self._new_connection())
         finally:
             await probe.discard()
-
-    async def _can_run(self, server: ForkServer, probe: Launch) -> bool:
-        connection = self._new_connection()
-        try:
-            process = await server.fork(probe, connection, deadline=TEST_DEADLINE)
-        except KernelStartError as error:
-            log.warning("a forked kernel did not start: %s", error)
-            remove_files(connection)
-            return False
-        channels = Channels(connection)
-        kernel = LocalKernel(process, channels, connection, probe.walls)
-        try:
-            await handshake(kernel, TEST_DEADLINE)
-            content = {"code": "1 + 1", "silent": True, "stop_on_error": False}
-            ask = kernel.channels.ask
-            reply = await ask("shell", "execute_request", content, deadline=TEST_DEADLINE)
-            return reply.get("status") == "ok"
-        except (KernelStartError, KernelSilentError) as error:
-            log.warning("a forked kernel did not run code: %s", error)
-            return False
-        finally:
-            await process.kill()
-            kernel.release()
 
     def _new_connection(self) -> Connection:
         """Make a directory for the sockets of one kernel, which no other can reach."""
@@ -420,16 +460,7 @@ class LocalEngine:
     def _close(self) -> None:
         for task in list(self._starting):
             task.cancel()
-        for fd in self._lifelines:
-            os.close(fd)
-        self._lifelines.clear()
-
-    def _hold_lifeline(self) -> None:
-        """Hold the FIFO by which kernels know that somebody lives who could end them."""
-        path = self._profile.lifeline if self._profile else None
-        # Those made before it was removed stay open: there are kernels that hold on to them.
-        if path is not None and not any(is_at(fd, path) for fd in self._lifelines):
-            self._lifelines.append(hold_lifeline(path))
+        self._lifelines.close()
 
     async def _start_process(
         self,
@@ -465,22 +496,3 @@ class LocalEngine:
 def is_alive(server: ForkServer | None) -> bool:
     """Say whether there is a fork server, or a guardian, that answers as far as we know."""
     return server is not None and not server.is_closed
-
-
-def is_same_process(record: KernelRecord) -> bool:
-    """Say whether the process of a record still is; one that can't be told is never ours."""
-    return record.boot == (boot_id() or None) and is_known(record.pid, record.started)
-
-
-def hold_lifeline(path: Path) -> int:
-    """Open the FIFO by which kernels know that somebody could end them; make it if need be."""
-    with suppress(FileExistsError):
-        os.mkfifo(path, 0o600)
-    return os.open(path, os.O_RDWR | os.O_CLOEXEC)
-
-
-def is_at(fd: int, path: Path) -> bool:
-    """Say whether a descriptor is of the file at `path`."""
-    with suppress(OSError):
-        return os.path.samestat(os.fstat(fd), path.stat())
-    return False

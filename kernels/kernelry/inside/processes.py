@@ -10,6 +10,7 @@ import fcntl
 import os
 import signal
 import time
+from collections.abc import Collection
 from typing import Any
 
 READY_FD, DOOR_FD = 3, 4  # where a spawned kernel finds its ready pipe, and who keeps its door
@@ -112,15 +113,17 @@ def next_end() -> tuple[int, int] | None:
         kill(pid)
 
 
-def end_children(seconds: float) -> bool:
+def end_children(seconds: float, spared: Collection[int] = ()) -> bool:
     """Kill our children, and what they leave us, until there are none; say whether that is so.
+
+    Those that are spared live on, and what they have started.
 
     Without a pause as long as there are new ones: what starts processes faster than we look
     would outlive us.
     """
     deadline = time.monotonic() + seconds
     known: set[int] = set()
-    while found := children(os.getpid()):
+    while found := [pid for pid in children(os.getpid()) if pid not in spared]:
         for pid in found:
             kill(pid)
         while next_end() is not None:
@@ -130,4 +133,18 @@ def end_children(seconds: float) -> bool:
         if known >= set(found):
             time.sleep(PAUSE)
         known = set(found)
+    return True
+
+
+def descriptors() -> frozenset[int]:
+    """Return the numbers of this process's descriptors that are open."""
+    return frozenset(fd for fd in map(int, os.listdir("/proc/self/fd")) if is_open(fd))
+
+
+def is_open(fd: int) -> bool:
+    """Say whether a number is a descriptor's; that by which they were listed is none any more."""
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
     return True

@@ -1,6 +1,6 @@
 """Where kernels come from, and behind which walls."""
 
-from kernelry.launching.descriptors import raise_limit
+from kernelry.launching.descriptors import check_descriptors, raise_limit
 from kernelry.launching.isolation import PREFERRED, Levels, Proof, narrow, prove, stronger
 from kernelry.launching.launches import Launches
 from kernelry.launching.places import check_workspace, writable
@@ -12,6 +12,7 @@ __all__ = [
     "Launches",
     "Levels",
     "Proof",
+    "check_descriptors",
     "check_workspace",
     "narrow",
     "prove",

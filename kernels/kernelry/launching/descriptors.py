@@ -16,18 +16,22 @@ def raise_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def check_descriptors() -> None:
-    """Refuse another kernel when it could take what running sessions need.
+def check_descriptors(count: int = 1) -> None:
+    """Refuse more kernels when they could take what running sessions need.
+
+    Args:
+        count: How many are about to start.
 
     Raises:
         LimitExceededError: There is no room; the message has the numbers.
     """
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     used = count_descriptors()
-    if limit != resource.RLIM_INFINITY and used + PER_SESSION > FULL * limit:
+    if limit != resource.RLIM_INFINITY and used + count * PER_SESSION > FULL * limit:
+        wanted = "another kernel" if count == 1 else f"{count} kernels"
         msg = (
             f"this server has {used} of at most {limit} file descriptors in use, too many to start "
-            "another kernel. Delete a session that is not needed, or raise the limit "
+            f"{wanted}. Delete a session that is not needed, or raise the limit "
             "(ulimit -n) and start the server again."
         )
         raise LimitExceededError(msg)

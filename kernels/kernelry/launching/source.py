@@ -6,7 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from kernelry.config import Config, interpreter
-from kernelry.engines import LocalEngine, LocalKernel, Started, Walls, WarmKernel, WarmPool
+from kernelry.engines import (
+    LocalEngine,
+    LocalKernel,
+    NoCopyError,
+    Started,
+    Walls,
+    WarmKernel,
+    WarmPool,
+)
 from kernelry.errors import KernelryError, KernelStartError
 from kernelry.launching.descriptors import check_descriptors
 from kernelry.launching.isolation import Levels, check_network
@@ -109,6 +117,27 @@ class KernelSource:
             return await self.engine.start(launch, fresh=fresh)
         finally:
             self._pool.end_start()
+
+    async def branch(
+        self,
+        origin: LocalKernel,
+        directory: Path,
+        environment: SessionEnvironment,
+        walls: Walls,
+    ) -> tuple[LocalKernel, tuple[str, ...]]:
+        """Have a kernel forked from another as it is; return it, and what it lacks or shares.
+
+        Raises:
+            NoCopyError: Something stands against it; nothing was done.
+            LimitExceededError: There are too few file descriptors left.
+            KernelStartError: It did not come to be; nothing of it is left.
+        """
+        check_descriptors()
+        launch = self._launches.of(directory, environment, walls)
+        if not launch.takes_branches:
+            level = walls.isolation.value
+            raise NoCopyError(f"kernels at level '{level}' can't be forked as they are")
+        return await self.engine.branch(origin, launch)
 
     async def own_python(self, wanted: str) -> str:
         """Return the path of a session's own interpreter, which can run kernels; empty: none.

@@ -1,5 +1,6 @@
 """How sessions begin, go, come back and end."""
 
+from kernelry.lives.branching import Branch, Branched, Branching
 from kernelry.lives.cleanup import CleanUpReport, carry_out, choose, find_stray
 from kernelry.lives.lifecycle import STOP_GRACE, Lifecycle, furnish
 from kernelry.lives.recovery import STARTED, Recovery, RecoveryReport, entries, last_report
@@ -10,6 +11,9 @@ __all__ = [
     "STARTED",
     "STOP_GRACE",
     "WITHOUT",
+    "Branch",
+    "Branched",
+    "Branching",
     "CleanUpReport",
     "Lifecycle",
     "Recovery",

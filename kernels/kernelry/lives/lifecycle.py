@@ -7,7 +7,8 @@ a session.
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -128,9 +129,7 @@ class Lifecycle:
                 if spec.packages or spec.startup:
                     await furnish(session, spec.packages)
             except BaseException:
-                if self._sessions.get(session_id) is session:
-                    with anyio.CancelScope(shield=True):
-                        await self.delete(session)
+                await self.discard(session)
                 raise
             return session, True
         finally:
@@ -166,6 +165,41 @@ class Lifecycle:
         """Wait until a session of an id has come or gone, if it is about to."""
         while (coming := self._reserved.get(session_id)) is not None:
             await coming.wait()
+
+    def is_reserved(self, session_id: str) -> bool:
+        """Say whether a session of an id is about to come or to go."""
+        return session_id in self._reserved
+
+    @asynccontextmanager
+    async def reserved(self, ids: Sequence[str]) -> AsyncIterator[None]:
+        """Keep ids for sessions that are about to come.
+
+        Raises:
+            SessionExistsError: One is taken; then none is kept.
+            LimitExceededError: There would be more sessions than there may be.
+        """
+        coming: dict[str, asyncio.Event] = {}
+        try:
+            for name in ids:
+                if name in self._sessions:
+                    msg = f"session '{name}' exists already, so no branch was made: choose others"
+                    raise SessionExistsError(msg)
+                self.check_room(name)
+                coming[name] = self._reserved[name] = asyncio.Event()
+            yield
+        finally:
+            for name, event in coming.items():
+                self._settle(name, event)
+
+    async def forget(self, session: Session) -> None:
+        """Remove a session that did not come to be, and what there is of it."""
+        await self.unfinished.finish(self._forget(session, grace=0))
+
+    async def discard(self, session: Session) -> None:
+        """Delete a session that can't become what was asked for."""
+        if self._sessions.get(session.id) is session:
+            with anyio.CancelScope(shield=True):
+                await self.delete(session)
 
     def check_room(self, session_id: str) -> None:
         """Refuse a session that would have a kernel when there are as many as there may be.

@@ -25,7 +25,7 @@ from kernelry.crashpoints import crash_point
 from kernelry.engines import LocalEngine
 from kernelry.models import Execution, ExecutionStatus, KernelRecord, SessionRecord, SessionStatus
 from kernelry.paths import StateDirectory
-from kernelry.processes import Exit, end_groups, end_strays
+from kernelry.processes import BranchProcess, Exit, branches, end_groups, end_strays
 from kernelry.session import Session, with_what_ran
 from kernelry.store import Store
 
@@ -121,6 +121,9 @@ class Recovery:
             opened = self._opened.get(name, [])
             self._opened[name] = await with_what_ran(opened, session.journal)
         kernels = await self._store.kernels()
+        for known in kernels.values():  # before anybody looks at families
+            if known.start == BranchProcess.start:
+                branches[known.pid] = known.started
         ends = {name: end for name in self._sessions if (end := await self._adopt(name, kernels))}
         crash_point("recover.adopted")
         # From here on every kernel that lives is a session's: what files say is final.

@@ -27,6 +27,7 @@ REJECTED_LOGGED = 20  # messages of one kernel: there is no end to what code can
 
 #: Jupyter's ipc endpoints are `{path}-{number}`
 PORTS = {"shell": 1, "iopub": 2, "stdin": 3, "control": 4, "hb": 5}
+BRANCHES = 6  # where a kernel is asked for copies of it; no channel of Jupyter's
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,13 @@ class CheckpointReason(StrEnum):
     #: before the server stopped
     STOP = "stop"
 
+    #: for branches of the session; goes when these are there
+    BRANCH = "branch"
+
     @property
     def is_automatic(self) -> bool:
         """Say whether newer ones of the same session replace it."""
-        return self is not CheckpointReason.MANUAL
+        return self not in (CheckpointReason.MANUAL, CheckpointReason.BRANCH)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,21 +8,28 @@ nothing (installs.py), and is written to a log of bounded size in the session's 
 
 import asyncio
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from kernelry.apart import Apart
+from kernelry.apart import Apart, in_thread
 from kernelry.engines import Environment, Walls
 from kernelry.errors import InstallError
+from kernelry.models import Isolation
 from kernelry.packages.distributions import Package, packages
 from kernelry.packages.installs import Installation, Installer
 from kernelry.packages.uv import uv_binary
+from kernelry.paths import private_directory
+from kernelry.programs import run_program
+from kernelry.shielding import to_the_end
 
 LOG_BYTES = 256 << 10  # of a session's install.log; half of it is kept when it is full
 LINE_CHARS = 200  # of the newest line
+COPY = "/bin/cp"
+COPY_DEADLINE = 300.0  # seconds for the packages of a branch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,6 +128,33 @@ class SessionEnvironment:
                 hear(f"exit code {done.returncode}; new: {done.installed}\n".encode())
             return done
 
+    async def copy_to(self, other: "SessionEnvironment", walls: Walls) -> None:
+        """Give another session the packages that this one has now.
+
+        Behind walls the files are copied, and blocks are shared where the disk can do that: a
+        session may change its files in place. Without, they are links.
+
+        Args:
+            other: Whose environment is to be made; it has none.
+            walls: Those of both; what copies is behind them.
+
+        Raises:
+            InstallError: They can't be copied.
+        """
+        async with self._lock:
+            if not self.exists:
+                return
+            source, target = self._prefix, other.prefix
+            private_directory(target.parent)
+            if walls.isolation is Isolation.PROCESS:
+                await to_the_end(in_thread(link_all, source, target))
+                return
+            argv = [COPY, "-a", "--reflink=auto", "--", str(source), str(target)]
+            argv = walls.confine(argv, cwd=target.parent, reads=[source], writes=[target.parent])
+            done = await run_program(argv, timeout=COPY_DEADLINE)
+            if done.returncode:
+                raise InstallError(f"the session's packages can't be copied: {done.stderr[-500:]}")
+
     async def packages(self) -> list[Package]:
         """Return what the session can import, its own and its interpreter's, by name."""
         interpreter = await self._installer.ask(self.parent)
@@ -130,6 +164,26 @@ class SessionEnvironment:
 
     def _read_packages(self, inherited: Sequence[Path]) -> list[Package]:
         return packages(self.site, inherited)
+
+
+def link_all(source: Path, target: Path) -> None:
+    """Make a folder with the files of another, as links to the same.
+
+    Raises:
+        InstallError: It can't be made.
+    """
+    try:
+        shutil.copytree(source, target, symlinks=True, copy_function=link_or_copy)
+    except OSError as error:
+        raise InstallError(f"the session's packages can't be copied: {error}") from error
+
+
+def link_or_copy(source: str, target: str) -> None:
+    """Make a file that is the same as another, or like it where the disk knows no links."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(source, target, follow_symlinks=False)
 
 
 class InstallLog:

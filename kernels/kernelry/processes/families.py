@@ -19,6 +19,7 @@ from kernelry.paths import process_start
 
 #: variable that names the kernel, in everything that it starts
 KERNEL_MARK = "_KERNELRY_KERNEL"
+TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 FAMILY_LIMIT = 10_000  # processes that are counted; more are as bad
 
 
@@ -46,6 +47,24 @@ def parent_of(pid: int) -> int:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
         return int(stat.rpartition(")")[2].split()[1])
     return 0
+
+
+def exit_code(pid: int, started: int) -> int | None:
+    """Return the exit code of a process that nobody has waited for yet; None: it is not known."""
+    with suppress(OSError, ValueError, IndexError):
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        fields = stat.rpartition(")")[2].split()  # from the third on
+        if fields[0] in "ZX" and int(fields[19]) == started:
+            return os.waitstatus_to_exitcode(int(fields[49]))
+    return None
+
+
+def cpu_time(pid: int) -> float:
+    """Return the seconds of processor time of a process, and of children it has waited for."""
+    with suppress(OSError, ValueError, IndexError):
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        return sum(map(int, stat.rpartition(")")[2].split()[11:15])) / TICKS
+    return 0.0
 
 
 def is_known(pid: int, started: int) -> bool:
@@ -83,8 +102,25 @@ def end_strays(kernels: Collection[str]) -> int:
     return found
 
 
+#: kernels that are copies of others, by pid -> when they were started. Their parent is the kernel
+#: that they were forked from, whose family they are no part of
+branches: dict[int, int] = {}
+#: seconds of processor time of copies that a kernel has waited for, by its pid: not its own
+waited: dict[int, float] = {}
+
+
 def children(pid: int) -> list[int]:
-    """Return the pids of the children of all threads of a process."""
+    """Return the pids of the children of all threads of a process, without kernels among them."""
+    return [child for child in all_children(pid) if not is_branch(child)]
+
+
+def is_branch(pid: int) -> bool:
+    """Say whether a process is a kernel that was forked from another."""
+    return pid in branches and process_start(pid) == branches[pid]
+
+
+def all_children(pid: int) -> list[int]:
+    """Return the pids of the children of all threads of a process, whatever they are."""
     found: list[int] = []
     if sys.platform != "linux":
         with suppress(psutil.Error):

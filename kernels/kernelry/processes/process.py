@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import psutil
 
 from kernelry.paths import process_start
-from kernelry.processes.families import children, family, members
+from kernelry.processes.families import branches, children, exit_code, family, members
 
 FAMILY_DEADLINE = 0.5  # seconds for killed descendants to be gone; zombies may stay longer
 SIGNALLED = 128  # exit code of bubblewrap, less the signal that ended what was in the box
@@ -248,3 +248,35 @@ class ForkedProcess(KernelProcess):
             self._set_exit(self._code)
         else:
             self._loop.call_later(CODE_DEADLINE, self._set_exit, None)
+
+
+class BranchProcess(ForkedProcess):
+    """A child of the kernel that it was forked from, and of the fork server when that has ended.
+
+    Nobody waits for it while the origin lives, so its exit code is read where Linux keeps it for
+    a process that has ended and was not waited for.
+    """
+
+    start = "branch"
+    has_heir = False
+
+    def __init__(self, pid: int, pidfd: int) -> None:
+        super().__init__(pid, pidfd)
+        branches[pid] = self.started
+        self.on_exit(self._forget)
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """See KernelProcess; one that has no group of its own yet is ended all the same."""
+        super().send_signal(number)
+        if number is signal.SIGKILL and self._pidfd >= 0:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, number)
+
+    def _forget(self, _: Exit) -> None:
+        branches.pop(self.pid, None)
+
+    def _on_gone(self) -> None:
+        if (code := exit_code(self.pid, self.started)) is not None:
+            self.tell_code(code)
+        else:
+            super()._on_gone()

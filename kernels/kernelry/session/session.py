@@ -174,6 +174,13 @@ class Session:
         """Take a kernel that was started for whoever comes first."""
         await self._own(kernel)
 
+    async def take_branch(self, kernel: LocalKernel | None) -> None:
+        """Take a kernel that has all that another one had; None: one that will be told it."""
+        if kernel is not None:
+            await self._own(kernel)
+        self._begun = await self.ensure_kernel()  # what the other one began with it has
+        self._ran_before = -1  # and what that has run
+
     def adopt(
         self,
         kernel: LocalKernel,

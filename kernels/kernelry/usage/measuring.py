@@ -10,11 +10,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernelry.processes import Group, KernelProcess, family
+from kernelry.processes import Group, KernelProcess, cpu_time, family, waited
 from kernelry.usage.files import SHARED, read, size_in_memory, used_of
 
 PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
-TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 #: where a session behind walls has a file system of its own, in memory
 PRIVATE = (SHARED, Path("/tmp"))
 NEAR = 0.8  # share of the limit from where memory is read exactly
@@ -83,7 +82,7 @@ def usage_of(members: list[int], limit: int, shared: int, *, is_counted: bool) -
     memory = sum(map(resident, members)) + shared
     if limit and memory > NEAR * limit:
         memory = sum(proportional(pid, own_only=is_counted) for pid in members) + shared
-    return Usage(memory=memory, processes=len(members), cpu=sum(map(cpu_time, members)))
+    return Usage(memory=memory, processes=len(members), cpu=sum(map(own_cpu_time, members)))
 
 
 def own_shared(pid: int) -> int:
@@ -123,7 +122,6 @@ def proportional(pid: int, *, own_only: bool) -> int:
     return sizes.get("Pss", 0) or resident(pid)
 
 
-def cpu_time(pid: int) -> float:
-    """Return the seconds of processor time of a process and of children it has waited for."""
-    words = read(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    return sum(map(int, words[11:15])) / TICKS if len(words) > 15 else 0.0
+def own_cpu_time(pid: int) -> float:
+    """Return the seconds of processor time of a process, without copies of it that have ended."""
+    return max(cpu_time(pid) - waited.get(pid, 0.0), 0.0)

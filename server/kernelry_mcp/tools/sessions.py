@@ -7,10 +7,11 @@ from mcp.types import CallToolResult
 from pydantic import Field, NonNegativeFloat
 
 from kernelry import Isolation, Order, Selection, Session, SessionSpec, SessionStatus
-from kernelry.errors import ConflictError
+from kernelry.errors import ConflictError, InvalidArgumentError
 from kernelry.usage import quantity
-from kernelry_mcp.answers import memory_in, session_info, session_line
+from kernelry_mcp.answers import left_out, left_out_text, memory_in, session_info, session_line
 from kernelry_mcp.answers.results import (
+    BranchInfo,
     CreatedSession,
     DeletedSession,
     SessionList,
@@ -19,6 +20,7 @@ from kernelry_mcp.answers.results import (
 from kernelry_mcp.callers import caller_of, has_default
 from kernelry_mcp.context import App, Ctx, Declaration, app_of, tool
 
+WORTH_TELLING = 0.5  # seconds that the executions of an origin were waited for
 NO_DEFAULT = (
     "this client keeps no cookies, and over HTTP on the 2026-07-28 wire nothing else tells clients "
     "of one token apart: it has no default session to set. Pass session_id='{}' with each call; a "
@@ -41,6 +43,7 @@ NO_DEFAULT = (
             "python",
             "stdin",
             "template",
+            "count",
             "parent_session_id",
             "parent_execution_id",
         ),
@@ -89,6 +92,10 @@ async def create_session(
         Field(description="Values that code reads and writes as kernelry_session.context"),
     ] = None,
     template: Annotated[str, Field(description="A preset of this server")] = "",
+    branch_of: Annotated[
+        str, Field(description="Begin with all that this session has: variables, packages")
+    ] = "",
+    count: Annotated[int | None, Field(description="Branches ID.1, ID.2, ..., up to 100")] = None,
     parent_session_id: Annotated[str, Field(description="The session it is made for")] = "",
     parent_execution_id: Annotated[str, Field(description="The execution that wants it")] = "",
 ) -> Annotated[CallToolResult, CreatedSession]:
@@ -116,25 +123,71 @@ async def create_session(
         parent_execution_id=parent_execution_id,
     )
     reuse = if_exists == "reuse"
+    if branch_of or count is not None:
+        other = "if_exists='reuse'" if reuse else "fresh" if fresh else ""
+        return await branch(ctx, branch_of, spec, count, other)
     session, is_new = await app.sessions.create_or_reuse(spec, reuse=reuse, fresh=fresh)
     return created(app, caller_of(ctx), session, existed=not is_new)
 
 
+async def branch(
+    ctx: Ctx, branch_of: str, spec: SessionSpec, count: int | None, other: str
+) -> CallToolResult:
+    """Make branches of a session, and say how they came to be; `other` is what they can't be."""
+    if other or not branch_of:
+        msg = (
+            f"{other or 'count'} and branch_of={branch_of!r} don't go together: leave one of "
+            "them out"
+        )
+        raise InvalidArgumentError(msg)
+    app, caller = app_of(ctx), caller_of(ctx)
+    origin = app.sessions.get(branch_of)
+    number = 1 if count is None else count
+    done = await app.sessions.branching.create(origin, spec, number, patience=app.settings.wait)
+    result = described(app, caller, done.branches[0].session, existed=False)
+    result.sessions = [
+        BranchInfo(
+            session_id=item.session.id,
+            how="live" if item.is_live else "checkpoint",
+            why=item.why,
+            notes=list(item.named),
+            left_out=left_out(item.left_out),
+        )
+        for item in done.branches
+    ]
+    first = done.branches[0]
+    names = ", ".join(f"'{item.session.id}'" for item in done.branches)
+    after = f" after its execution {done.after}" if done.after else ""
+    told = [f"{names} branched from '{branch_of}'{after}: its variables, packages, context."]
+    if not first.is_live:
+        told.append(f"By a checkpoint ({first.why}), so what can't be saved is not there.")
+    if done.waited >= WORTH_TELLING:
+        told.append(f"Its executions were waited for, {done.waited:.0f} s.")
+    told += [f"Mind: {note}." for note in first.named]
+    return result.answer(" ".join(told) + left_out_text("Left out", first.left_out))
+
+
 def created(app: App, caller: str, session: Session, *, existed: bool) -> CallToolResult:
     """Say that a session is there, and what stands between it and the rest."""
+    result = described(app, caller, session, existed=existed)
     limits = session.walls.limits
-    result = CreatedSession(
-        session_id=session.id,
-        status="existing" if existed else "created",
-        session=session_info(app, caller, session),
-        workspace=str(app.sessions.workspace.root),
-        limits=asdict(limits),
-    )
     return result.answer(
         f"Session '{session.id}' {'is there' if existed else 'created'}, its kernel is ready. "
         f"Workspace: {result.workspace}. Isolation: {result.session.isolation}, network "
         f"{'on' if result.session.network else 'off'}, "
         f"memory {quantity(limits.memory) if limits.memory else 'unlimited'}."
+    )
+
+
+def described(app: App, caller: str, session: Session, *, existed: bool) -> CreatedSession:
+    """Return what is published of a session that is ready."""
+    return CreatedSession(
+        session_id=session.id,
+        status="existing" if existed else "created",
+        session=session_info(app, caller, session),
+        workspace=str(app.sessions.workspace.root),
+        limits=asdict(session.walls.limits),
+        sessions=[],
     )
 
 

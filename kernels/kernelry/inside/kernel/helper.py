@@ -7,6 +7,7 @@ of the user's objects: a repr is made only of exact built-in types, bounded in s
 """
 
 import asyncio
+import contextlib
 import importlib
 import importlib.metadata
 import inspect
@@ -41,6 +42,7 @@ class Helper:
             "answer": self.answer,
             "change_context": self.change_context,
             "set_variables": self.set_variables,
+            "reap": self.reap,
             "saved": kernel.checkpoints.saved,
             "abandon": kernel.checkpoints.abandon,
         }
@@ -102,6 +104,12 @@ class Helper:
             return {"set": False}
         self.kernel.shell.user_ns.update(values)
         return {"set": True}
+
+    def reap(self, pid: int) -> dict[str, Any]:
+        """Wait for a copy of this kernel that has ended."""
+        with contextlib.suppress(ChildProcessError):  # the user's code has
+            os.waitpid(pid, os.WNOHANG)
+        return {}
 
     def replay(self, since: int) -> dict[str, Any]:
         """Return what the journal in memory holds after number `since`; see journal.py."""

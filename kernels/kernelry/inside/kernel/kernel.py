@@ -10,6 +10,7 @@ nothing else: SIGINT is ignored outside of it, so a late one can't lose a reply.
 # pyright: reportArgumentType=false, reportIncompatibleVariableOverride=false, reportIndexIssue=false
 
 import asyncio
+import logging
 import os
 import sys
 import threading
@@ -31,7 +32,7 @@ from ipykernel.kernelapp import IPKernelApp
 from ipykernel.kernelbase import StdinNotImplementedError
 from IPython.core.application import BaseIPythonApplication
 from traitlets import Any as AnyTrait
-from traitlets import Dict, Type
+from traitlets import Bool, Dict, Type
 from traitlets.config import Config
 from zmq import PUB, SNDHWM, USE_FD, XPUB
 
@@ -115,7 +116,9 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
         self.standard_streams = (sys.stdout, sys.stderr)
         launch = self.parent.launch
         self.walls = Walls(launch["walls"])
-        self.memory = self.shell.memory = Memory(launch["walls"]["limits"]["memory"])
+        if not self.parent.is_copy:  # else it counts what its origin had, too
+            self.shell.memory = Memory(launch["walls"]["limits"]["memory"])
+        self.memory = self.shell.memory
         self.touched = Touched(launch["workspace"], launch["touched_file"])
 
     def pre_handler_hook(self) -> None:
@@ -327,7 +330,9 @@ class KernelApp(IPKernelApp):  # type: ignore[misc]
 
     kernel_class = Type(Kernel)
     launch = Dict()
+    session: Any
     prebuilt = AnyTrait()  # the shell, made before there is a kernel
+    is_copy = Bool(False)  # whether its shell was another kernel's
     listeners = AnyTrait({})  # port -> descriptor of a socket that listens there already
 
     @classmethod
@@ -373,10 +378,22 @@ class KernelApp(IPKernelApp):  # type: ignore[misc]
         self.init_path()
         self.init_shell()
         self.init_gui_pylab()
-        self.init_extensions()
+        if not self.is_copy:
+            self.init_extensions()
         self.init_code()
         sys.stdout.flush()
         sys.stderr.flush()
+
+    def renew(self) -> None:
+        """Be without sockets, threads and kernel, in a copy of a process that had these."""
+        self.is_copy = True
+        self.context = self.iopub_thread = self.iopub_socket = None
+        self.control_thread = self.shell_channel_thread = None
+        self.session = type(self.session)(parent=self)
+        self.shell.configurables.remove(self)
+        type(self.kernel).clear_instance()
+        logging.getLogger("tornado").handlers.clear()  # it gets another one
+        self.reset_io()
 
     def init_heartbeat(self) -> None:
         """Start the heartbeat for a Jupyter that asks for it; we have the pidfd."""
@@ -393,7 +410,8 @@ class KernelApp(IPKernelApp):  # type: ignore[misc]
         Stock also notes all module names here, which in a fork copies 2 MB of pages;
         `prepare` has done it.
         """
-        self.shell.user_ns_hidden.update(self.shell.user_ns)
+        if not self.is_copy:  # then these are its variables
+            self.shell.user_ns_hidden.update(self.shell.user_ns)
 
     def _try_bind_socket(self, socket: Any, port: int) -> Any:
         """Bind to a port, by the socket that was made before the walls closed."""
@@ -413,11 +431,13 @@ class KernelApp(IPKernelApp):  # type: ignore[misc]
 
     def init_io(self) -> None:
         """Make our streams sys.stdout and sys.stderr."""
-        self.outstream_class = f"{streams.__name__}.Stream"
+        self.outstream_class = f"{streams.__name__}.stream_of"
         super().init_io()
 
     def init_path(self) -> None:
         """Put the workspace and its scripts folder on the path, as a script would have it."""
+        if self.is_copy:  # as its code has left it
+            return
         super().init_path()
         scripts = os.path.join(self.launch["workspace"], "scripts")
         if os.path.isdir(scripts) and scripts not in sys.path:

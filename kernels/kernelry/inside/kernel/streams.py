@@ -197,6 +197,19 @@ class Stream(OutStream):  # type: ignore[misc]  # ipykernel has no types
             self.pub_thread = None
 
 
+#: stdout and stderr of this process, once they are made
+made: dict[str, Stream] = {}
+
+
+def stream_of(session: Any, publisher: Any, name: str, **more: Any) -> Stream:
+    """Return stdout or stderr of a kernel; a copy of one has them already, and others know them."""
+    if name in made:
+        made[name].__init__(session, publisher, name, **more)  # type: ignore[misc]
+    else:
+        made[name] = Stream(session, publisher, name, **more)
+    return made[name]
+
+
 def announce(session: Any, socket: Any, budget: Budget, parent: dict[str, Any]) -> None:
     """Say, at its place in the output, that the rest is in the spill file."""
     session.send(socket, OVERFLOW, {"file": os.path.basename(budget.path)}, parent=parent)

@@ -20,6 +20,7 @@ from ..walls import guard, limits
 
 F_SETSIG = 10  # Linux; the fcntl module has no name for it
 CHANNELS = ("shell", "stdin", "control", "iopub")
+BRANCHES = 6  # number of the socket at which a kernel is asked for copies of it
 BACKLOG = 100
 
 
@@ -55,6 +56,8 @@ def enter(launch: dict[str, Any], door: int = -1) -> tuple[guard.Walls, dict[int
     walls.enter()
     # Configuration and packages of the session run soon, so no socket is made after this.
     listeners = bind_channels(launch["connection_file"]) if walls.stand else {}
+    if launch["branches"]:
+        listeners[BRANCHES] = bind_door(launch["connection_file"])
     walls.close_sockets()
     return walls, listeners
 
@@ -68,8 +71,12 @@ def hold_on_to(lifeline: str) -> None:
     """
     if not lifeline:
         return
+    keep_lifeline(os.open(lifeline, os.O_RDONLY | os.O_NONBLOCK))
+
+
+def keep_lifeline(fd: int) -> None:
+    """Be killed, with this process group, when nobody holds the other end; see `hold_on_to`."""
     inherit_orphans()  # what our children leave behind stays in our tree
-    fd = os.open(lifeline, os.O_RDONLY | os.O_NONBLOCK)
     os.set_inheritable(fd, True)
     fcntl.fcntl(fd, fcntl.F_SETOWN, -os.getpgrp())
     fcntl.fcntl(fd, F_SETSIG, signal.SIGKILL)
@@ -77,6 +84,14 @@ def hold_on_to(lifeline: str) -> None:
     with contextlib.suppress(BlockingIOError):
         os.read(fd, 1)  # it blocks while somebody is there
         os._exit(0)  # they went before we asked
+
+
+def bind_door(connection_file: str) -> int:
+    """Listen where a server asks for copies of this kernel; return the descriptor."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(f"{connection_file.removesuffix('.json')}-{BRANCHES}")
+    listener.listen(BACKLOG)
+    return listener.detach()
 
 
 def bind_channels(connection_file: str) -> dict[int, int]:

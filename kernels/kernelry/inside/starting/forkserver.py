@@ -369,6 +369,7 @@ class ForkServer:
         self._poller.register(pidfd, select.POLLIN)
 
     def _unwatch(self, pidfd: int) -> None:
+        self._note_ends()  # of one that became our child while we know what it was
         self._poller.unregister(pidfd)
         os.close(pidfd)
         del self._watched[pidfd]
@@ -412,11 +413,15 @@ class ForkServer:
     def _note_ends(self) -> None:
         while (end := next_end()) is not None:
             self._doors.note_end(end[0])
-            if end[0] in self._kernels:
-                self._note_exit(*end)
+            if launch := self._kernels.pop(end[0], "") or self._launch_of_watched(end[0]):
+                self._note_exit(*end, launch)
 
-    def _note_exit(self, pid: int, code: int) -> None:
-        launch = self._kernels.pop(pid)
+    def _launch_of_watched(self, pid: int) -> str:
+        """Return the launch file of a kernel that became our child when its parent ended."""
+        found = (launch for other, _, launch in self._watched.values() if other == pid)
+        return next(found, "")
+
+    def _note_exit(self, pid: int, code: int, launch: str) -> None:
         self._doors.close(pid)
         self._exits[launch] = (pid, code)
         while len(self._exits) > EXITS_KEPT:
@@ -439,7 +444,8 @@ class ForkServer:
         self._has_strays = bool(strays)
 
     def _is_expected(self, pid: int) -> bool:
-        return pid in self._kernels or self._doors.is_doorkeeper(pid)
+        is_ours = pid in self._kernels or self._doors.is_doorkeeper(pid)
+        return is_ours or bool(self._launch_of_watched(pid))
 
     def _send(self, client: socket.socket, packet: dict[str, Any], fds: list[int] = []) -> bool:  # noqa: B006  # never changed
         try:
@@ -463,7 +469,10 @@ class ForkServer:
         for pid in self._kernels:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)
-        end_children(END_DEADLINE)  # whoever dies leaves us its children, until there are none
+        spared = {pid for pid, _, _ in self._watched.values()} if spare else set()
+        end_children(
+            END_DEADLINE, spared
+        )  # whoever dies leaves us its children, until there are none
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
         os._exit(0)

@@ -17,11 +17,11 @@ import signal
 import sys
 import traceback
 from types import ModuleType
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
-from ..processes import OWN_FILE
+from ..processes import OWN_FILE, descriptors
 from ..walls import guard
-from .entering import enter
+from .entering import BRANCHES, enter, keep_lifeline
 from .own import Own, forget_secrets
 from .sockets import make_room
 
@@ -82,6 +82,7 @@ def run(
         door: Descriptor of a socket to who keeps its door; -1: it has none, or has it already.
     """
     sys.argv = [""]
+    before = descriptors() - {ready_fd, door}
     try:
         if listeners is None:
             walls, listeners = enter(launch, door)
@@ -96,13 +97,69 @@ def run(
         sys.orig_argv[:] = [sys.executable]
         walls.check()
     except BaseException:
-        # stderr may be a stream to nobody by now; the server quotes this file.
-        with open_own(launch["log_file"], os.O_WRONLY | os.O_APPEND) as log:
-            traceback.print_exc(file=log)
-        os._exit(1)  # half-made sockets and threads could keep an orderly end waiting
+        give_up(launch)
+    say_ready(ready_fd)
+    live(app, launch, before)
+
+
+def live(app: Any, launch: dict[str, Any], before: frozenset[int]) -> None:
+    """Run a kernel until it is told to stop, and each copy of it, which becomes another one.
+
+    Args:
+        app: Its application.
+        launch: What kernel it is.
+        before: The descriptors that were there before it opened any for itself.
+    """
+    if not launch["branches"]:
+        app.start()
+        return
+    from tornado.ioloop import IOLoop
+
+    from ..branching import Branched, Branching, Opened, become
+
+    while True:
+        IOLoop.current()  # the loop of cells, which has descriptors too
+        opened = Opened(descriptors() - before, connection_prefix(launch))
+        Branching(app, app.listeners[BRANCHES], opened)
+        try:
+            app.start()
+            return
+        except Branched as branched:
+            copy = branched
+        # Outside of the handler: a cell's exception must not have ours as its context.
+        old, launch = launch, copy.launch()
+        try:
+            before = become(app, opened, old, launch, copy.given)
+            redirect_stdio(launch["log_file"])
+            keep_lifeline(copy.lifeline_fd)
+            forget_secrets()
+            enable_stack_dumps(launch["stack_file"])
+            resume(launch, copy.listeners)
+        except BaseException:
+            give_up(launch)
+        say_ready(copy.ready_fd)
+
+
+def connection_prefix(launch: dict[str, Any]) -> str:
+    """Return with what the paths of a kernel's sockets begin."""
+    path: str = launch["connection_file"]
+    return path.removesuffix(".json")
+
+
+def say_ready(ready_fd: int) -> None:
+    """Tell whoever started this kernel that it can be reached."""
     os.write(ready_fd, b"1")
     os.close(ready_fd)
-    app.start()
+
+
+def give_up(launch: dict[str, Any]) -> NoReturn:
+    """End a kernel that could not start, after its last words.
+
+    stderr may be a stream to nobody by now; the server quotes this file.
+    """
+    with open_own(launch["log_file"], os.O_WRONLY | os.O_APPEND) as log:
+        traceback.print_exc(file=log)
+    os._exit(1)  # half-made sockets and threads could keep an orderly end waiting
 
 
 def prepare(*, with_shell: bool) -> str:

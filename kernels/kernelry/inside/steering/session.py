@@ -107,21 +107,33 @@ OFFERED = (
 )
 
 
+#: the module of this process, once it is made
+made: "list[SessionModule]" = []
+
+
 class SessionModule(ModuleType):
     """The module that code uses."""
 
     def __init__(self, notes: Notes, safe_points: SafePoints) -> None:
         super().__init__(NAME, ABOUT)
-        self._notes = notes
         self._about: dict[str, Any] = {}
-        self.checkpoint = safe_points.checkpoint
         self.context = Context(notes)
+        self.attach(notes, safe_points)
         self.ExecutionStopped = ExecutionStopped
         self.__all__ = list(OFFERED)
+
+    def attach(self, notes: Notes, safe_points: SafePoints) -> None:
+        """Speak through a kernel: this process's first, or what a copy of it has become."""
+        self._notes = self.context._notes = notes
+        self._safe_points = safe_points
 
     def __dir__(self) -> list[str]:
         """Name what the class has too; a module's own names are those of its dictionary."""
         return sorted({*super().__dir__(), *OFFERED})
+
+    def checkpoint(self, progress: Any = None) -> None:
+        """Mark a safe point; see `SafePoints.checkpoint`, of the kernel that runs this now."""
+        self._safe_points.checkpoint(progress)
 
     def enter(self, about: dict[str, Any]) -> None:
         """Take what came with an execution: which session this is, and perhaps its context."""
@@ -162,8 +174,15 @@ class SessionModule(ModuleType):
 
 
 def install_module(notes: Notes, safe_points: SafePoints) -> SessionModule:
-    """Make the module importable, and a builtin name; return it."""
+    """Make the module importable, and a builtin name; return it.
+
+    A copy of a kernel has the module already, and its code may know it by other names.
+    """
+    for known in made:
+        known.attach(notes, safe_points)
+        return known
     module = SessionModule(notes, safe_points)
+    made.append(module)
     sys.modules[NAME] = module
     setattr(builtins, NAME, module)
     return module

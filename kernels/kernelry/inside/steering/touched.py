@@ -37,7 +37,12 @@ class Touched:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC | os.O_CLOEXEC
         self._report = os.open(report_path, flags, 0o600)
         self._read_to = 0
+        self._is_over = False
         sys.addaudithook(self._hook)
+
+    def forget(self) -> None:
+        """See nothing any more: a hook can't be taken away."""
+        self._is_over = True
 
     def begin(self) -> None:
         """Forget what was seen so far."""
@@ -67,6 +72,8 @@ class Touched:
         return [os.fsdecode(line) for line in data.split(b"\0") if line]
 
     def _hook(self, event: str, args: tuple[Any, ...]) -> None:
+        if self._is_over:
+            return
         if event == "open":
             path, flags = args[0], args[2]
             if isinstance(flags, int) and not flags & WRITING:

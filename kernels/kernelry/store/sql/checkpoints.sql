@@ -13,7 +13,7 @@ SELECT * FROM checkpoints WHERE :session_id IS NULL OR session_id = :session_id
 ORDER BY created_at DESC, rowid DESC;
 
 -- name: surplus_checkpoints
-SELECT id FROM checkpoints WHERE session_id = :session_id AND reason != 'manual'
+SELECT id FROM checkpoints WHERE session_id = :session_id AND reason NOT IN ('manual', 'branch')
 ORDER BY created_at DESC, rowid DESC LIMIT -1 OFFSET :keep;
 
 -- name: delete_checkpoint

@@ -50,6 +50,7 @@ from kernelry_mcp.answers.results.kernels import (
 )
 from kernelry_mcp.answers.results.packages import Installed, PackageInfo, PackageList
 from kernelry_mcp.answers.results.sessions import (
+    BranchInfo,
     ChangedSession,
     CleanedUp,
     CreatedSession,
@@ -65,6 +66,7 @@ __all__ = [
     "ArtifactContent",
     "ArtifactInfo",
     "ArtifactList",
+    "BranchInfo",
     "ChangedSession",
     "CheckpointInfo",
     "CheckpointList",

@@ -36,6 +36,16 @@ class SessionInfo(BaseModel):
     current: bool = Field(description="Whether it is the caller's default session")
 
 
+class BranchInfo(BaseModel):
+    """A session that began with all that another one had."""
+
+    session_id: str = Field(description="Pass it to the other tools")
+    how: str = Field(description="live: its kernel was forked; checkpoint: saved and restored")
+    why: str = Field(description="Why it is not live; empty: it is")
+    notes: list[str] = Field(description="What it lacks, or shares with its origin")
+    left_out: dict[str, str] = Field(description="Variables that did not come -> type, reason")
+
+
 class CreatedSession(ToolResult):
     """A session that is ready."""
 
@@ -44,6 +54,7 @@ class CreatedSession(ToolResult):
     session: SessionInfo = Field(description="The session")
     workspace: str = Field(description="Folder shared by all sessions; the kernel's cwd")
     limits: dict[str, float] = Field(description="memory (bytes), processes, ...; 0: none")
+    sessions: list[BranchInfo] = Field(description="With branch_of: all that were made")
 
 
 class SessionList(ToolResult):

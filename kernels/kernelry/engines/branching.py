@@ -1,0 +1,191 @@
+"""A kernel forked from one that runs, with all that it has in memory.
+
+The kernel forks itself (kernelry/inside/branching); what the copy shall have is made here and
+handed in over a socket beside those of its channels: the sockets at which it listens, its launch
+file, its lifeline. What a kernel answers is its word: who the copy is, is looked up.
+"""
+
+import asyncio
+import json
+import os
+import socket
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from kernelry import bounds
+from kernelry.engines.kernel import LocalKernel
+from kernelry.engines.launch import Launch, await_ready, ready_pipe
+from kernelry.errors import KernelSilentError, KernelStartError
+from kernelry.messaging import BRANCHES, PORTS, Connection
+from kernelry.output import taking
+from kernelry.processes import (
+    BranchProcess,
+    Exit,
+    KernelProcess,
+    cpu_time,
+    parent_of,
+    waited,
+)
+from kernelry.shielding import to_the_end
+
+PACKET_BYTES = 1 << 16
+BACKLOG = 100
+CHANNELS = ("shell", "stdin", "control", "iopub")
+GO = b"1"  # somebody looks after the copy
+LINES = 20  # of what a kernel names
+REAP_DEADLINE = 60.0  # seconds; a kernel in native code hears of it later
+
+
+class NoCopyError(Exception):
+    """Something stands against a live copy of a kernel; `why` says what."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A process that was forked from a kernel, and listens."""
+
+    #: the process
+    process: BranchProcess
+    #: what it lacks, or shares with its origin
+    named: tuple[str, ...]
+
+
+async def copy_of(
+    origin: KernelProcess,
+    door: Path,
+    launch: Launch,
+    connection: Connection,
+    *,
+    deadline: float,
+    began: Callable[[BranchProcess], Awaitable[None]],
+) -> Copy:
+    """Have a kernel forked from another; returns when it listens.
+
+    The copy does nothing before somebody looks after it, and ends if we do before that.
+
+    Args:
+        origin: Of which.
+        door: Path prefix of that one's sockets.
+        launch: What the copy shall be.
+        connection: Where its sockets shall be.
+        deadline: Seconds it may take.
+        began: Called when there is a process, to have it looked after.
+
+    Raises:
+        NoCopyError: The kernel can't be forked as it is; nothing was done.
+        KernelStartError: It did not answer, or the copy ended or took too long.
+    """
+    launch_file = launch.write_files(connection, -1)
+    with ready_pipe() as (readable, writable), ExitStack() as stack:
+        asking = stack.enter_context(closing(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)))
+        asking.setblocking(False)
+        try:
+            ports = {PORTS[name]: listen(connection, PORTS[name], stack) for name in CHANNELS}
+            ports[BRANCHES] = listen(connection, BRANCHES, stack)
+            file = stack.enter_context(launch_file.open("rb"))
+            lifeline = os.open(str(launch.lifeline), os.O_RDONLY | os.O_NONBLOCK)
+            stack.callback(os.close, lifeline)
+            async with asyncio.timeout(deadline):
+                await asyncio.get_running_loop().sock_connect(asking, f"{door}-{BRANCHES}")
+        except (OSError, TimeoutError) as error:
+            raise NoCopyError(f"the kernel can't be asked for a copy of it: {error}") from error
+        try:
+            async with asyncio.timeout(deadline):
+                request = json.dumps({"ports": list(ports)}).encode()
+                fds = [file.fileno(), writable, lifeline, *ports.values()]
+                answer = await ask(asking, request, fds)
+        except (OSError, TimeoutError, ValueError) as error:
+            why = "in time" if isinstance(error, TimeoutError) else f"as it should: {error}"
+            msg = f"the kernel that was to be copied did not answer {why}"
+            raise KernelStartError(msg) from error
+        process, named = taken(answer, origin)
+        try:
+            await began(process)
+            asking.send(GO)
+        except BaseException as error:
+            await to_the_end(process.kill())
+            if isinstance(error, OSError):
+                raise KernelStartError(f"the copy ended at once ({process.exit})") from error
+            raise
+    await await_ready(launch, process, readable, deadline=deadline)
+    return Copy(process, named)
+
+
+def listen(connection: Connection, port: int, stack: ExitStack) -> int:
+    """Return a descriptor of a socket that listens for a kernel that is to come."""
+    kind = socket.SOCK_SEQPACKET if port == BRANCHES else socket.SOCK_STREAM
+    listener = stack.enter_context(closing(socket.socket(socket.AF_UNIX, kind)))
+    listener.bind(f"{connection.path}-{port}")
+    listener.listen(BACKLOG)
+    return listener.fileno()
+
+
+async def ask(asking: socket.socket, packet: bytes, fds: list[int]) -> object:
+    """Send a request with descriptors to a kernel; return what it answers, as JSON.
+
+    Raises:
+        OSError: The connection ended.
+        ValueError: It is no JSON.
+    """
+    socket.send_fds(asking, [packet], fds)
+    data = await asyncio.get_running_loop().sock_recv(asking, PACKET_BYTES)
+    if not data:
+        raise ConnectionResetError("it hung up")
+    return json.loads(data)
+
+
+def taken(answer: object, origin: KernelProcess) -> tuple[BranchProcess, tuple[str, ...]]:
+    """Return the process that a kernel says it has forked, and what it names.
+
+    Raises:
+        NoCopyError: It says why it has not.
+        KernelStartError: It says nothing that makes sense, or what is not so.
+    """
+    try:
+        told = taking.table(answer)
+        if error := told.get("error"):
+            raise NoCopyError(taking.line(error, bounds.ERROR_CHARS))
+        named = tuple(taking.line(item, bounds.ERROR_CHARS) for item in told["named"][:LINES])
+        if against := [taking.line(item, bounds.ERROR_CHARS) for item in told["against"][:LINES]]:
+            raise NoCopyError("; ".join(against))
+        pid = taking.number(told["pid"])
+        pidfd = os.pidfd_open(pid)
+    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+        raise KernelStartError(
+            f"the kernel that was copied says what can't be: {error!r}"
+        ) from None
+    if parent_of(pid) != origin.leader:  # looked at when we hold it: it is nobody else's number
+        os.close(pidfd)
+        raise KernelStartError(f"process {pid} is no copy of the kernel")
+    return BranchProcess(pid, pidfd), named
+
+
+async def reap(pid: int, kernels: Iterable[LocalKernel]) -> None:
+    """Have the kernel that is the parent of a copy which has ended wait for it.
+
+    That is its origin, or when that has ended the one which the origin was forked from; when
+    there is none any more it is the fork server, which waits by itself. The processor time of the
+    copy becomes that of whoever waits: it is noted, to be taken off again.
+    """
+    parent = parent_of(pid)
+    for kernel in kernels:
+        if kernel.process.pid == parent and kernel.process.exit is None:
+            waited[parent] = waited.get(parent, 0.0) + cpu_time(pid)
+            kernel.process.on_exit(forget_waited(parent))
+            with suppress(KernelSilentError):
+                await kernel.request("reap", deadline=REAP_DEADLINE, pid=pid)
+
+
+def forget_waited(pid: int) -> Callable[[Exit], None]:
+    """Return what forgets the time that a kernel has got from copies of it."""
+
+    def forget(_: Exit) -> None:
+        waited.pop(pid, None)
+
+    return forget

@@ -1,0 +1,226 @@
+"""What a copy of a kernel does to be a kernel of its own, before it runs anything.
+
+It has all that its origin had in memory, and nothing else is to be its origin's: not its sockets,
+files, process group, lifeline, folders or names. What the origin has opened for itself is put
+out of reach first. Numbers of descriptors are not closed but given to /dev/null: objects of the
+origin's still know them, and what they would close or take out of an event loop is shared.
+"""
+
+import asyncio
+import atexit
+import ctypes
+import gc
+import json
+import os
+import signal
+import socket
+import sys
+import tempfile
+import weakref
+from collections.abc import Collection
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import zmq
+
+from ..processes import descriptors
+
+GO = b"1"  # what the server says when it looks after the copy
+MARK = b"_KERNELRY_KERNEL="  # see kernelry/processes: all that a kernel starts carries its name
+ENV_START = 50  # field of /proc/self/stat: where the variables are that it was started with
+#: what the origin had, and nobody may end: its context of sockets, its event loops
+left_behind: list[Any] = []
+#: descriptors that were the origin's own, and are /dev/null's
+given_up: set[int] = set()
+INODE = 6  # column of /proc/net/unix
+
+
+class Branched(SystemExit):
+    """Raised in the copy, to leave the event loop (which lets it through) on a clean stack."""
+
+    def __init__(self, request: dict[str, Any], fds: list[int], connection: socket.socket) -> None:
+        super().__init__(1)
+        self.ready_fd, self.lifeline_fd = fds[1], fds[2]
+        self.ports: list[int] = request["ports"]
+        self._fds = fds
+        self._connection = connection
+
+    @property
+    def given(self) -> list[int]:
+        """All descriptors that were handed in."""
+        return [*self._fds, self._connection.fileno()]
+
+    @property
+    def listeners(self) -> dict[int, int]:
+        """Descriptors of the sockets at which the copy listens, by port."""
+        return dict(zip(self.ports, self._fds[3:], strict=True))
+
+    def launch(self) -> dict[str, Any]:
+        """Return what kernel it shall be, when somebody looks after it; end if nobody does.
+
+        Nothing of the origin's is to be ended with it: no orderly end.
+        """
+        try:
+            self._connection.settimeout(None)
+            if self._connection.recv(1) != GO:
+                os._exit(0)
+            self._connection.close()
+            with open(self._fds[0], encoding="utf-8") as file:
+                launch: dict[str, Any] = json.load(file)
+        except BaseException:  # whoever asked is gone
+            os._exit(0)
+        return launch
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a kernel has opened for itself: nothing that its code has."""
+
+    #: descriptors
+    files: frozenset[int]
+    #: path prefix of its sockets
+    sockets: str
+
+    def give_up(self) -> None:
+        """Put all of it out of this process's reach; each number is /dev/null's then.
+
+        What the origin's origin had got the same way is closed: nothing knows these any more.
+        """
+        closed = {fd for fd in given_up if target_of(fd) == os.devnull}
+        for fd in closed:
+            os.close(fd)
+        given_up.clear()
+        given_up.update(self.all() - closed)
+        null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for fd in given_up:
+            os.dup2(null, fd, inheritable=False)
+        if null not in given_up:
+            os.close(null)
+
+    def all(self) -> set[int]:
+        """Return all its descriptors, also those of connections that were made since."""
+        return {*self.files, *self._connected()}
+
+    def _connected(self) -> set[int]:
+        """Return the descriptors of connections to its sockets, which are not looked into."""
+        sockets = set()
+        with open("/proc/net/unix", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                words = line.split()  # number, ..., inode, path
+                if len(words) > INODE + 1 and words[-1].startswith(self.sockets):
+                    sockets.add(f"socket:[{words[INODE]}]")
+        return {fd for fd in descriptors() if target_of(fd) in sockets}
+
+
+def target_of(fd: int) -> str:
+    """Return what a descriptor is of; empty if it is none."""
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return ""
+
+
+def become(
+    app: Any, opened: Opened, old: dict[str, Any], new: dict[str, Any], given: Collection[int]
+) -> frozenset[int]:
+    """Leave everything of the origin behind but what its code has made.
+
+    Args:
+        app: The origin's application, whose shell is kept.
+        opened: What the origin has opened for itself.
+        old: What the origin was launched with.
+        new: What this kernel shall be.
+        given: Descriptors that were handed in for it.
+
+    Returns:
+        The descriptors of the code.
+    """
+    gc.disable()  # a collection would copy pages that are shared
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    theirs = descriptors() - opened.all() - set(given)
+    kernel = app.kernel
+    left_behind.append((app.context, kernel, app.iopub_thread, app.control_thread))
+    left_behind.append((asyncio.get_event_loop_policy(), kernel.io_loop))
+    opened.give_up()
+    forget_ends()
+    asyncio.events._set_running_loop(None)
+    asyncio.set_event_loop(asyncio.new_event_loop())
+    zmq.Context._instance = None
+    kernel.touched.forget()
+    app.renew()
+    carry_over(app, old, new)
+    gc.enable()
+    return theirs
+
+
+def forget_ends() -> None:
+    """Do nothing at this process's end that is the origin's to do: its children live on.
+
+    This is what multiprocessing does in a process that it has forked itself.
+    """
+    atexit._clear()
+    for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]
+        finalizer.atexit = False
+    if process := sys.modules.get("multiprocessing.process"):
+        process._children.clear()
+        process.current_process()._config.pop("tempdir", None)
+    if util := sys.modules.get("multiprocessing.util"):
+        util._finalizer_registry.clear()
+        util._run_after_forkers()
+
+
+def carry_over(app: Any, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Put the folders and names of another session in the place of the origin's."""
+    rename(os.path.basename(old["connection_file"]), os.path.basename(new["connection_file"]))
+    for name, value in new["env"].items():
+        if os.environ.get(name) == old["env"].get(name):  # else the code has changed it
+            os.environ[name] = value
+    before, after = old["directory"], new["directory"]
+
+    def moved(path: Any) -> Any:
+        is_below = type(path) is str and path.startswith(before + os.sep)
+        return after + path[len(before) :] if is_below else path
+
+    os.environ["PATH"] = os.pathsep.join(map(moved, os.environ.get("PATH", "").split(os.pathsep)))
+    sys.path[:] = map(moved, sys.path)
+    tempfile.tempdir = moved(tempfile.tempdir)
+    app.profile_dir._location_isset = False
+    app.profile_dir.location = moved(app.profile_dir.location)
+    for module in list(sys.modules.values()):
+        if (
+            type(module) is ModuleType
+            and moved(file := module.__dict__.get("__file__")) is not file
+        ):
+            move_module(module.__dict__, moved)
+
+
+def move_module(names: dict[str, Any], moved: Any) -> None:
+    """Let a module that was loaded from the origin's folder find the rest of it in the copy's."""
+    spec = names.get("__spec__")
+    for holder in (
+        names,
+        getattr(spec, "__dict__", {}),
+        getattr(names.get("__loader__"), "__dict__", {}),
+    ):
+        for name, value in list(holder.items()):
+            if type(value) is list and name in ("__path__", "submodule_search_locations"):
+                value[:] = map(moved, value)
+            elif type(value) is str and moved(value) is not value:
+                holder[name] = moved(value)
+
+
+def rename(old: str, new: str) -> None:
+    """Carry another kernel's mark: whoever ends what the origin has left must not find us by it.
+
+    The variables that a process was started with are in its own memory, and nowhere else.
+    """
+    was, now = (MARK + name.partition(".")[0].encode() for name in (old, new))
+    with open("/proc/self/environ", "rb") as file:
+        at = (b"\0" + file.read()).find(b"\0" + was + b"\0")
+    if at < 0 or len(was) != len(now):
+        return
+    with open("/proc/self/stat", "rb") as file:
+        start = int(file.read().rpartition(b")")[2].split()[ENV_START - 3])
+    ctypes.memmove(start + at, now, len(now))
