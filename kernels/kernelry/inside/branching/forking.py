@@ -39,7 +39,8 @@ class Branching:
         self._listener = socket.socket(fileno=listener)
         self._opened = opened
         self._threads = set(threading.enumerate())
-        self._wires = hazards.wires()
+        # Whatever they are called: a thread of ZeroMQ that has just begun has no name yet.
+        self._wires = len(list(hazards.native_threads()))
         self._loop = IOLoop.current().asyncio_loop  # type: ignore[attr-defined]
         control = app.kernel.control_thread.io_loop
         control.add_callback(control.add_handler, listener, self._accept, IOLoop.READ)
