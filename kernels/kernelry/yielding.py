@@ -1,16 +1,15 @@
 """Threads that compute let the event loop have its turn soon.
 
 Python's threads take turns, and one that computes keeps the interpreter for 5 ms while others
-want it. Each system call of the event loop lets go of it, and waits that long to have it back: an
-execution is some fifty of them. So two threads that only compute made a neighbour's ``1+1`` take
-400 ms instead of 7; at 0.1 ms it is 25. `scripts/bench --only promptness` has what is read of
-large outputs.
+want it (``sys.setswitchinterval``). Each system call of the event loop lets go of it, and waits
+that long to have it back, many times in an execution. `scripts/bench --only promptness` measures a
+cell beside reads of large outputs.
 """
 
 import sys
 import threading
 
-SWITCH = 0.0001  # seconds; much shorter ones cost those that compute a fifth of their time
+SWITCH = 0.0001  # seconds; shorter ones cost those that compute more than they give the loop
 USUAL = 0.1  # seconds; who wants more (a server that ends at once) has a reason
 
 

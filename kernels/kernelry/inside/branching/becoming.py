@@ -68,8 +68,8 @@ class Branched(SystemExit):
             self._connection.close()
             with open(self._fds[0], encoding="utf-8") as file:
                 launch: dict[str, Any] = json.load(file)
-        except BaseException:  # whoever asked is gone
-            os._exit(0)
+        except BaseException:  # whoever asked is gone, or has said nothing that can be read
+            os._exit(1)
         return launch
 
 
