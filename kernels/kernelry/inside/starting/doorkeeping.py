@@ -115,11 +115,16 @@ class Doors:
         """
         self._doorkeepers.discard(pid)
         for kept in self._by_pid.values():
-            if kept.doorkeeper == pid and kept.door is not None and kept.requests is not None:
-                kept.requests.close()
-                kept.requests, kept.doorkeeper = None, 0
-                while kept.passed:
-                    kept.door.answer(kept.passed.popleft(), errno.ECONNABORTED)
+            if kept.doorkeeper == pid:
+                self._dismiss(kept)
+
+    def _dismiss(self, kept: Kept) -> None:
+        """Have no doorkeeper at a door; who waits for the one that was is told."""
+        assert kept.door is not None and kept.requests is not None
+        kept.requests.close()
+        kept.requests, kept.doorkeeper = None, 0
+        while kept.passed:
+            kept.door.answer(kept.passed.popleft(), errno.ECONNABORTED)
 
     def forget(self) -> None:
         """Close everything here, in a child that is to become something else."""
@@ -142,21 +147,29 @@ class Doors:
         self._look_at(kept)
 
     def _pass_on(self, kept: Kept, request: doors.Request) -> None:
+        assert kept.door is not None
         try:
-            if kept.requests is None:
-                self._hire(kept)
-            assert kept.requests is not None
-            has_folder = request.folder >= 0
-            fds = [request.fd, request.folder] if has_folder else [request.fd]
-            packet = PREFIX.pack(request.id, has_folder) + request.address
-            socket.send_fds(kept.requests, [packet], fds, socket.MSG_DONTWAIT)
-            kept.passed.append(request.id)
-        except OSError as error:  # it has more than enough to do, or has just ended
-            assert kept.door is not None
+            try:
+                self._send(kept, request)
+            except (BrokenPipeError, ConnectionResetError):  # its end is still to be noted
+                self._dismiss(kept)
+                self._send(kept, request)
+        except OSError as error:  # it has more than enough to do, or there is none to be had
             is_full = isinstance(error, BlockingIOError)
             kept.door.answer(request.id, errno.EAGAIN if is_full else errno.ECONNABORTED)
         finally:
             doors.close(request)
+
+    def _send(self, kept: Kept, request: doors.Request) -> None:
+        """Give a request to the doorkeeper of a door; raises OSError."""
+        if kept.requests is None:
+            self._hire(kept)
+        assert kept.requests is not None
+        has_folder = request.folder >= 0
+        fds = [request.fd, request.folder] if has_folder else [request.fd]
+        packet = PREFIX.pack(request.id, has_folder) + request.address
+        socket.send_fds(kept.requests, [packet], fds, socket.MSG_DONTWAIT)
+        kept.passed.append(request.id)
 
     def _hire(self, kept: Kept) -> None:
         """Fork the doorkeeper of a door."""
