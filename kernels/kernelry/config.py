@@ -90,6 +90,10 @@ class Config:
     artifacts: ArtifactLimits = field(default_factory=ArtifactLimits)
     #: automatic checkpoints that are kept of each session
     keep_checkpoints: int = 3
+    #: live checkpoints that there may be, of all sessions together
+    live_checkpoints: int = 20
+    #: bytes of memory that these may have of their own
+    live_memory: int = 1 << 30
     #: whether an orderly end saves the variables of sessions, as far as there is time
     save_on_stop: bool = False
     #: how much of an execution's output leaves its kernel

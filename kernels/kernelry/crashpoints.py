@@ -51,6 +51,11 @@ BRANCH_POINTS = (
     "branch.forked",  # its kernel runs, no record knows it
     "branch.saved",  # it is in its session's record
 )
+#: those that only a live checkpoint comes by
+LIVE_POINTS = (
+    "live.frozen",  # a copy of the kernel waits, no record knows it
+    "live.kept",  # it is written down
+)
 
 _name, _, _count = os.environ.get(VARIABLE, "").partition(":")
 _left = int(_count) if _count.isdigit() else 1

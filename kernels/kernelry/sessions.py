@@ -123,7 +123,7 @@ class Sessions(Directory):
             apart=self.apart,
             launches=self._launches,
         )
-        self.checkpoints = Checkpoints(self._services, self.config.keep_checkpoints)
+        self.checkpoints = Checkpoints(self._services, self._kernels, self._sessions, self.config)
         self._lifecycle = Lifecycle(
             self._sessions, self._services, self._kernels, self.checkpoints, self.config
         )
@@ -150,6 +150,7 @@ class Sessions(Directory):
             self.workspace,
             self._spawn,
             self.suspension.suspend_unused,
+            self.checkpoints,
             self.config.total_memory,
         )
         self._watching = self._spawn(watch.run(), name="supervisor")
@@ -445,7 +446,7 @@ class Sessions(Directory):
         )
         self._sessions.update(await recovery.run())
         self.recovered = recovery.report
-        await self.checkpoints.recover(self._sessions.values())
+        await self.checkpoints.recover(recovery.frozen)
         if recovery.garbage:
             self._spawn(recovery.remove_garbage(), name="remove what a dead server left")
         self._spawn(self._bring_artifacts_up_to_date(), name="artifacts of a dead server")
@@ -487,6 +488,7 @@ class Sessions(Directory):
         else:
             ends = [self._end(session) for session in sessions]
         going_on = [*self._lifecycle.unfinished, *self.checkpoints.unfinished]
+        ends.append(self.checkpoints.close(leave=self._is_leaving))
         failures = await asyncio.gather(*ends, return_exceptions=True)
         failures += await given_up(going_on, bounds.END_SECONDS)
         for failure in failures:

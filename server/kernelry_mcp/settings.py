@@ -239,6 +239,19 @@ class Settings(BaseSettings):
         le=1000,
         description="Automatic checkpoints (before a restart, ...) that are kept of each session.",
     )
+    live_checkpoints: int = Field(
+        default=20,
+        ge=0,
+        le=1000,
+        description="Live checkpoints that there may be, of all sessions together; the oldest goes "
+        "first. 0: none can be made.",
+    )
+    live_memory: Size = Field(
+        default=-1,
+        ge=-1,
+        description="Bytes of memory that all live checkpoints together may have of their own; the "
+        "oldest goes first. Default: a quarter of the machine's.",
+    )
     execution_timeout: float = Field(
         default=0,
         ge=0,
@@ -424,6 +437,8 @@ class Settings(BaseSettings):
             keep_kernels=self.keep_kernels,
             max_sessions=self.max_sessions,
             keep_checkpoints=self.keep_checkpoints,
+            live_checkpoints=self.live_checkpoints,
+            live_memory=self.live_memory if self.live_memory >= 0 else default_memory() // 3,
             save_on_stop=self.save_on_stop is not False,
             execution_timeout=self.execution_timeout or None,
             isolation=self.isolation,

@@ -102,3 +102,25 @@ async def test_what_can_not_be_is_refused_and_makes_nothing(
     refused = await agent.call("create_session", **arguments)
     assert refused.is_error and words in refused.text
     assert (await agent.ask("list_sessions"))["total_sessions"] == 1
+
+
+async def test_a_live_checkpoint_brings_everything_back_and_says_so(place: Place) -> None:
+    async with stdio_agent(place, *PROCESS, "--toolsets", "all") as agent:
+        await agent.run(SETUP + "\nnumbers = iter(range(9)); next(numbers)")
+        kept = await agent.call("create_checkpoint", name="before", live=True)
+        assert "everything as it is, in memory until the machine ends" in kept.text
+        await agent.run("rows.clear(); later = 1; next(numbers)")
+        for _ in range(2):
+            back = await agent.call("restore_checkpoint", checkpoint_id="before")
+            assert "What was made since is gone; files stay." in back.text
+            found = "(len(rows), same is rows, next(numbers), 'later' in globals())"
+            assert await agent.value(found) == "(1000, True, 1, False)"
+        listed = await agent.call("list_checkpoints")
+        assert "live: everything, in memory until the machine ends" in listed.text
+
+
+async def test_where_none_can_be_made_the_answer_says_what_can(place: Place) -> None:
+    async with stdio_agent(place, "--isolation", "guard", "--toolsets", "all") as agent:
+        await agent.run("x = 1")
+        error = await agent.refused("create_checkpoint", live=True)
+        assert "level 'guard'" in error and "without live=true" in error

@@ -15,6 +15,7 @@ from kernelry import ExecutionStatus, KernelState, Session, Sessions, SessionSpe
 from kernelry.errors import KernelDeadError, KernelryError, KernelSilentError
 from kernelry.models.reports import Activity, HealthStatus
 from kernelry.output.fold import Display, Stream, stream_text
+from kernelry.session.installing import adopt_environment
 
 from .conftest import Bystander
 from .kernels import HANG, pid_of, restarted, run, started, until, value
@@ -157,7 +158,7 @@ async def shut_down(sessions: Sessions, session: Session) -> None:
 
 async def install(sessions: Sessions, session: Session) -> None:
     (session.environment.site / "made").mkdir(parents=True, exist_ok=True)
-    await session.adopt_environment(["six"])
+    await adopt_environment(session, ["six"])
 
 
 @fault("B7")

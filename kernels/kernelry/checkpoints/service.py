@@ -6,15 +6,18 @@ asked for before it and before what comes later. A save holds them up for as lon
 kernel needs to fork; a restore until it is done.
 """
 
+import logging
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
 from kernelry.checkpoints import saving
 from kernelry.checkpoints.files import CheckpointFiles, under_way
+from kernelry.checkpoints.live import LiveCheckpoints
+from kernelry.config import Config
 from kernelry.crashpoints import crash_point
-from kernelry.engines import LocalKernel
+from kernelry.engines import FrozenKernel, LocalKernel
 from kernelry.errors import (
     CheckpointError,
     CheckpointNotFoundError,
@@ -22,11 +25,15 @@ from kernelry.errors import (
     SessionBusyError,
     StoreError,
 )
-from kernelry.models import Checkpoint, CheckpointReason, Restoration, short_id
-from kernelry.session import Services, Session
+from kernelry.launching import KernelSource
+from kernelry.models import Checkpoint, CheckpointReason, LeftOut, Restoration, short_id
+from kernelry.processes import Exit
+from kernelry.session import Services, Session, isolated
 from kernelry.shielding import Unfinished
 from kernelry.specs import check_text
 from kernelry.store import Statements, rows
+
+log = logging.getLogger(__name__)
 
 SWEEP = "checkpoints"  # whose share of threads removes files
 NAMED_IDS = 10  # ids that "unknown checkpoint" lists
@@ -49,24 +56,45 @@ class Checkpoints:
 
     Args:
         services: What sessions use.
-        keep: Automatic ones that are kept of each session.
+        kernels: Where kernels come from.
+        sessions: Those that there are, by id; kept up to date.
+        config: How many are kept.
     """
 
-    def __init__(self, services: Services, keep: int) -> None:
+    def __init__(
+        self,
+        services: Services,
+        kernels: KernelSource,
+        sessions: Mapping[str, Session],
+        config: Config,
+    ) -> None:
         self._store = services.store
         self._apart = services.apart
         self._files = CheckpointFiles(services.launches.state.checkpoints)
-        self._keep = keep
+        self._keep = config.keep_checkpoints
+        self._sessions = sessions
+        self._spawn = services.spawn
+        #: those that are processes
+        self.live = LiveCheckpoints(
+            kernels, config.live_checkpoints, config.live_memory, self._lose
+        )
         #: what goes on though nobody may wait for it any more
         self.unfinished = Unfinished()
 
-    async def recover(self, sessions: Iterable[Session]) -> None:
-        """Remove what a server that was killed has left half done."""
+    async def recover(self, frozen: Mapping[str, FrozenKernel]) -> None:
+        """Remove what a server that was killed has left half done.
+
+        Args:
+            frozen: The processes that are left of live checkpoints, by id.
+        """
+        self.live.adopt(frozen, found := await self.list())
+        gone = [one.id for one in found if one.is_live and one.id not in frozen]
+        await self._drop(gone, "it was a process, which ended with its server or its machine")
         for checkpoint in await self.list():
             if checkpoint.reason is CheckpointReason.BRANCH:  # its branches are there, or never
                 await self.delete(checkpoint.id)
         known = [checkpoint.id for checkpoint in await self.list()]
-        directories = [session.directory for session in sessions]
+        directories = [session.directory for session in self._sessions.values()]
         await self._apart.run(SWEEP, self._files.sweep, known, directories)
 
     async def create(
@@ -75,6 +103,7 @@ class Checkpoints:
         *,
         name: str = "",
         reason: CheckpointReason = CheckpointReason.MANUAL,
+        live: bool = False,
         patience: float | None = None,
     ) -> Checkpoint:
         """Save the namespace of a session; returns when it is on disk.
@@ -85,6 +114,7 @@ class Checkpoints:
             session: Whose.
             name: What to call it.
             reason: Why; of automatic ones the oldest go.
+            live: Freeze a copy of the kernel instead, which has everything and is in memory.
             patience: Seconds to wait for executions that were asked for before; None: as long
                 as they take.
 
@@ -92,9 +122,11 @@ class Checkpoints:
             InvalidArgumentError: The name can't be kept.
             SessionBusyError: They took longer.
             KernelDeadError: There is no kernel, or it ended meanwhile.
-            CheckpointError: It can't be written; nothing is left of it.
+            CheckpointError: It can't be written, or the kernel can't be copied; nothing is left.
         """
         check_text("the name", name)
+        if live:
+            return await self._freeze(session, name, reason, patience)
         async with _turn(session, patience):
             begun = await self._begin(session, name, reason)
         return await self._finish(begun)
@@ -126,7 +158,9 @@ class Checkpoints:
             newest = (await self.list())[:NAMED_IDS]
             named = (f"{item.id} ({item.name})" if item.name else item.id for item in newest)
             known = ", ".join(named) or "none"
-            msg = f"no checkpoint {checkpoint_id[:64]!r}. The newest are: {known}."
+            gone = self.live.why_gone(checkpoint_id)
+            why = f"checkpoint {checkpoint_id} {gone}" if gone else ""
+            msg = f"{why or f'no checkpoint {checkpoint_id[:64]!r}.'} The newest are: {known}."
             raise CheckpointNotFoundError(msg)
         return rows.checkpoint(found)
 
@@ -141,7 +175,8 @@ class Checkpoints:
         """Put a saved namespace into a session, which may be another than it was saved from.
 
         It comes all at once: variables of the same names are replaced, others stay. A cancelled
-        caller stops it, and then nothing is changed.
+        caller stops it, and then nothing is changed. A live one replaces the kernel, also one
+        that is dead: everything is then as it was, and what was made since is gone.
 
         Args:
             checkpoint_id: What, or the name that it was given.
@@ -157,6 +192,11 @@ class Checkpoints:
             KernelDeadError: The kernel is dead, or ended meanwhile.
         """
         checkpoint = await self.get(checkpoint_id, session.id)
+        if checkpoint.is_live:
+            async with _turn(session, patience):
+                origin = self._sessions.get(checkpoint.session_id, session)
+                warnings = await self.live.put_back(checkpoint, origin, session)
+                return await self._restored(checkpoint, session, warnings=warnings)
         kernel = await session.ensure_kernel()
         async with _turn(session, patience):
             return await self._put_back(checkpoint, session, kernel, clear=clear)
@@ -208,6 +248,22 @@ class Checkpoints:
         await self._store.commit(lambda s: s.execute("delete_checkpoint", {"id": found}))
         await self.remove_files([found])
 
+    async def keep_bounds(self) -> None:
+        """End live checkpoints that are too many, or too large by what changed since."""
+        while (surplus := await self.live.surplus()) is not None:
+            await self._drop(surplus.ids, surplus.why)
+
+    async def give_way(self, why: str) -> None:
+        """End all live checkpoints: somebody needs their memory."""
+        await self._drop(self.live.ids, why)
+
+    async def close(self, *, leave: bool) -> None:
+        """End the live checkpoints, or leave them for the next server."""
+        if leave:
+            self.live.leave()
+        else:
+            await self._drop(self.live.ids, "the server was shut down")
+
     async def known(self, session_id: str) -> Sequence[str]:
         """Return the ids of a session's checkpoints; none if they can't be read now."""
         with suppress(StoreError):
@@ -215,15 +271,72 @@ class Checkpoints:
         return []
 
     async def remove_files(self, checkpoint_ids: Iterable[str]) -> None:
-        """Remove the files of checkpoints whose records are gone; a start does so, too."""
+        """Remove what there is of checkpoints whose records are gone; a start does so, too."""
+        await self.live.end(checkpoint_ids := list(checkpoint_ids), "it was deleted")
         await self._apart.run(SWEEP, self._files.remove, *checkpoint_ids)
 
-    async def _begin(self, session: Session, name: str, reason: CheckpointReason) -> Begun:
+    async def _freeze(
+        self, session: Session, name: str, reason: CheckpointReason, patience: float | None
+    ) -> Checkpoint:
+        """Make a live checkpoint; see `create`."""
+        async with _turn(session, patience):
+            kernel, began = self._kernel_of(session), time.monotonic()
+            frozen, named = await self.live.freeze(session, kernel)
+            crash_point("live.frozen")
+        checkpoint = Checkpoint(
+            id=self._free_id(),
+            session_id=session.id,
+            name=name,
+            reason=reason,
+            blocked=time.monotonic() - began,
+            process=frozen.record,
+            named=tuple(named),
+        )
+        try:
+            await self._store.commit(lambda statements: self._write(statements, checkpoint))
+        except BaseException:
+            await frozen.end()
+            raise
+        crash_point("live.kept")
+        self.live.keep(checkpoint.id, frozen)
+        await self.keep_bounds()
+        return checkpoint
+
+    async def _drop(self, checkpoint_ids: Sequence[str], why: str) -> None:
+        """Forget live checkpoints, and say in the log why."""
+        if not checkpoint_ids:
+            return
+
+        def write(statements: Statements) -> None:
+            for name in checkpoint_ids:
+                row = statements.execute("checkpoint", {"id": name, "session_id": ""}).fetchone()
+                if row is not None:
+                    data: dict[str, object] = {"checkpoint": name, "why": why}
+                    statements.event("checkpoint.ended", row["session_id"], data=data)
+                    statements.execute("delete_checkpoint", {"id": name})
+
+        try:
+            await self._store.commit(write)
+        except StoreError as error:  # the next start forgets them
+            log.warning("live checkpoints that go are still listed: %s", error)
+        await self.live.end(checkpoint_ids, why)
+
+    def _lose(self, checkpoint_id: str, how: Exit) -> None:
+        """Forget a live checkpoint whose process has ended without us."""
+        work = isolated(self._drop([checkpoint_id], f"its process ended ({how})"), "a checkpoint")
+        self._spawn(work, name=f"end of {checkpoint_id}")
+
+    def _kernel_of(self, session: Session) -> LocalKernel:
+        """Return the kernel that there is something to save of; raise if there is none."""
         kernel = session.kernel
         if kernel is None or kernel.process.exit is not None:
             why = session.death or session.stopped_why or "it was not started yet"
             msg = f"session '{session.id}' has no kernel ({why}): there is nothing to save."
             raise KernelDeadError(msg)
+        return kernel
+
+    async def _begin(self, session: Session, name: str, reason: CheckpointReason) -> Begun:
+        kernel = self._kernel_of(session)
         checkpoint = Checkpoint(id=self._free_id(), session_id=session.id, name=name, reason=reason)
         begun = Begun(checkpoint, session, kernel)
         async with self._abandoning(begun):
@@ -307,6 +420,17 @@ class Checkpoints:
             told = await saving.restore(kernel, content)
         finally:
             self._files.take_back(checkpoint.id, session.directory)
+        return await self._restored(checkpoint, session, told.restored, told.failed, told.warnings)
+
+    async def _restored(
+        self,
+        checkpoint: Checkpoint,
+        session: Session,
+        restored: tuple[str, ...] = (),
+        failed: tuple[LeftOut, ...] = (),
+        warnings: tuple[str, ...] = (),
+    ) -> Restoration:
+        """Write a restore down, and return it."""
         session.touch()
         data: dict[str, object] = {"checkpoint": checkpoint.id}
         with suppress(StoreError):  # it is restored all the same
@@ -316,9 +440,9 @@ class Checkpoints:
         return Restoration(
             checkpoint=checkpoint,
             session_id=session.id,
-            restored=told.restored,
-            failed=told.failed,
-            warnings=told.warnings,
+            restored=restored,
+            failed=failed,
+            warnings=warnings,
         )
 
     @asynccontextmanager

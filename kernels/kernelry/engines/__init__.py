@@ -1,6 +1,6 @@
 """Where kernels run, and how we talk to them."""
 
-from kernelry.engines.branching import NoCopyError
+from kernelry.engines.branching import FrozenKernel, NoCopyError
 from kernelry.engines.forkserver import Profile
 from kernelry.engines.guardians import Started
 from kernelry.engines.kernel import LocalKernel
@@ -13,6 +13,7 @@ __all__ = [
     "INSIDE",
     "SYSTEM",
     "Environment",
+    "FrozenKernel",
     "Launch",
     "LocalEngine",
     "LocalKernel",

@@ -15,14 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kernelry import bounds
-from kernelry.engines.kernel import LocalKernel
+from kernelry.apart import in_thread
+from kernelry.engines.forkserver import ForkServer
+from kernelry.engines.kernel import LocalKernel, record_of, remove_files
 from kernelry.engines.launch import Launch, await_ready, ready_pipe
+from kernelry.engines.walls import Walls
 from kernelry.errors import KernelSilentError, KernelStartError
 from kernelry.messaging import BRANCHES, PORTS, Connection
+from kernelry.models import KernelRecord
 from kernelry.output import taking
 from kernelry.processes import (
     BranchProcess,
     Exit,
+    Group,
     KernelProcess,
     cpu_time,
     parent_of,
@@ -64,6 +69,7 @@ async def copy_of(
     *,
     deadline: float,
     began: Callable[[BranchProcess], Awaitable[None]],
+    frozen: bool = False,
 ) -> Copy:
     """Have a kernel forked from another; returns when it listens.
 
@@ -76,6 +82,7 @@ async def copy_of(
         connection: Where its sockets shall be.
         deadline: Seconds it may take.
         began: Called when there is a process, to have it looked after.
+        frozen: Whether the copy shall wait as it is until copies of it are wanted.
 
     Raises:
         NoCopyError: The kernel can't be forked as it is; nothing was done.
@@ -86,8 +93,8 @@ async def copy_of(
         asking = stack.enter_context(closing(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)))
         asking.setblocking(False)
         try:
-            ports = {PORTS[name]: listen(connection, PORTS[name], stack) for name in CHANNELS}
-            ports[BRANCHES] = listen(connection, BRANCHES, stack)
+            wanted = [BRANCHES] if frozen else [*(PORTS[name] for name in CHANNELS), BRANCHES]
+            ports = {port: listen(connection, port, stack) for port in wanted}
             file = stack.enter_context(launch_file.open("rb"))
             lifeline = os.open(str(launch.lifeline), os.O_RDONLY | os.O_NONBLOCK)
             stack.callback(os.close, lifeline)
@@ -97,7 +104,7 @@ async def copy_of(
             raise NoCopyError(f"the kernel can't be asked for a copy of it: {error}") from error
         try:
             async with asyncio.timeout(deadline):
-                request = json.dumps({"ports": list(ports)}).encode()
+                request = json.dumps({"ports": list(ports), "frozen": frozen}).encode()
                 fds = [file.fileno(), writable, lifeline, *ports.values()]
                 answer = await ask(asking, request, fds)
         except (OSError, TimeoutError, ValueError) as error:
@@ -166,7 +173,7 @@ def taken(answer: object, origin: KernelProcess) -> tuple[BranchProcess, tuple[s
     return BranchProcess(pid, pidfd), named
 
 
-async def reap(pid: int, kernels: Iterable[LocalKernel]) -> None:
+async def reap(pid: int, kernels: Iterable["LocalKernel | FrozenKernel"]) -> None:
     """Have the kernel that is the parent of a copy which has ended wait for it.
 
     That is its origin, or when that has ended the one which the origin was forked from; when
@@ -175,11 +182,15 @@ async def reap(pid: int, kernels: Iterable[LocalKernel]) -> None:
     """
     parent = parent_of(pid)
     for kernel in kernels:
-        if kernel.process.pid == parent and kernel.process.exit is None:
-            waited[parent] = waited.get(parent, 0.0) + cpu_time(pid)
-            kernel.process.on_exit(forget_waited(parent))
-            with suppress(KernelSilentError):
-                await kernel.request("reap", deadline=REAP_DEADLINE, pid=pid)
+        if kernel.process.pid != parent or kernel.process.exit is not None:
+            continue
+        if isinstance(kernel, FrozenKernel):
+            await kernel.reap(pid)
+            continue
+        waited[parent] = waited.get(parent, 0.0) + cpu_time(pid)
+        kernel.process.on_exit(forget_waited(parent))
+        with suppress(KernelSilentError):
+            await kernel.request("reap", deadline=REAP_DEADLINE, pid=pid)
 
 
 def forget_waited(pid: int) -> Callable[[Exit], None]:
@@ -189,3 +200,79 @@ def forget_waited(pid: int) -> Callable[[Exit], None]:
         waited.pop(pid, None)
 
     return forget
+
+
+class FrozenKernel:
+    """A copy of a kernel that waits as it is: kernels with all that it has are forked from it.
+
+    Args:
+        process: It.
+        connection: Where its socket is.
+        walls: What it stands behind.
+        guardian: The fork server that ends it when no server comes for it.
+    """
+
+    def __init__(
+        self,
+        process: KernelProcess,
+        connection: Connection,
+        walls: Walls,
+        guardian: ForkServer | None,
+    ) -> None:
+        self.process = process
+        self.walls = walls
+        self.guardian = guardian
+        #: the control group that it is in; None: there is none
+        self.group: Group | None = None
+        self._connection = connection
+
+    @property
+    def record(self) -> KernelRecord:
+        """What the next server needs to take it over."""
+        return record_of(self.process, self._connection, self.walls)
+
+    @property
+    def memory(self) -> int:
+        """Bytes that nothing else has: what it keeps of what its origin has changed or lost.
+
+        When its origin has ended that is all it has, by shares with its like.
+        """
+        is_orphan = self.guardian is None or parent_of(self.process.pid) == self.guardian.pid
+        return own_memory(self.process.pid, shares=is_orphan)
+
+    async def reap(self, pid: int) -> None:
+        """Have it wait for a kernel that was forked from it and has ended."""
+        door = f"{self._connection.path}-{BRANCHES}"
+        with closing(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)) as asking:
+            asking.setblocking(False)
+            with suppress(OSError, TimeoutError, ValueError):  # it ends: then nobody has to
+                async with asyncio.timeout(REAP_DEADLINE):
+                    await asyncio.get_running_loop().sock_connect(asking, door)
+                    await ask(asking, json.dumps({"reap": pid}).encode(), [])
+
+    async def end(self) -> None:
+        """End it, and remove what is there of it."""
+        await to_the_end(self.process.kill())
+        if self.group is not None:
+            await in_thread(self.group.end, name="strays")
+            self.group.remove()
+        remove_files(self._connection)
+
+    def leave(self) -> None:
+        """Leave it for the next server."""
+        self.process.leave()
+
+
+def own_memory(pid: int, *, shares: bool) -> int:
+    """Return the bytes of memory that only one process has; 0: it has ended.
+
+    Args:
+        pid: Which.
+        shares: Whether its shares of what it has with others are counted too.
+    """
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    wanted = ("Pss:",) if shares else ("Private_Clean:", "Private_Dirty:")
+    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(wanted))

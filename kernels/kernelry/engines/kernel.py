@@ -51,17 +51,7 @@ class LocalKernel:
     @property
     def record(self) -> KernelRecord:
         """What the next server needs to take it over."""
-        return KernelRecord(
-            pid=self.process.pid,
-            started=self.process.started,
-            boot=boot_id(),
-            path=str(self._connection.path),
-            key=self._connection.key,
-            client_id=self._connection.client_id,
-            start=self.process.start,
-            isolation=self.walls.isolation,
-            network=self.walls.network,
-        )
+        return record_of(self.process, self._connection, self.walls)
 
     @property
     def is_out_of_memory(self) -> bool:
@@ -166,6 +156,21 @@ class LocalKernel:
         """Close the channels and leave the kernel as it is, for the next server."""
         self.channels.close()
         self.process.leave()
+
+
+def record_of(process: KernelProcess, connection: Connection, walls: Walls) -> KernelRecord:
+    """Return what the next server needs to take a kernel over."""
+    return KernelRecord(
+        pid=process.pid,
+        started=process.started,
+        boot=boot_id(),
+        path=str(connection.path),
+        key=connection.key,
+        client_id=connection.client_id,
+        start=process.start,
+        isolation=walls.isolation,
+        network=walls.network,
+    )
 
 
 def end_left(name: str, group: Group | None) -> int:

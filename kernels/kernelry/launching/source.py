@@ -1,12 +1,15 @@
 """Where the kernels of a service come from: warm, forked, or spawned; and behind which walls."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from kernelry.config import Config, interpreter
 from kernelry.engines import (
+    FrozenKernel,
+    Launch,
     LocalEngine,
     LocalKernel,
     NoCopyError,
@@ -120,24 +123,47 @@ class KernelSource:
 
     async def branch(
         self,
-        origin: LocalKernel,
+        origin: LocalKernel | FrozenKernel,
         directory: Path,
         environment: SessionEnvironment,
         walls: Walls,
+        before: Callable[[], Awaitable[None]] | None = None,
     ) -> tuple[LocalKernel, tuple[str, ...]]:
         """Have a kernel forked from another as it is; return it, and what it lacks or shares.
+
+        Args:
+            origin: The other one.
+            directory: The private one of the session that it shall be of.
+            environment: The packages of that.
+            walls: The walls of that.
+            before: Called when there is a process, which has not touched anything yet.
 
         Raises:
             NoCopyError: Something stands against it; nothing was done.
             LimitExceededError: There are too few file descriptors left.
             KernelStartError: It did not come to be; nothing of it is left.
         """
+        launch = self._copied(directory, environment, walls)
+        return await self.engine.branch(origin, launch, before=before)
+
+    async def freeze(
+        self, origin: LocalKernel, directory: Path, environment: SessionEnvironment, walls: Walls
+    ) -> tuple[FrozenKernel, tuple[str, ...]]:
+        """Have a kernel forked to a copy that stays as it is; return it, and what it lacks.
+
+        Raises:
+            As `branch`.
+        """
+        return await self.engine.freeze(origin, self._copied(directory, environment, walls))
+
+    def _copied(self, directory: Path, environment: SessionEnvironment, walls: Walls) -> Launch:
+        """Return what a copy of a kernel is launched with."""
         check_descriptors()
         launch = self._launches.of(directory, environment, walls)
         if not launch.takes_branches:
             level = walls.isolation.value
             raise NoCopyError(f"kernels at level '{level}' can't be forked as they are")
-        return await self.engine.branch(origin, launch)
+        return launch
 
     async def own_python(self, wanted: str) -> str:
         """Return the path of a session's own interpreter, which can run kernels; empty: none.

@@ -123,6 +123,8 @@ class Branching:
             CheckpointError: The variables can't be saved, or not be restored.
         """
         check(spec, count)
+        if is_scarce(count):
+            await self._checkpoints.give_way("branches needed the memory")
         check_memory(count)
         check_descriptors(count)
         if origin.record.status is SessionStatus.SUSPENDED:
@@ -298,14 +300,19 @@ def check(spec: SessionSpec, count: int) -> None:
         raise InvalidArgumentError(msg)
 
 
+def is_scarce(count: int) -> bool:
+    """Say whether there is no memory for so many branches."""
+    return bool(psutil.virtual_memory().available < count * OWN_BYTES)
+
+
 def check_memory(count: int) -> None:
     """Refuse branches that there is no memory for.
 
     Raises:
         LimitExceededError: Too little is left.
     """
-    left = psutil.virtual_memory().available
-    if left < count * OWN_BYTES:
+    if is_scarce(count):
+        left = psutil.virtual_memory().available
         msg = (
             f"{count} branches need {count * OWN_BYTES >> 20} MiB of memory of their own at least, "
             f"and {left >> 20} MiB are left: make fewer, or delete sessions"

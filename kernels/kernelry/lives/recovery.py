@@ -22,7 +22,7 @@ from kernelry import bounds
 from kernelry.apart import in_thread
 from kernelry.beneath import put_aside, reading, remove_tree, writing
 from kernelry.crashpoints import crash_point
-from kernelry.engines import LocalEngine
+from kernelry.engines import FrozenKernel, LocalEngine
 from kernelry.models import Execution, ExecutionStatus, KernelRecord, SessionRecord, SessionStatus
 from kernelry.paths import StateDirectory
 from kernelry.processes import BranchProcess, Exit, branches, end_groups, end_strays
@@ -99,6 +99,8 @@ class Recovery:
         self._sessions: dict[str, Session] = {}
         self._opened: dict[str, list[Execution]] = {}
         self._concluded: Counter[str] = Counter()
+        #: processes of live checkpoints that go on, by id
+        self.frozen: dict[str, FrozenKernel] = {}
         #: paths that belong to nothing, for `remove_garbage`
         self.garbage: list[Path] = []
         self.report = RecoveryReport()
@@ -121,9 +123,13 @@ class Recovery:
             opened = self._opened.get(name, [])
             self._opened[name] = await with_what_ran(opened, session.journal)
         kernels = await self._store.kernels()
-        for known in kernels.values():  # before anybody looks at families
+        live = await self._store.live_checkpoints()
+        for known in (*kernels.values(), *live.values()):  # before anybody looks at families
             if known.start == BranchProcess.start:
                 branches[known.pid] = known.started
+        for name, known in live.items():
+            if (frozen := self._engine.adopt_frozen(known)) is not None:
+                self.frozen[name] = frozen
         ends = {name: end for name in self._sessions if (end := await self._adopt(name, kernels))}
         crash_point("recover.adopted")
         # From here on every kernel that lives is a session's: what files say is final.
@@ -196,11 +202,17 @@ class Recovery:
         """Return the names of all kernels that were ever started and are no session's now."""
         started = {path.name for path in entries(self._state.runtime) if path.is_dir()}
         known = {name: Path(record.path).name for name, record in kernels.items()}
-        return (started | {*known.values()}) - {known[name] for name in self.report.adopted}
+        return (started | {*known.values()}) - self._claimed(kernels)
+
+    def _claimed(self, kernels: dict[str, KernelRecord]) -> set[str]:
+        """Return the names of the kernels and frozen copies that go on."""
+        records = [kernels[name] for name in self.report.adopted]
+        records += [frozen.record for frozen in self.frozen.values()]
+        return {Path(record.path).name for record in records}
 
     def _find_garbage(self, kernels: dict[str, KernelRecord]) -> list[Path]:
         kept = {session.directory.name for session in self._sessions.values()}
-        sockets = {Path(kernels[name].path).name for name in self.report.adopted}
+        sockets = self._claimed(kernels)
         garbage = [path for path in entries(self._state.sessions) if path.name not in kept]
         runtime = entries(self._state.runtime)
         return garbage + [path for path in runtime if path.is_dir() and path.name not in sockets]

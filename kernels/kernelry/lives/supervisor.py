@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeVar
 
+from kernelry.checkpoints import Checkpoints
 from kernelry.errors import KernelryError
 from kernelry.models import ExecutionStatus, Limits
 from kernelry.paths import Workspace
@@ -143,6 +144,7 @@ class Supervisor:
         workspace: The folder that they share.
         spawn: Starts tasks of the service.
         suspend: Suspends a session that is not used.
+        checkpoints: Saved namespaces, of which the live ones go before a session does.
         total: Bytes of memory that all sessions together may use; 0: no limit.
     """
 
@@ -152,9 +154,11 @@ class Supervisor:
         workspace: Workspace,
         spawn: Spawner,
         suspend: Callable[[Session], Coroutine[Any, Any, None]],
+        checkpoints: Checkpoints,
         total: int,
     ) -> None:
         self._suspend = suspend
+        self._checkpoints = checkpoints
         self._total = total
         self._used: dict[str, int] = {}  # session -> bytes when it was looked at last
         self._sessions = sessions
@@ -171,6 +175,8 @@ class Supervisor:
             for look in itertools.count(1):
                 await asyncio.sleep(PAUSE)
                 await self._look(look)
+                if look % QUIET_LOOKS == 0 and not self._checkpoints.live.is_empty:
+                    await self._checkpoints.keep_bounds()
 
     async def _read(self, work: Callable[..., T], *args: Any) -> T:
         """Do something that reads files in the one thread for it."""
@@ -222,6 +228,9 @@ class Supervisor:
         self._used = {name: usage.memory for name, usage in found.items()}
         if worst := heaviest(found, self._total):
             name, why = worst
+            if not self._checkpoints.live.is_empty:
+                await self._checkpoints.give_way("sessions needed the memory")
+                return
             self._respond(living[name], Breach(Action.KILL, why))
 
     def _measure(

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from kernelry.models.sessions import now
+from kernelry.models.sessions import KernelRecord, now
 
 
 class CheckpointReason(StrEnum):
@@ -66,6 +66,15 @@ class Checkpoint:
     variables: tuple[str, ...] = ()
     #: what is not
     skipped: tuple[LeftOut, ...] = ()
+    #: the copy of the kernel that it is, with everything; None: it is a file, with its variables
+    process: KernelRecord | None = None
+    #: what such a copy lacks, or shares with its origin
+    named: tuple[str, ...] = ()
+
+    @property
+    def is_live(self) -> bool:
+        """Say whether it has everything, and is gone with the machine."""
+        return self.process is not None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

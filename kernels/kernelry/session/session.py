@@ -5,7 +5,7 @@ What runs in it is looked after by executions.py.
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,6 @@ from kernelry.errors import (
     ConflictError,
     IdTakenError,
     KernelDeadError,
-    KernelSilentError,
     StoreError,
 )
 from kernelry.launching import stronger
@@ -34,7 +33,7 @@ from kernelry.models import (
 )
 from kernelry.packages import InstallReport, Package, SessionEnvironment, parse_requirements
 from kernelry.processes import Exit
-from kernelry.session import inspection, interrupts
+from kernelry.session import inspection, installing, interrupts
 from kernelry.session.executions import Executions
 from kernelry.session.notes import Notes
 from kernelry.session.run import Run
@@ -320,6 +319,29 @@ class Session:
             await self._start_kernel()
             return ended
 
+    async def replace_kernel(
+        self, make: Callable[[Callable[[], Awaitable[None]]], Awaitable[LocalKernel]], why: str
+    ) -> None:
+        """Go on with another kernel that has run already; for whoever has the turn.
+
+        Args:
+            make: Returns it; calls what it is given before that touches the session's files, and
+                then the kernel that there was is ended. If it fails before, nothing is changed.
+            why: Why, in a line.
+        """
+        self._check_open()
+
+        async def end() -> None:
+            await self.services.store.forget_kernel(self.id)
+            await self._stop_kernel(why, grace=0, withdraw=False)
+            writing.clear(self.directory, *OPENED_AT_START)
+
+        async with self._kernel_lock:
+            kernel = await make(end)
+            self.death = ""
+            await self._own(kernel)
+        self._begun, self._ran_before = kernel, -1
+
     def turn(self, patience: float | None) -> AbstractAsyncContextManager[None]:
         """Have nothing run in it meanwhile; see `Executions.turn`."""
         self.touch()
@@ -353,24 +375,6 @@ class Session:
         self.listed = tuple(item.name for item in found)
         return found, total
 
-    async def adopt_environment(self, distributions: list[str]) -> list[str]:
-        """Make the running kernel see its environment; name modules it had loaded before.
-
-        Args:
-            distributions: What was just installed, by name.
-        """
-        if self.kernel is None or self.kernel.process.exit is not None:
-            return []
-        environment = self.environment
-        stale = await inspection.adopt_environment(
-            self.kernel, environment.prefix, environment.site, distributions
-        )
-        # What the fork server imported, a fork has again; a fresh process does not.
-        if stale and not self.record.fresh:
-            self.record = replace(self.record, fresh=True)
-            await self.services.store.save_session(self.record)
-        return stale
-
     async def install(self, packages: Sequence[str], *, timeout: float) -> InstallReport:
         """Install packages into this session; its kernel can import them at once.
 
@@ -385,16 +389,7 @@ class Session:
             InstallError: The environment could not be made.
         """
         wanted = [str(requirement) for requirement in parse_requirements(packages)]
-        done = await self.environment.install(wanted, walls=self.walls, timeout=timeout)
-        if not done.installed:
-            return InstallReport(installation=done)
-        names = [pin.split("==")[0] for pin in done.installed]
-        try:
-            stale = await self.adopt_environment(names)
-        except KernelSilentError:
-            # In native code now: it can't be told. A restart will find the environment.
-            stale = names
-        return InstallReport(installation=done, stale_modules=tuple(stale))
+        return await installing.install(self, wanted, timeout)
 
     async def packages(self) -> Sequence[Package]:
         """Return what this session can import, by name; needs no kernel.
@@ -456,9 +451,9 @@ class Session:
         kernel.channels.on_broken(self._on_broken)
         kernel.process.on_exit(self._on_exit)
 
-    async def _stop_kernel(self, why: str, *, grace: float) -> list[Run]:
+    async def _stop_kernel(self, why: str, *, grace: float, withdraw: bool = True) -> list[Run]:
         kernel = self.kernel
-        ended = await self._executions.withdraw_all(f"{why} before it ran")
+        ended = await self._executions.withdraw_all(f"{why} before it ran") if withdraw else []
         if kernel is None:
             return ended
         self.death = self.death or why

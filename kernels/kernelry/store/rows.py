@@ -72,7 +72,7 @@ def kernel_row(session_id: str, record: KernelRecord) -> Row:
     return {"session_id": session_id, **asdict(record)}
 
 
-def kernel_record(row: sqlite3.Row) -> KernelRecord:
+def kernel_record(row: sqlite3.Row | dict[str, Any]) -> KernelRecord:
     """Return the kernel in a row."""
     values = {name: row[name] for name in KernelRecord.__slots__}
     values |= {"isolation": Isolation(row["isolation"]), "network": bool(row["network"])}
@@ -206,6 +206,8 @@ def checkpoint_row(checkpoint: Checkpoint) -> Row:
         "reason": checkpoint.reason.value,
         "variables": json.dumps(checkpoint.variables),
         "skipped": json.dumps([asdict(item) for item in checkpoint.skipped]),
+        "process": json.dumps(asdict(checkpoint.process)) if checkpoint.process else "",
+        "named": json.dumps(checkpoint.named),
     }
 
 
@@ -225,4 +227,6 @@ def checkpoint(row: sqlite3.Row) -> Checkpoint:
         blocked=row["blocked"],
         variables=tuple(json.loads(row["variables"])),
         skipped=tuple(LeftOut(**item) for item in json.loads(row["skipped"])),
+        process=kernel_record(json.loads(row["process"])) if row["process"] else None,
+        named=tuple(json.loads(row["named"])),
     )

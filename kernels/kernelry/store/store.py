@@ -179,6 +179,15 @@ class Store:
             lambda: {row["session_id"]: rows.kernel_record(row) for row in self._execute("kernels")}
         )
 
+    async def live_checkpoints(self) -> dict[str, KernelRecord]:
+        """Return the processes of live checkpoints, by the ids of these."""
+        return await self._run(
+            lambda: {
+                row["id"]: rows.kernel_record(json.loads(row["process"]))
+                for row in self._execute("live_checkpoints")
+            }
+        )
+
     async def newest_execution(self, session_id: str) -> Execution | None:
         """Return a session's last execution, with its outputs."""
 

@@ -23,6 +23,7 @@ def checkpoint_info(item: Checkpoint) -> CheckpointInfo:
         created_at=item.created_at.isoformat(timespec="seconds"),
         size=item.size,
         variables=list(item.variables),
+        live=item.is_live,
     )
 
 

@@ -188,7 +188,7 @@ async def test_a_creation_that_meets_a_fork_server_just_killed_succeeds(
 ) -> None:
     session = await new(sessions)
     for _ in range(5):
-        server = sessions._kernels.engine._server
+        server = sessions._kernels.engine._servers._server
         assert server is not None
         os.kill(server.pid, signal.SIGKILL)  # nothing is awaited: we can't have noticed yet
         assert not server.is_closed

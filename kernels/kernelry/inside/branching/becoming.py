@@ -41,6 +41,8 @@ class Branched(SystemExit):
 
     def __init__(self, request: dict[str, Any], fds: list[int], connection: socket.socket) -> None:
         super().__init__(1)
+        #: whether it is to wait, as it is, until copies of it are wanted
+        self.is_frozen: bool = request.get("frozen", False)
         self.ready_fd, self.lifeline_fd = fds[1], fds[2]
         self.ports: list[int] = request["ports"]
         self._fds = fds
@@ -121,17 +123,13 @@ def target_of(fd: int) -> str:
         return ""
 
 
-def become(
-    app: Any, opened: Opened, old: dict[str, Any], new: dict[str, Any], given: Collection[int]
-) -> frozenset[int]:
-    """Leave everything of the origin behind but what its code has made.
+def leave(app: Any, opened: Opened, given: Collection[int]) -> frozenset[int]:
+    """Have nothing more to do with the origin, in a copy of it that still has all of it.
 
     Args:
-        app: The origin's application, whose shell is kept.
+        app: The origin's application.
         opened: What the origin has opened for itself.
-        old: What the origin was launched with.
-        new: What this kernel shall be.
-        given: Descriptors that were handed in for it.
+        given: Descriptors that were handed in for the copy.
 
     Returns:
         The descriptors of the code.
@@ -145,14 +143,24 @@ def become(
     left_behind.append((asyncio.get_event_loop_policy(), kernel.io_loop))
     opened.give_up()
     forget_ends()
+    return theirs
+
+
+def become(app: Any, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Get ready to be a kernel of its own, in a copy that has left its origin.
+
+    Args:
+        app: The origin's application, whose shell is kept.
+        old: What the origin was launched with.
+        new: What this kernel shall be.
+    """
     asyncio.events._set_running_loop(None)
     asyncio.set_event_loop(asyncio.new_event_loop())
     zmq.Context._instance = None
-    kernel.touched.forget()
+    app.kernel.touched.forget()
     app.renew()
-    carry_over(app, old, new)
+    carry_over(app.profile_dir, old, new)
     gc.enable()
-    return theirs
 
 
 def forget_ends() -> None:
@@ -171,7 +179,7 @@ def forget_ends() -> None:
         util._run_after_forkers()
 
 
-def carry_over(app: Any, old: dict[str, Any], new: dict[str, Any]) -> None:
+def carry_over(profile: Any, old: dict[str, Any], new: dict[str, Any]) -> None:
     """Put the folders and names of another session in the place of the origin's."""
     rename(os.path.basename(old["connection_file"]), os.path.basename(new["connection_file"]))
     for name, value in new["env"].items():
@@ -186,8 +194,8 @@ def carry_over(app: Any, old: dict[str, Any], new: dict[str, Any]) -> None:
     os.environ["PATH"] = os.pathsep.join(map(moved, os.environ.get("PATH", "").split(os.pathsep)))
     sys.path[:] = map(moved, sys.path)
     tempfile.tempdir = moved(tempfile.tempdir)
-    app.profile_dir._location_isset = False
-    app.profile_dir.location = moved(app.profile_dir.location)
+    profile._location_isset = False
+    profile.location = moved(profile.location)
     for module in list(sys.modules.values()):
         if (
             type(module) is ModuleType

@@ -12,7 +12,8 @@ import os
 import socket
 import threading
 import warnings
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from tornado.ioloop import IOLoop
 
@@ -23,6 +24,23 @@ from .becoming import Branched, Opened
 PACKET_BYTES = 1 << 16
 DESCRIPTORS = 16  # taken with one request
 ASKED = 5.0  # seconds that whoever connects has to say what it wants
+
+
+class Asked(NamedTuple):
+    """A request for a copy of this process."""
+
+    #: to whoever asks
+    connection: socket.socket
+    #: what is wanted
+    request: dict[str, Any]
+    #: what the copy shall have
+    fds: list[int]
+
+    def close(self) -> None:
+        """Close the connection and what came over it."""
+        self.connection.close()
+        for fd in self.fds:
+            os.close(fd)
 
 
 class Branching:
@@ -47,52 +65,64 @@ class Branching:
 
     def _accept(self, listener: int, events: int) -> None:
         """Take a request; in the control thread."""
-        connection, _ = self._listener.accept()
-        fds: list[int] = []
-        try:
-            connection.settimeout(ASKED)
-            data, fds, _, _ = socket.recv_fds(connection, PACKET_BYTES, DESCRIPTORS)
-            for fd in fds:  # no program that a thread starts meanwhile shall have them
-                os.set_inheritable(fd, False)
-            request = json.loads(data)
-        except (OSError, ValueError):
-            close(connection, fds)
-            return
-        self._loop.call_soon_threadsafe(self._answer, connection, request, fds)
+        if (asked := take(self._listener)) is not None:
+            self._loop.call_soon_threadsafe(answer, asked, self._fork)
 
-    def _answer(self, connection: socket.socket, request: Any, fds: list[int]) -> None:
-        """Fork, and say what came of it; on the main thread."""
-        try:
-            with warnings.catch_warnings():
-                # Of other threads a copy has none, which is what is looked at.
-                warnings.simplefilter("ignore", DeprecationWarning)
-                answer: dict[str, Any] = self._fork(connection, request, fds)
-        except Exception as error:  # whatever it is, the asker must hear of it
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        try:
-            connection.send(json.dumps(answer).encode())
-        except OSError:
-            if pid := answer.get("pid"):  # nobody will ever know of it
-                kill(pid)
-                os.waitpid(pid, 0)
-        close(connection, fds)
-
-    def _fork(self, connection: socket.socket, request: Any, fds: list[int]) -> dict[str, Any]:
+    def _fork(self, asked: Asked) -> dict[str, Any]:
+        """Fork, if nothing stands against it; on the main thread."""
         kernel = self._app.kernel
         if kernel.helper.running is not None:
             return {"error": "it runs code"}
         if getattr(kernel, "debugger", None) is not None:
             return {"against": ["a debugger is attached"], "named": []}
-        own = {*self._opened.all(), *fds, connection.fileno()}
+        own = {*self._opened.all(), *asked.fds, asked.connection.fileno()}
         found = hazards.look(self._threads, own, self._wires, self._loop)
         if found.against:
             return {"against": found.against, "named": found.named}
         flush_files(kernel.shell.user_ns)
-        pid = os.fork()
-        if pid == 0:
-            os.setsid()  # first: so it is ended alone
-            raise Branched(request, fds, connection)
-        return {"pid": pid, "against": [], "named": found.named}
+        with warnings.catch_warnings():
+            # Of other threads a copy has none, which is what was looked at.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return {"pid": fork(asked), "against": [], "named": found.named}
+
+
+def take(listener: socket.socket) -> Asked | None:
+    """Return the next request; None: whoever connected says nothing that can be read."""
+    connection, _ = listener.accept()
+    fds: list[int] = []
+    try:
+        connection.settimeout(ASKED)
+        data, fds, _, _ = socket.recv_fds(connection, PACKET_BYTES, DESCRIPTORS)
+        for fd in fds:  # no program that a thread starts meanwhile shall have them
+            os.set_inheritable(fd, False)
+        return Asked(connection, json.loads(data), fds)
+    except (OSError, ValueError):
+        Asked(connection, {}, fds).close()
+        return None
+
+
+def answer(asked: Asked, fork: Callable[[Asked], dict[str, Any]]) -> None:
+    """Fork, and say what came of it; what is forked leaves this by `Branched`."""
+    try:
+        told: dict[str, Any] = fork(asked)
+    except Exception as error:  # whatever it is, the asker must hear of it
+        told = {"error": f"{type(error).__name__}: {error}"}
+    try:
+        asked.connection.send(json.dumps(told).encode())
+    except OSError:
+        if pid := told.get("pid"):  # nobody will ever know of it
+            kill(pid)
+            os.waitpid(pid, 0)
+    asked.close()
+
+
+def fork(asked: Asked) -> int:
+    """Fork this process for a request; return the copy's pid, and raise `Branched` in it."""
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()  # first: so it is ended alone
+        raise Branched(asked.request, asked.fds, asked.connection)
+    return pid
 
 
 def flush_files(namespace: dict[str, Any]) -> None:
@@ -101,10 +131,3 @@ def flush_files(namespace: dict[str, Any]) -> None:
         if isinstance(value, io.IOBase) and type(value).__module__ == "_io":
             with contextlib.suppress(OSError, ValueError):  # a full disk, one that is closed
                 value.flush()
-
-
-def close(connection: socket.socket, fds: list[int]) -> None:
-    """Close a connection and what came over it."""
-    connection.close()
-    for fd in fds:
-        os.close(fd)

@@ -77,6 +77,11 @@ def hold_on_to(lifeline: str) -> None:
 def keep_lifeline(fd: int) -> None:
     """Be killed, with this process group, when nobody holds the other end; see `hold_on_to`."""
     inherit_orphans()  # what our children leave behind stays in our tree
+    end_without(fd)
+
+
+def end_without(fd: int) -> None:
+    """Be killed, with this process group, when nobody holds the other end of a FIFO."""
     os.set_inheritable(fd, True)
     fcntl.fcntl(fd, fcntl.F_SETOWN, -os.getpgrp())
     fcntl.fcntl(fd, F_SETSIG, signal.SIGKILL)

@@ -21,12 +21,13 @@ from typing import Any, NoReturn, TextIO
 
 from ..processes import OWN_FILE, descriptors
 from ..walls import guard
-from .entering import BRANCHES, enter, keep_lifeline
+from .entering import BRANCHES, end_without, enter, keep_lifeline
 from .own import Own, forget_secrets
 from .sockets import make_room
 
 LOG_BYTES = 1 << 20  # size of a kernel's own log, which is turned over once
 DEBUGGER = "ipykernel.debugger"
+MOST_EXPENDABLE = "1000"  # of all processes: see proc(5), oom_score_adj
 INLINE_BACKEND = "module://matplotlib_inline.backend_inline"
 
 
@@ -115,7 +116,7 @@ def live(app: Any, launch: dict[str, Any], before: frozenset[int]) -> None:
         return
     from tornado.ioloop import IOLoop
 
-    from ..branching import Branched, Branching, Opened, become
+    from ..branching import Branched, Branching, Opened, become, leave
 
     while True:
         IOLoop.current()  # the loop of cells, which has descriptors too
@@ -129,7 +130,11 @@ def live(app: Any, launch: dict[str, Any], before: frozenset[int]) -> None:
         # Outside of the handler: a cell's exception must not have ours as its context.
         old, launch = launch, copy.launch()
         try:
-            before = become(app, opened, old, launch, copy.given)
+            before = leave(app, opened, copy.given)
+            if copy.is_frozen:
+                copy = freeze(app, copy, old, launch)
+                old, launch = launch, copy.launch()
+            become(app, old, launch)
             redirect_stdio(launch["log_file"])
             keep_lifeline(copy.lifeline_fd)
             forget_secrets()
@@ -138,6 +143,40 @@ def live(app: Any, launch: dict[str, Any], before: frozenset[int]) -> None:
         except BaseException:
             give_up(launch)
         say_ready(copy.ready_fd)
+
+
+def freeze(app: Any, copy: Any, old: dict[str, Any], launch: dict[str, Any]) -> Any:
+    """Wait as a copy of a kernel that has left it; return in each copy that is made of this.
+
+    Args:
+        app: The kernel's application.
+        copy: What was handed in.
+        old: What the kernel was launched with.
+        launch: What this is, by the same words.
+
+    Returns:
+        What was handed in for the copy, which is to become a kernel.
+    """
+    from ..branching import carry_over, wait_frozen
+
+    carry_over(app.profile_dir, old, launch)
+    redirect_stdio(os.devnull)
+    end_without(copy.lifeline_fd)
+    before = set_oom_score(MOST_EXPENDABLE)
+    say_ready(copy.ready_fd)
+    wanted = wait_frozen(copy.listeners[BRANCHES])
+    set_oom_score(before)
+    os.close(copy.lifeline_fd)
+    return wanted
+
+
+def set_oom_score(score: str) -> str:
+    """Say how soon Linux shall end this process when memory is used up; return what was so."""
+    with open("/proc/self/oom_score_adj", "r+", encoding="ascii") as file:
+        before = file.read()
+        file.seek(0)
+        file.write(score)
+    return before
 
 
 def connection_prefix(launch: dict[str, Any]) -> str:

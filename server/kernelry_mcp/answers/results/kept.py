@@ -77,6 +77,7 @@ class CheckpointInfo(BaseModel):
     created_at: str = Field(description="ISO 8601, UTC")
     size: int = Field(description="Bytes")
     variables: list[str] = Field(description="What is in it")
+    live: bool = Field(description="All, in memory")
 
 
 class CreatedCheckpoint(ToolResult):
@@ -88,6 +89,8 @@ class CreatedCheckpoint(ToolResult):
     blocked: float = Field(description="Seconds of hold-up")
     variables: list[str] = Field(description="What is in it")
     skipped: dict[str, str] = Field(description="Not saved -> type, reason")
+    live: bool = Field(description="All, in memory")
+    named: list[str] = Field(description="What it lacks or shares")
 
 
 class CheckpointList(ToolResult):
@@ -102,4 +105,5 @@ class RestoredCheckpoint(ToolResult):
     session_id: str = Field(description="The session")
     restored: list[str] = Field(description="What came back")
     failed: dict[str, str] = Field(description="Not restored -> type, reason")
-    warnings: list[str] = Field(description="Versions that differ")
+    warnings: list[str] = Field(description="What differs")
+    live: bool = Field(description="All is as it was")

@@ -1,0 +1,82 @@
+"""Deaths around live checkpoints: what is written down is there, what is not leaves nothing."""
+
+import os
+import signal
+
+import pytest
+
+from kernelry.crashpoints import LIVE_POINTS, VARIABLE
+from tests.acceptance.harness import Place, RawServer, until
+
+from .matrix import fault
+from .test_branch_deaths import FLAGS, value
+from .test_server_deaths import HANG, gone, kernel_pid, kill
+
+ALL = (*FLAGS, "--toolsets", "all")
+
+
+@fault("D2")
+def test_live_checkpoints_outlive_the_server_and_their_origin(place: Place) -> None:
+    with RawServer(place, ALL) as server:
+        assert until(place.has_fork_server, HANG)
+        server.tool("create_session", session_id="a")
+        server.tool("run_python_code", code="it = iter(range(9)); next(it)", session_id="a")
+        kept = server.tool("create_checkpoint", session_id="a", live=True)["checkpoint_id"]
+        pid = kernel_pid(server, "a")
+        kill(server)
+    with RawServer(place, ALL) as after:
+        assert kernel_pid(after, "a") == pid
+        assert after.tool("list_checkpoints")["checkpoints"][kept]["live"]
+        os.kill(pid, signal.SIGKILL)
+        assert until(lambda: gone(pid), HANG)
+        for _ in range(2):
+            after.tool("restore_checkpoint", checkpoint_id=kept, session_id="a")
+            assert value(after, "next(it)", "a") == "1"
+        kill(after)
+    with RawServer(place, ALL) as last:
+        assert value(last, "next(it)", "a") == "2"
+        last.tool("restore_checkpoint", checkpoint_id=kept, session_id="a")
+        assert value(last, "next(it)", "a") == "1"
+    assert not place.survivors(HANG)
+    with RawServer(place, ALL) as anew:
+        assert kept not in anew.tool("list_checkpoints")["checkpoints"]
+
+
+@fault("D2")
+@pytest.mark.parametrize("point", LIVE_POINTS)
+def test_a_server_killed_while_it_freezes_leaves_a_checkpoint_or_none(
+    place: Place, point: str
+) -> None:
+    with RawServer(place, ALL, env={VARIABLE: point}) as victim:
+        assert until(place.has_fork_server, HANG)
+        victim.tool("run_python_code", code="x = 5")
+        victim.start_tool("create_checkpoint", session_id="default", live=True)
+        assert victim.process.wait(HANG) == -signal.SIGKILL
+    with RawServer(place, ALL) as after:
+        found = list(after.tool("list_checkpoints")["checkpoints"])
+        assert len(found) == (1 if point == "live.kept" else 0)
+        assert value(after, "x", "default") == "5"
+        for checkpoint in found:
+            after.tool("run_python_code", code="x = 6", session_id="default")
+            after.tool("restore_checkpoint", checkpoint_id=checkpoint, session_id="default")
+            assert value(after, "x", "default") == "5"
+    assert not place.survivors(HANG)
+
+
+@fault("D2")
+def test_a_fork_server_that_dies_takes_no_live_checkpoint_along(place: Place) -> None:
+    with RawServer(place, ALL) as server:
+        assert until(place.has_fork_server, HANG)
+        server.tool("create_session", session_id="a")
+        server.tool("run_python_code", code="x = [1]", session_id="a")
+        kept = server.tool("create_checkpoint", session_id="a", live=True)["checkpoint_id"]
+        server.tool("run_python_code", code="x.append(2)", session_id="a")
+        kernel = kernel_pid(server, "a")
+        for process in place.processes():
+            if "forkserver" in process.cmdline() and process.ppid() == server.process.pid:
+                process.kill()
+        assert value(server, "x", "a") == "[1, 2]"
+        server.tool("restore_checkpoint", checkpoint_id=kept, session_id="a")
+        assert value(server, "x", "a") == "[1]"
+        assert until(lambda: gone(kernel), HANG)
+    assert not place.survivors(HANG)
