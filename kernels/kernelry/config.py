@@ -90,7 +90,9 @@ class Config:
     artifacts: ArtifactLimits = field(default_factory=ArtifactLimits)
     #: automatic checkpoints that are kept of each session
     keep_checkpoints: int = 3
-    #: live checkpoints that there may be, of all sessions together
+    #: before how many of its newest executions a session can be put back, if it does not say
+    rewind: int = 0
+    #: live checkpoints that there may be, of all sessions together, beside those for `rewind`
     live_checkpoints: int = 20
     #: bytes of memory that these may have of their own
     live_memory: int = 1 << 30

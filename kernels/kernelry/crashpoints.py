@@ -55,6 +55,7 @@ BRANCH_POINTS = (
 LIVE_POINTS = (
     "live.frozen",  # a copy of the kernel waits, no record knows it
     "live.kept",  # it is written down
+    "live.ended",  # it is restored: the kernel that there was has ended
 )
 
 _name, _, _count = os.environ.get(VARIABLE, "").partition(":")

@@ -34,7 +34,6 @@ from kernelry.history import History, Replays
 from kernelry.launching import KernelSource, Launches
 from kernelry.lives import (
     STARTED,
-    STOP_GRACE,
     Branching,
     CleanUpReport,
     Lifecycle,
@@ -48,11 +47,11 @@ from kernelry.lives import (
     furnish,
 )
 from kernelry.models import (
-    CheckpointReason,
     Execution,
     Health,
     InterruptReport,
     InterruptStep,
+    OnError,
     SessionRecord,
     SessionSpec,
     SessionStatus,
@@ -66,7 +65,6 @@ from kernelry.templates import applied
 log = logging.getLogger(__name__)
 
 ARCHIVED = "~"  # in the id under which the history of a deleted session is kept
-SAVE_TIME = 0.8  # seconds that all sessions together have to be saved when the server stops
 
 
 class Sessions(Directory):
@@ -338,13 +336,21 @@ class Sessions(Directory):
             session, description=description, tags=tags, metadata=metadata, context=context
         )
 
-    async def run(self, session: Session, code: str, *, timeout: float | None = None) -> Run:
+    async def run(
+        self,
+        session: Session,
+        code: str,
+        *,
+        timeout: float | None = None,
+        on_error: OnError = OnError.KEEP,
+    ) -> Run:
         """Queue code in a session; it runs whether or not anybody waits.
 
         Args:
             session: Where.
             code: Python, with IPython's magics; up to 4 MiB.
             timeout: Seconds it may run; None: the configured `execution_timeout`.
+            on_error: What becomes of the variables if it does not complete.
 
         Raises:
             InvalidArgumentError: The code can't be sent.
@@ -354,7 +360,7 @@ class Sessions(Directory):
         if session.record.status is SessionStatus.SUSPENDED:
             await self.suspension.wake(session, by="an execution")
         return await session.submit(
-            code, self.config.execution_timeout if timeout is None else timeout
+            code, self.config.execution_timeout if timeout is None else timeout, on_error
         )
 
     async def execution(self, execution_id: str) -> Execution:
@@ -466,16 +472,6 @@ class Sessions(Directory):
             lambda name: self._sessions[name].spill_dir if name in self._sessions else None
         )
 
-    async def _end(self, session: Session) -> None:
-        """End a session's kernel in order, its variables saved if there is time for that."""
-        why = "the server was shut down"
-        if self.config.save_on_stop and session.has_variables:
-            with suppress(KernelryError, TimeoutError):
-                async with asyncio.timeout(SAVE_TIME):
-                    reason = CheckpointReason.STOP
-                    await self.suspension.suspend(session, by="the server", why=why, reason=reason)
-        await session.stop(grace=0 if session.current else STOP_GRACE, why=why)
-
     async def _stop_all(self) -> None:
         if self._is_leaving:
             await self._kernels.find_guardian()
@@ -486,7 +482,8 @@ class Sessions(Directory):
         if self._is_leaving:
             ends = [session.leave() for session in sessions]
         else:
-            ends = [self._end(session) for session in sessions]
+            save = self.config.save_on_stop
+            ends = [self.suspension.end(session, save=save) for session in sessions]
         going_on = [*self._lifecycle.unfinished, *self.checkpoints.unfinished]
         ends.append(self.checkpoints.close(leave=self._is_leaving))
         failures = await asyncio.gather(*ends, return_exceptions=True)

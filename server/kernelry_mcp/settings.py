@@ -239,6 +239,13 @@ class Settings(BaseSettings):
         le=1000,
         description="Automatic checkpoints (before a restart, ...) that are kept of each session.",
     )
+    rewind: int = Field(
+        default=0,
+        ge=0,
+        le=100,
+        description="Executions of each session before which it can be put back, the newest N, "
+        "unless create_session says otherwise; each costs a fork of its kernel.",
+    )
     live_checkpoints: int = Field(
         default=20,
         ge=0,
@@ -437,6 +444,7 @@ class Settings(BaseSettings):
             keep_kernels=self.keep_kernels,
             max_sessions=self.max_sessions,
             keep_checkpoints=self.keep_checkpoints,
+            rewind=self.rewind,
             live_checkpoints=self.live_checkpoints,
             live_memory=self.live_memory if self.live_memory >= 0 else default_memory() // 3,
             save_on_stop=self.save_on_stop is not False,

@@ -1,8 +1,10 @@
 """Branches, as an agent sees them: what the answer says, and what is so afterwards."""
 
+import json
+
 import pytest
 
-from .harness import Agent, Place, stdio_agent
+from .harness import Agent, Answer, Place, stdio_agent
 
 PROCESS = ("--isolation", "process")
 SETUP = "import threading\nrows = list(range(1000)); same = rows\ngate = threading.Lock()"
@@ -108,7 +110,7 @@ async def test_a_live_checkpoint_brings_everything_back_and_says_so(place: Place
     async with stdio_agent(place, *PROCESS, "--toolsets", "all") as agent:
         await agent.run(SETUP + "\nnumbers = iter(range(9)); next(numbers)")
         kept = await agent.call("create_checkpoint", name="before", live=True)
-        assert "everything as it is, in memory until the machine ends" in kept.text
+        assert "everything as it is, in memory" in kept.text
         await agent.run("rows.clear(); later = 1; next(numbers)")
         for _ in range(2):
             back = await agent.call("restore_checkpoint", checkpoint_id="before")
@@ -116,7 +118,7 @@ async def test_a_live_checkpoint_brings_everything_back_and_says_so(place: Place
             found = "(len(rows), same is rows, next(numbers), 'later' in globals())"
             assert await agent.value(found) == "(1000, True, 1, False)"
         listed = await agent.call("list_checkpoints")
-        assert "live: everything, in memory until the machine ends" in listed.text
+        assert "live: everything, in memory while the server runs" in listed.text
 
 
 async def test_where_none_can_be_made_the_answer_says_what_can(place: Place) -> None:
@@ -124,3 +126,59 @@ async def test_where_none_can_be_made_the_answer_says_what_can(place: Place) -> 
         await agent.run("x = 1")
         error = await agent.refused("create_checkpoint", live=True)
         assert "level 'guard'" in error and "without live=true" in error
+
+
+async def test_a_cell_that_fails_is_rolled_back_and_the_answer_says_so(place: Place) -> None:
+    async with stdio_agent(place, *PROCESS) as agent:
+        await agent.run(SETUP)
+        code = "rows.clear(); open('kept.txt', 'w').write('1'); 1/0"
+        done = await agent.call("run_python_code", code=code, on_error="rollback")
+        assert "Rolled back: variables are as before it" in done.text and "kept.txt" in done.text
+        assert "[failed after" in done.text and ", undone; session" in done.text
+        assert await agent.value("(len(rows), same is rows)") == "(1000, True)"
+        done = await agent.call("run_python_code", code="rows.append(1)", on_error="rollback")
+        assert "oll" not in done.text
+
+
+async def test_an_execution_is_undone_with_what_ran_since(place: Place) -> None:
+    async with stdio_agent(place, *PROCESS, "--toolsets", "all") as agent:
+        await agent.ask("create_session", session_id="a", rewind=5)
+        await agent.run(SETUP, "a")
+        first = await agent.run("rows.clear()", "a")
+        await agent.run("later = 1", "a")
+        back = await agent.call("restore_checkpoint", before=first["execution_id"])
+        assert f"is as it was before execution {first['execution_id']}" in back.text
+        found = await agent.value("(len(rows), same is rows, 'later' in globals())", "a")
+        assert found == "(1000, True, False)"
+        listed = await agent.call("search_executions", session_ids=["a"])
+        assert listed.text.count(", undone: ") == 2
+        unknown = await agent.refused("restore_checkpoint", before="nothing1")
+        assert "no execution 'nothing1'" in unknown
+        both = await agent.refused("restore_checkpoint", checkpoint_id="x", before="y")
+        assert "either checkpoint_id or before" in both
+        made = await agent.ask("export_notebook", session_id="a", path="outputs/a.ipynb")
+        cells = json.loads((place.workspace / made["path"]).read_text())["cells"]
+        tags = [cell["metadata"].get("tags") for cell in cells if cell["cell_type"] == "code"]
+        assert tags.count(["undone"]) == 2
+
+
+async def test_five_models_from_one_state_and_the_best_one_stays(place: Place) -> None:
+    """The agent's story of the issue: eight calls."""
+    async with stdio_agent(place, *PROCESS, "--toolsets", "all") as agent:
+        calls = 0
+
+        async def call(tool: str, **arguments: object) -> Answer:
+            nonlocal calls
+            calls += 1
+            return await agent.call(tool, **arguments)
+
+        await call("run_python_code", code="data = bytearray(300 << 20); best = 0")
+        made = await call("create_session", branch_of="default", count=5, session_id="model")
+        names = [item["session_id"] for item in made.data["sessions"]]
+        for number, name in enumerate(names):
+            code = f"data[0] = {number}; best = {number * 7 % 5}; best"
+            await call("run_python_code", code=code, session_id=name)
+        kept = await call("restore_checkpoint", checkpoint_id="model.3", session_id="default")
+        assert "'default' has all that 'model.3' has" in kept.text
+        assert calls == 8
+        assert await agent.value("(len(data), data[0], best)") == f"({300 << 20}, 2, 4)"

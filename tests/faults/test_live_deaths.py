@@ -43,7 +43,7 @@ def test_live_checkpoints_outlive_the_server_and_their_origin(place: Place) -> N
 
 
 @fault("D2")
-@pytest.mark.parametrize("point", LIVE_POINTS)
+@pytest.mark.parametrize("point", [name for name in LIVE_POINTS if name != "live.ended"])
 def test_a_server_killed_while_it_freezes_leaves_a_checkpoint_or_none(
     place: Place, point: str
 ) -> None:
@@ -64,6 +64,56 @@ def test_a_server_killed_while_it_freezes_leaves_a_checkpoint_or_none(
 
 
 @fault("D2")
+def test_a_server_killed_while_it_restores_finds_the_kernel_dead_and_restores_it(
+    place: Place,
+) -> None:
+    with RawServer(place, ALL, env={VARIABLE: "live.ended"}) as victim:
+        assert until(place.has_fork_server, HANG)
+        victim.tool("run_python_code", code="x = 5")
+        kept = victim.tool("create_checkpoint", session_id="default", live=True)["checkpoint_id"]
+        victim.start_tool("restore_checkpoint", checkpoint_id=kept, session_id="default")
+        assert victim.process.wait(HANG) == -signal.SIGKILL
+    with RawServer(place, ALL) as after:
+        assert "dead" in str(after.call("run_python_code", code="x", session_id="default"))
+        after.tool("restore_checkpoint", checkpoint_id=kept, session_id="default")
+        assert value(after, "x", "default") == "5"
+    assert not place.survivors(HANG)
+
+
+@fault("D2")
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_rollback_outlives_the_server(place: Place, dies: bool) -> None:
+    with RawServer(place, ALL) as victim:
+        assert until(place.has_fork_server, HANG)
+        victim.tool("run_python_code", code="x = [5]", session_id="default")
+        pid = kernel_pid(victim, "default")
+        started = victim.tool(
+            "run_python_code",
+            code="import pathlib, time\nx.clear()\n"
+            "while not pathlib.Path('go').exists(): time.sleep(0.01)\n1/0",
+            session_id="default",
+            on_error="rollback",
+            wait=0.5,
+        )
+        assert started["status"] == "running"
+        kill(victim)
+    if dies:
+        os.kill(pid, signal.SIGKILL)
+        assert until(lambda: gone(pid), HANG)
+    with RawServer(place, ALL) as after:
+        (place.workspace / "go").touch()
+        found = after.tool("get_execution", execution_id=started["execution_id"], wait=HANG)
+        assert found["status"] == ("died" if dies else "failed")
+        if dies:  # its kernel was gone before there was anybody to put it back
+            kept = list(after.tool("list_checkpoints")["checkpoints"])
+            after.tool("restore_checkpoint", checkpoint_id=kept[0], session_id="default")
+        else:
+            assert found["undone"] == "rollback" and "Rolled back" in found["note"]
+        assert value(after, "x", "default") == "[5]"
+    assert not place.survivors(HANG)
+
+
+@fault("D2")
 def test_a_fork_server_that_dies_takes_no_live_checkpoint_along(place: Place) -> None:
     with RawServer(place, ALL) as server:
         assert until(place.has_fork_server, HANG)
@@ -72,9 +122,14 @@ def test_a_fork_server_that_dies_takes_no_live_checkpoint_along(place: Place) ->
         kept = server.tool("create_checkpoint", session_id="a", live=True)["checkpoint_id"]
         server.tool("run_python_code", code="x.append(2)", session_id="a")
         kernel = kernel_pid(server, "a")
-        for process in place.processes():
-            if "forkserver" in process.cmdline() and process.ppid() == server.process.pid:
-                process.kill()
+        servers = [
+            process
+            for process in place.processes()
+            if "forkserver" in process.cmdline() and process.ppid() == server.process.pid
+        ]
+        assert servers
+        for process in servers:
+            process.kill()
         assert value(server, "x", "a") == "[1, 2]"
         server.tool("restore_checkpoint", checkpoint_id=kept, session_id="a")
         assert value(server, "x", "a") == "[1]"

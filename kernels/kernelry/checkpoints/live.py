@@ -8,11 +8,13 @@ go before a session does. They outlive a server that is killed, and are gone wit
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import psutil
 
 from kernelry.apart import in_thread
-from kernelry.engines import FrozenKernel, LocalKernel, NoCopyError
+from kernelry.config import Config
+from kernelry.engines import FrozenKernel, LocalKernel, NoCopyError, held
 from kernelry.errors import CheckpointError, KernelStartError
 from kernelry.launching import KernelSource
 from kernelry.models import Checkpoint
@@ -34,38 +36,48 @@ class Surplus:
     why: str
 
 
+class Kept(NamedTuple):
+    """A live checkpoint."""
+
+    #: what it is
+    checkpoint: Checkpoint
+    #: its process
+    frozen: FrozenKernel
+
+
 class LiveCheckpoints:
     """The frozen copies of one service.
 
     Args:
         kernels: Makes them, and kernels of them.
-        count: How many there may be.
-        memory: Bytes that all of them may have of their own.
+        sessions: Those that there are, by id; kept up to date.
+        config: How many there may be, and how much of their own they may have.
         lost: Called with the id of one whose process has ended, and how.
     """
 
     def __init__(
         self,
         kernels: KernelSource,
-        count: int,
-        memory: int,
+        sessions: Mapping[str, Session],
+        config: Config,
         lost: Callable[[str, Exit], None],
     ) -> None:
         self._kernels = kernels
-        self._count = count
-        self._memory = memory
+        self._sessions = sessions
+        self._count = config.live_checkpoints
+        self._memory = config.live_memory
         self._lost = lost
-        self._frozen: dict[str, FrozenKernel] = {}  # the oldest first
-        self._gone: dict[str, str] = {}
+        self._kept: dict[str, Kept] = {}  # the oldest first
+        self._gone: dict[str, str] = {}  # id or name -> why
 
     def __contains__(self, checkpoint_id: str) -> bool:
         """Say whether a checkpoint has its process."""
-        return checkpoint_id in self._frozen
+        return checkpoint_id in self._kept
 
     @property
     def is_empty(self) -> bool:
         """Say whether there are none."""
-        return not self._frozen
+        return not self._kept
 
     async def freeze(self, session: Session, kernel: LocalKernel) -> tuple[FrozenKernel, list[str]]:
         """Return a copy of a session's kernel that stays as it is, and what it lacks or shares.
@@ -86,21 +98,29 @@ class LiveCheckpoints:
             raise CheckpointError(f"no live checkpoint was made: {error}") from error
         return frozen, list(named)
 
-    def keep(self, checkpoint_id: str, frozen: FrozenKernel) -> None:
+    def keep(self, checkpoint: Checkpoint, frozen: FrozenKernel) -> None:
         """Have a copy be a checkpoint's from here on."""
-        self._frozen[checkpoint_id] = frozen
+        self._kept[checkpoint.id] = kept = Kept(checkpoint, frozen)
+        self._gone.pop(checkpoint.name, None)
 
         def ended(how: Exit) -> None:
-            if self._frozen.get(checkpoint_id) is frozen:
-                self._lost(checkpoint_id, how)
+            if self._kept.get(checkpoint.id) is kept:
+                self._lost(checkpoint.id, how)
 
         frozen.process.on_exit(ended)
 
-    def adopt(self, found: Mapping[str, FrozenKernel], checkpoints: Iterable[Checkpoint]) -> None:
-        """Take over those that a server before has left."""
+    async def adopt(
+        self, found: Mapping[str, FrozenKernel], checkpoints: Iterable[Checkpoint]
+    ) -> None:
+        """Take over those that a server before has left, and end those of no checkpoint."""
         for checkpoint in sorted(checkpoints, key=lambda one: one.created_at):
             if frozen := found.get(checkpoint.id):
-                self.keep(checkpoint.id, frozen)
+                self.keep(checkpoint, frozen)
+        await asyncio.gather(*(one.end() for name, one in found.items() if name not in self._kept))
+
+    def of(self, session_id: str) -> list[str]:
+        """Return those of a session."""
+        return [name for name, one in self._kept.items() if one.checkpoint.session_id == session_id]
 
     async def put_back(
         self, checkpoint: Checkpoint, origin: Session, session: Session
@@ -115,18 +135,12 @@ class LiveCheckpoints:
         Raises:
             CheckpointError: That can't be; the session is as it was, or its kernel is dead.
         """
-        if (frozen := self._frozen.get(checkpoint.id)) is None:
+        if (kept := self._kept.get(checkpoint.id)) is None:
             raise CheckpointError(f"live checkpoint {checkpoint.id} {self.why_gone(checkpoint.id)}")
         check_alike(origin, session)
 
-        async def make(end: Callable[[], Awaitable[None]]) -> LocalKernel:
-            kernel, _ = await self._kernels.branch(
-                frozen, session.directory, session.environment, session.walls, end
-            )
-            return kernel
-
         try:
-            await session.replace_kernel(make, f"checkpoint {checkpoint.id} was restored")
+            await self.become(session, kept.frozen, f"checkpoint {checkpoint.id} was restored")
         except NoCopyError as error:
             raise CheckpointError(f"it can't be restored: {error.why}; nothing was.") from error
         except KernelStartError as error:
@@ -137,33 +151,53 @@ class LiveCheckpoints:
             return (*checkpoint.named, line)
         return checkpoint.named
 
+    async def become(self, session: Session, of: LocalKernel | FrozenKernel, why: str) -> None:
+        """Give a session a copy of a kernel instead of its own; somebody has its turn.
+
+        Raises:
+            NoCopyError: Something stands against it; nothing was done.
+            KernelStartError: The copy did not come to be, and the session's kernel is dead.
+        """
+
+        async def make(end: Callable[[], Awaitable[None]]) -> LocalKernel:
+            kernel, _ = await self._kernels.branch(
+                of, session.directory, session.environment, session.walls, end
+            )
+            return kernel
+
+        await session.replace_kernel(make, why)
+
     async def surplus(self) -> Surplus | None:
         """Return which are too many now, the oldest first; None: all of them may stay."""
-        ids = list(self._frozen)
-        if len(ids) > self._count:
-            many = ids[: len(ids) - self._count]
+        # Those before executions are bounded by themselves.
+        counted = [name for name, one in self._kept.items() if not one.checkpoint.execution_id]
+        if len(counted) > self._count:
+            many = counted[: len(counted) - self._count]
             return Surplus(tuple(many), f"the oldest of more than {self._count} went")
-        if not ids:
+        if not self._kept:
             return None
         memory = psutil.virtual_memory()
         if memory.available < PRESSURE * memory.total:
-            return Surplus(tuple(ids), f"{quantity(memory.available)} of memory were left")
-        sizes = await in_thread(measure, dict(self._frozen), name="live checkpoints")
-        used, why = sum(sizes.values()), f"all together had over {quantity(self._memory)}"
-        too_large = []
-        for name in ids:
-            if used > self._memory:
-                too_large.append(name)
-                used -= sizes[name]
-        return Surplus(tuple(too_large), why) if too_large else None
+            return Surplus(self.ids, f"{quantity(memory.available)} of memory were left")
+        oldest = next(iter(self._kept))
+        copies = [one.frozen.process.pid for one in self._kept.values()]
+        sessions = {one.checkpoint.session_id for one in self._kept.values()}
+        kernels = [
+            session.kernel.process.pid
+            for session in map(self._sessions.get, sessions)
+            if session is not None and session.kernel is not None
+        ]
+        if await in_thread(held, copies, kernels, name="live checkpoints") > self._memory:
+            return Surplus((oldest,), f"all together had over {quantity(self._memory)}")
+        return None
 
     async def end(self, checkpoint_ids: Iterable[str], why: str) -> None:
         """End the processes of checkpoints, those that have one."""
         going = []
         for name in checkpoint_ids:
-            if (frozen := self._frozen.pop(name, None)) is not None:
-                self._gone[name] = why
-                going.append(frozen.end())
+            if (kept := self._kept.pop(name, None)) is not None:
+                self._gone |= {one: why for one in (name, kept.checkpoint.name) if one}
+                going.append(asyncio.ensure_future(kept.frozen.end()))
         while len(self._gone) > REMEMBERED:
             del self._gone[next(iter(self._gone))]
         await asyncio.gather(*going)
@@ -176,18 +210,13 @@ class LiveCheckpoints:
     @property
     def ids(self) -> tuple[str, ...]:
         """All that there are, the oldest first."""
-        return tuple(self._frozen)
+        return tuple(self._kept)
 
     def leave(self) -> None:
         """Leave all of them for the next server."""
-        for frozen in self._frozen.values():
-            frozen.leave()
-        self._frozen.clear()
-
-
-def measure(frozen: Mapping[str, FrozenKernel]) -> dict[str, int]:
-    """Return the bytes that each copy has of its own; reads files."""
-    return {name: one.memory for name, one in frozen.items()}
+        for one in self._kept.values():
+            one.frozen.leave()
+        self._kept.clear()
 
 
 def check_alike(origin: Session, session: Session) -> None:
@@ -207,6 +236,6 @@ def check_alike(origin: Session, session: Session) -> None:
     if different:
         msg = (
             f"session '{session.id}' has another {' and another '.join(different)} than "
-            f"'{origin.id}', whose live checkpoint it is: restore it there, or branch that one."
+            f"'{origin.id}': what is live can't move there. Use '{origin.id}' or a branch of it."
         )
         raise CheckpointError(msg)

@@ -12,12 +12,25 @@ from kernelry import bounds
 from kernelry.engines import LocalKernel
 from kernelry.errors import CheckpointError, KernelDeadError, KernelSilentError
 from kernelry.messaging import Message, understood
-from kernelry.models import LeftOut
+from kernelry.models import Checkpoint, LeftOut
 from kernelry.output import taking
+from kernelry.session import Session
 
 SAVE_DEADLINE = 900.0  # seconds for a kernel to write its namespace
 RESTORE_DEADLINE = 900.0  # seconds to read one
 ABANDON_DEADLINE = 2.0  # seconds to end either when nobody wants it any more
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A save that a kernel has begun."""
+
+    #: what it will be
+    checkpoint: Checkpoint
+    #: whose namespace it is
+    session: Session
+    #: which kernel writes it
+    kernel: LocalKernel
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,11 +10,13 @@ import logging
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from kernelry.checkpoints import saving
 from kernelry.checkpoints.files import CheckpointFiles, under_way
 from kernelry.checkpoints.live import LiveCheckpoints
+from kernelry.checkpoints.rewinding import Rewinds
+from kernelry.checkpoints.turns import turn
 from kernelry.config import Config
 from kernelry.crashpoints import crash_point
 from kernelry.engines import FrozenKernel, LocalKernel
@@ -22,7 +24,6 @@ from kernelry.errors import (
     CheckpointError,
     CheckpointNotFoundError,
     KernelDeadError,
-    SessionBusyError,
     StoreError,
 )
 from kernelry.launching import KernelSource
@@ -35,20 +36,9 @@ from kernelry.store import Statements, rows
 
 log = logging.getLogger(__name__)
 
+BETWEEN = "a namespace is saved and restored only between cells"
 SWEEP = "checkpoints"  # whose share of threads removes files
 NAMED_IDS = 10  # ids that "unknown checkpoint" lists
-
-
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """A save that a kernel has begun."""
-
-    #: what it will be
-    checkpoint: Checkpoint
-    #: whose namespace it is
-    session: Session
-    #: which kernel writes it
-    kernel: LocalKernel
 
 
 class Checkpoints:
@@ -75,9 +65,10 @@ class Checkpoints:
         self._sessions = sessions
         self._spawn = services.spawn
         #: those that are processes
-        self.live = LiveCheckpoints(
-            kernels, config.live_checkpoints, config.live_memory, self._lose
-        )
+        self.live = LiveCheckpoints(kernels, sessions, config, self._lose)
+        #: those before executions
+        self.rewinds = Rewinds(services.store, self, sessions, config.rewind)
+        services.undoing.by = self.rewinds
         #: what goes on though nobody may wait for it any more
         self.unfinished = Unfinished()
 
@@ -87,9 +78,10 @@ class Checkpoints:
         Args:
             frozen: The processes that are left of live checkpoints, by id.
         """
-        self.live.adopt(frozen, found := await self.list())
+        await self.live.adopt(frozen, found := await self.list())
         gone = [one.id for one in found if one.is_live and one.id not in frozen]
-        await self._drop(gone, "it was a process, which ended with its server or its machine")
+        await self.drop(gone, "it was a process, which ended with its server or its machine")
+        await self.rewinds.recover([one for one in await self.list() if one.is_live])
         for checkpoint in await self.list():
             if checkpoint.reason is CheckpointReason.BRANCH:  # its branches are there, or never
                 await self.delete(checkpoint.id)
@@ -126,8 +118,15 @@ class Checkpoints:
         """
         check_text("the name", name)
         if live:
-            return await self._freeze(session, name, reason, patience)
-        async with _turn(session, patience):
+            await session.begin()  # its start-up code, if it has not run anything yet
+            async with turn(session, patience, BETWEEN):
+                count = session.ran
+                made = await self.freeze(session, reason, count=count, name=name)
+            await self.keep_bounds()
+            if made.id not in self.live:
+                raise CheckpointError(f"the live checkpoint {self.live.why_gone(made.id)}")
+            return made
+        async with turn(session, patience, BETWEEN):
             begun = await self._begin(session, name, reason)
         return await self._finish(begun)
 
@@ -193,13 +192,14 @@ class Checkpoints:
         """
         checkpoint = await self.get(checkpoint_id, session.id)
         if checkpoint.is_live:
-            async with _turn(session, patience):
-                origin = self._sessions.get(checkpoint.session_id, session)
-                warnings = await self.live.put_back(checkpoint, origin, session)
+            async with turn(session, patience, BETWEEN):
+                warnings = await self.bring_back(checkpoint, session)
+                if session.id == checkpoint.session_id:
+                    await self.rewinds.mark(checkpoint, session)
                 return await self._restored(checkpoint, session, warnings=warnings)
-        kernel = await session.ensure_kernel()
-        async with _turn(session, patience):
-            return await self._put_back(checkpoint, session, kernel, clear=clear)
+        await session.ensure_kernel()
+        async with turn(session, patience, BETWEEN):
+            return await self.put_back(checkpoint, session, clear=clear)
 
     @asynccontextmanager
     async def holding(
@@ -210,7 +210,7 @@ class Checkpoints:
         Raises:
             As `create`.
         """
-        async with _turn(session, patience):
+        async with turn(session, patience, BETWEEN):
             yield await self.save_now(session, reason)
 
     async def save_now(self, session: Session, reason: CheckpointReason) -> Checkpoint:
@@ -228,9 +228,8 @@ class Checkpoints:
         """
         async with self.holding(session, CheckpointReason.RESTART, patience) as checkpoint:
             await session.restart(why)
-            kernel = await session.ensure_kernel()
             try:
-                return await self._put_back(checkpoint, session, kernel)
+                return await self.put_back(checkpoint, session)
             except (CheckpointError, KernelDeadError) as error:
                 msg = (
                     f"the kernel was restarted, but its variables are not back: {error} They are "
@@ -245,24 +244,28 @@ class Checkpoints:
             CheckpointNotFoundError: There is none of this id.
         """
         found = (await self.get(checkpoint_id)).id
-        await self._store.commit(lambda s: s.execute("delete_checkpoint", {"id": found}))
-        await self.remove_files([found])
+
+        async def forget() -> None:
+            await self._store.commit(lambda s: s.execute("delete_checkpoint", {"id": found}))
+            await self.remove_files([found])
+
+        await self.unfinished.finish(forget())
 
     async def keep_bounds(self) -> None:
         """End live checkpoints that are too many, or too large by what changed since."""
         while (surplus := await self.live.surplus()) is not None:
-            await self._drop(surplus.ids, surplus.why)
+            await self.drop(surplus.ids, surplus.why)
 
     async def give_way(self, why: str) -> None:
         """End all live checkpoints: somebody needs their memory."""
-        await self._drop(self.live.ids, why)
+        await self.drop(self.live.ids, why)
 
     async def close(self, *, leave: bool) -> None:
         """End the live checkpoints, or leave them for the next server."""
         if leave:
             self.live.leave()
         else:
-            await self._drop(self.live.ids, "the server was shut down")
+            await self.drop(self.live.ids, "the server was shut down")
 
     async def known(self, session_id: str) -> Sequence[str]:
         """Return the ids of a session's checkpoints; none if they can't be read now."""
@@ -270,19 +273,42 @@ class Checkpoints:
             return [checkpoint.id for checkpoint in await self.list(session_id)]
         return []
 
-    async def remove_files(self, checkpoint_ids: Iterable[str]) -> None:
-        """Remove what there is of checkpoints whose records are gone; a start does so, too."""
-        await self.live.end(checkpoint_ids := list(checkpoint_ids), "it was deleted")
-        await self._apart.run(SWEEP, self._files.remove, *checkpoint_ids)
+    async def remove_files(self, checkpoint_ids: Iterable[str], of: str = "") -> None:
+        """Remove what there is of checkpoints whose records are gone; a start does so, too.
 
-    async def _freeze(
-        self, session: Session, name: str, reason: CheckpointReason, patience: float | None
+        Args:
+            checkpoint_ids: Which.
+            of: A session that is gone, of which all live ones are meant.
+        """
+        ids = list(checkpoint_ids)
+        await self.live.end([*ids, *self.live.of(of)], "it was deleted")
+        await self._apart.run(SWEEP, self._files.remove, *ids)
+
+    async def freeze(
+        self,
+        session: Session,
+        reason: CheckpointReason,
+        execution_id: str = "",
+        count: int | None = None,
+        name: str = "",
     ) -> Checkpoint:
-        """Make a live checkpoint; see `create`."""
-        async with _turn(session, patience):
-            kernel, began = self._kernel_of(session), time.monotonic()
-            frozen, named = await self.live.freeze(session, kernel)
-            crash_point("live.frozen")
+        """Make a live checkpoint for whoever has the session's turn.
+
+        Args:
+            session: Whose.
+            reason: Why.
+            execution_id: The execution before which it is made.
+            count: How many executions the session has had; None: all that it knows.
+            name: What to call it.
+
+        Raises:
+            KernelDeadError: There is no kernel.
+            CheckpointError: The kernel can't be copied as it is; nothing was done.
+        """
+        kernel, began = self._kernel_of(session), time.monotonic()
+        undone = await self.rewinds.undone(session.id)
+        frozen, named = await self.live.freeze(session, kernel)
+        crash_point("live.frozen")
         checkpoint = Checkpoint(
             id=self._free_id(),
             session_id=session.id,
@@ -291,21 +317,34 @@ class Checkpoints:
             blocked=time.monotonic() - began,
             process=frozen.record,
             named=tuple(named),
+            execution_id=execution_id,
+            count=session.record.execution_count if count is None else count,
+            undone=undone,
         )
-        try:
-            await self._store.commit(lambda statements: self._write(statements, checkpoint))
-        except BaseException:
-            await frozen.end()
-            raise
-        crash_point("live.kept")
-        self.live.keep(checkpoint.id, frozen)
-        await self.keep_bounds()
-        return checkpoint
+
+        async def keep() -> Checkpoint:
+            try:
+                await self._store.commit(lambda statements: self._write(statements, checkpoint))
+            except BaseException:
+                await frozen.end()
+                raise
+            crash_point("live.kept")
+            self.live.keep(checkpoint, frozen)
+            return checkpoint
+
+        return await self.unfinished.finish(keep())
+
+    async def bring_back(self, checkpoint: Checkpoint, session: Session) -> tuple[str, ...]:
+        """Put a live checkpoint back for whoever has the session's turn; see `restore`."""
+        origin = self._sessions.get(checkpoint.session_id, session)
+        return await self.live.put_back(checkpoint, origin, session)
+
+    async def drop(self, checkpoint_ids: Sequence[str], why: str) -> None:
+        """Forget live checkpoints, and say in the log why; to the end, whoever is cancelled."""
+        if checkpoint_ids:
+            await self.unfinished.finish(self._drop(checkpoint_ids, why))
 
     async def _drop(self, checkpoint_ids: Sequence[str], why: str) -> None:
-        """Forget live checkpoints, and say in the log why."""
-        if not checkpoint_ids:
-            return
 
         def write(statements: Statements) -> None:
             for name in checkpoint_ids:
@@ -323,7 +362,7 @@ class Checkpoints:
 
     def _lose(self, checkpoint_id: str, how: Exit) -> None:
         """Forget a live checkpoint whose process has ended without us."""
-        work = isolated(self._drop([checkpoint_id], f"its process ended ({how})"), "a checkpoint")
+        work = isolated(self.drop([checkpoint_id], f"its process ended ({how})"), "a checkpoint")
         self._spawn(work, name=f"end of {checkpoint_id}")
 
     def _kernel_of(self, session: Session) -> LocalKernel:
@@ -335,10 +374,10 @@ class Checkpoints:
             raise KernelDeadError(msg)
         return kernel
 
-    async def _begin(self, session: Session, name: str, reason: CheckpointReason) -> Begun:
+    async def _begin(self, session: Session, name: str, reason: CheckpointReason) -> saving.Begun:
         kernel = self._kernel_of(session)
         checkpoint = Checkpoint(id=self._free_id(), session_id=session.id, name=name, reason=reason)
-        begun = Begun(checkpoint, session, kernel)
+        begun = saving.Begun(checkpoint, session, kernel)
         async with self._abandoning(begun):
             path = session.directory / under_way(checkpoint.id)
             blocked = await saving.begin(kernel, checkpoint.id, str(path))
@@ -351,7 +390,7 @@ class Checkpoints:
             continue
         return made
 
-    async def _finish(self, begun: Begun) -> Checkpoint:
+    async def _finish(self, begun: saving.Begun) -> Checkpoint:
         async with self._abandoning(begun):
             outcome = await saving.finish(begun.kernel, begun.checkpoint.id)
             done = replace(
@@ -404,9 +443,11 @@ class Checkpoints:
             statements.execute("delete_checkpoint", {"id": checkpoint_id})
         return surplus
 
-    async def _put_back(
-        self, checkpoint: Checkpoint, session: Session, kernel: LocalKernel, *, clear: bool = False
+    async def put_back(
+        self, checkpoint: Checkpoint, session: Session, *, clear: bool = False
     ) -> Restoration:
+        """Put a saved namespace back for whoever has the session's turn; see `restore`."""
+        kernel = await session.ensure_kernel()
         lending = self._apart.run(
             session.id,
             self._files.lend,
@@ -446,7 +487,7 @@ class Checkpoints:
         )
 
     @asynccontextmanager
-    async def _abandoning(self, begun: Begun) -> AsyncIterator[None]:
+    async def _abandoning(self, begun: saving.Begun) -> AsyncIterator[None]:
         """End a save that does not come to its end, and remove what is there of it."""
         try:
             async with saving.abandoning(begun.kernel, begun.checkpoint.id):
@@ -454,22 +495,3 @@ class Checkpoints:
         except BaseException:
             self._files.take_back(begun.checkpoint.id, begun.session.directory)
             raise
-
-
-@asynccontextmanager
-async def _turn(session: Session, patience: float | None) -> AsyncIterator[None]:
-    began = time.monotonic()
-    waiting = True
-    try:
-        async with session.turn(patience):
-            waiting = False
-            yield
-    except TimeoutError:
-        if not waiting:
-            raise
-        msg = (
-            f"session '{session.id}' runs code for {time.monotonic() - began:.0f} s already, and a "
-            "namespace is saved and restored only between cells. Wait for the execution or "
-            "interrupt it, then try again."
-        )
-        raise SessionBusyError(msg) from None

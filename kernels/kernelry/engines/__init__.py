@@ -1,6 +1,6 @@
 """Where kernels run, and how we talk to them."""
 
-from kernelry.engines.branching import FrozenKernel, NoCopyError
+from kernelry.engines.branching import FrozenKernel, NoCopyError, held
 from kernelry.engines.forkserver import Profile
 from kernelry.engines.guardians import Started
 from kernelry.engines.kernel import LocalKernel
@@ -24,6 +24,7 @@ __all__ = [
     "Walls",
     "WarmKernel",
     "WarmPool",
+    "held",
     "links",
     "outside",
     "own_paths",

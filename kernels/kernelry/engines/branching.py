@@ -224,6 +224,7 @@ class FrozenKernel:
         self.guardian = guardian
         #: the control group that it is in; None: there is none
         self.group: Group | None = None
+        self._lender: tuple[Group, int] | None = None
         self._connection = connection
 
     @property
@@ -231,14 +232,13 @@ class FrozenKernel:
         """What the next server needs to take it over."""
         return record_of(self.process, self._connection, self.walls)
 
-    @property
-    def memory(self) -> int:
-        """Bytes that nothing else has: what it keeps of what its origin has changed or lost.
+    def borrow(self, group: Group, origin: int) -> None:
+        """Have a control group's limit raised, until our end, by what we keep of its memory.
 
-        When its origin has ended that is all it has, by shares with its like.
+        Pages that are there stay counted where they were made, also when only a copy has them.
         """
-        is_orphan = self.guardian is None or parent_of(self.process.pid) == self.guardian.pid
-        return own_memory(self.process.pid, shares=is_orphan)
+        self._lender = group, memory_of(origin, "Rss:")
+        group.allow(self._lender[1])
 
     async def reap(self, pid: int) -> None:
         """Have it wait for a kernel that was forked from it and has ended."""
@@ -251,11 +251,16 @@ class FrozenKernel:
                     await ask(asking, json.dumps({"reap": pid}).encode(), [])
 
     async def end(self) -> None:
-        """End it, and remove what is there of it."""
-        await to_the_end(self.process.kill())
+        """End it, and remove what is there of it; to the end, whoever is cancelled."""
+        await to_the_end(self._end())
+
+    async def _end(self) -> None:
+        await self.process.kill()
         if self.group is not None:
             await in_thread(self.group.end, name="strays")
             self.group.remove()
+        if self._lender is not None:
+            self._lender[0].allow(-self._lender[1])
         remove_files(self._connection)
 
     def leave(self) -> None:
@@ -263,16 +268,27 @@ class FrozenKernel:
         self.process.leave()
 
 
-def own_memory(pid: int, *, shares: bool) -> int:
-    """Return the bytes of memory that only one process has; 0: it has ended.
+def held(copies: Iterable[int], kernels: Iterable[int]) -> int:
+    """Return about how many bytes of memory copies have that the kernels do not; reads files.
+
+    What several copies share and no kernel has any more is found by shares: all that any of them
+    has, less what the kernels have. It may be some 60 MB more, which are shared with fork servers.
 
     Args:
-        pid: Which.
-        shares: Whether its shares of what it has with others are counted too.
+        copies: Pids of copies.
+        kernels: Pids of the kernels that they were forked from, or that were forked from them.
     """
+    pids = list(copies)
+    private = sum(memory_of(pid, "Private_Clean:", "Private_Dirty:") for pid in pids)
+    living = list(kernels)
+    shares = sum(memory_of(pid, "Pss:") for pid in (*pids, *living))
+    return max(private, shares - sum(memory_of(pid, "Rss:") for pid in living))
+
+
+def memory_of(pid: int, *names: str) -> int:
+    """Return the bytes that a process has of some kinds of memory; 0: it has ended."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
     except OSError:
         return 0
-    wanted = ("Pss:",) if shares else ("Private_Clean:", "Private_Dirty:")
-    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(wanted))
+    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(names))

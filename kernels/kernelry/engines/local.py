@@ -206,8 +206,11 @@ class LocalEngine:
             frozen.group = await grouping.group()
             if origin.group is not None and frozen.group is None:
                 raise KernelStartError("no control group can be made for a copy of the kernel")
+            if origin.group is not None:
+                frozen.borrow(origin.group, origin.process.pid)
         except BaseException:
-            await to_the_end(frozen.end())
+            grouping.give_up()
+            await frozen.end()
             raise
         await self._note(frozen)
         return frozen, copy.named
@@ -279,6 +282,8 @@ class LocalEngine:
     async def _note(self, kernel: LocalKernel | FrozenKernel) -> None:
         """Keep a kernel in mind, and see to it that whoever looks after kernels does."""
         self._kernels[:] = [k for k in self._kernels if k.process.exit is None] + [kernel]
+        if (its := kernel.guardian) is not None and not self._servers.is_ours(its):
+            kernel.process.on_exit(lambda _: self._retire(its))
         guardian = self._servers.guardian
         if guardian is not None and guardian is not kernel.guardian:
             # Should the fork server go together with us, somebody else must know of it.

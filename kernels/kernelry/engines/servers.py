@@ -224,7 +224,7 @@ class ForkServers:
 
     async def _watch_all(self, server: ForkServer) -> None:
         """Tell a guardian of all kernels that are not its own children."""
-        for kernel in self._kernels:
+        for kernel in tuple(self._kernels):
             if kernel.guardian is server or kernel.process.exit is not None:
                 continue
             if not is_alive(kernel.guardian):

@@ -111,6 +111,7 @@ def about_execution(execution: Execution) -> Node:
         "status": execution.status.value,
         "created_at": execution.created_at.isoformat(),
         "duration": execution.duration,
+        "undone": execution.undone.value,
         "error": f"{execution.error.type}: {execution.error.message}" if execution.error else "",
     }
 

@@ -188,7 +188,10 @@ def notebook(chapters: Sequence[Chapter], workspace: Workspace) -> str:
                 execution.code,
                 id=execution.id,
                 execution_count=execution.index,
-                metadata={"kernelry": metadata_of(execution)},
+                metadata={
+                    "kernelry": metadata_of(execution),
+                    **({"tags": ["undone"]} if execution.undone else {}),
+                },
                 outputs=[nbformat.from_dict(item) for item in outputs],
             )
             cells.append(cell)
@@ -258,6 +261,7 @@ def metadata_of(execution: Execution) -> dict[str, Any]:
         "execution_id": execution.id,
         "status": execution.status.value,
         "generation": execution.generation,
+        "undone": execution.undone.value,
         "duration": execution.duration,
         "started_at": execution.started_at.isoformat() if execution.started_at else None,
     }

@@ -3,6 +3,7 @@
 from kernelry.lives.branching import Branch, Branched, Branching
 from kernelry.lives.cleanup import CleanUpReport, carry_out, choose, find_stray
 from kernelry.lives.lifecycle import STOP_GRACE, Lifecycle, furnish
+from kernelry.lives.promotion import Promoted, promote
 from kernelry.lives.recovery import STARTED, Recovery, RecoveryReport, entries, last_report
 from kernelry.lives.supervisor import Supervisor
 from kernelry.lives.suspension import WITHOUT, Suspension
@@ -16,6 +17,7 @@ __all__ = [
     "Branching",
     "CleanUpReport",
     "Lifecycle",
+    "Promoted",
     "Recovery",
     "RecoveryReport",
     "Supervisor",
@@ -26,4 +28,5 @@ __all__ = [
     "find_stray",
     "furnish",
     "last_report",
+    "promote",
 ]

@@ -8,13 +8,13 @@ tags and metadata; their history begins with where they came from.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 
 import psutil
 
-from kernelry.checkpoints import Checkpoints
+from kernelry.checkpoints import Checkpoints, turn
 from kernelry.crashpoints import crash_point
 from kernelry.engines import LocalKernel, NoCopyError
 from kernelry.errors import (
@@ -22,7 +22,6 @@ from kernelry.errors import (
     KernelryError,
     KernelStartError,
     LimitExceededError,
-    SessionBusyError,
 )
 from kernelry.launching import KernelSource, check_descriptors
 from kernelry.lives.lifecycle import Lifecycle, furnish
@@ -32,6 +31,7 @@ from kernelry.session import Session
 from kernelry.shielding import to_the_end
 from kernelry.specs import ID, check_spec, check_values
 
+BETWEEN = "branches begin between two executions"
 MOST = 100  # branches that are made at once
 OWN_BYTES = 16 << 20  # of memory that each needs at least; what they share costs nothing
 #: what a branch has from its origin, and can't be given otherwise
@@ -137,7 +137,7 @@ class Branching:
         async with self._lifecycle.reserved(ids):
             await origin.begin()  # its start-up code, if it has not run anything yet
             began = time.monotonic()
-            async with self._turn(origin, patience):
+            async with turn(origin, patience, BETWEEN):
                 waited = time.monotonic() - began
                 after = await self._newest(origin)
                 records = [branch_record(name, origin.record, spec, after) for name in ids]
@@ -167,22 +167,6 @@ class Branching:
 
     def _is_free(self, session_id: str) -> bool:
         return session_id not in self._sessions and not self._lifecycle.is_reserved(session_id)
-
-    @asynccontextmanager
-    async def _turn(self, origin: Session, patience: float | None) -> AsyncIterator[None]:
-        waiting = True
-        try:
-            async with origin.turn(patience):
-                waiting = False
-                yield
-        except TimeoutError:
-            if not waiting:
-                raise
-            msg = (
-                f"session '{origin.id}' still runs code, and branches begin between two "
-                "executions. Wait for it or interrupt it, then try again."
-            )
-            raise SessionBusyError(msg) from None
 
     async def _newest(self, origin: Session) -> str:
         found = await origin.services.store.newest_execution(origin.id)
@@ -338,4 +322,5 @@ def branch_record(name: str, origin: SessionRecord, spec: SessionSpec, after: st
         stdin=spec.stdin or origin.stdin,
         template=origin.template,
         startup=origin.startup,
+        rewind=origin.rewind if spec.rewind is None else spec.rewind,
     )

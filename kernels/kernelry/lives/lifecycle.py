@@ -105,6 +105,7 @@ class Lifecycle:
                 stdin=spec.stdin,
                 template=spec.template,
                 startup=spec.startup,
+                rewind=spec.rewind,
                 python=await self._kernels.own_python(spec.python),
             )
             crash_point("create.begun")
@@ -142,13 +143,14 @@ class Lifecycle:
             raise ConflictError("the session 'default' can't be deleted; restart_kernel empties it")
         # Gone for everybody else at once; what is awaited afterwards can't be raced.
         del self._sessions[session_id]
+        session.is_gone = True
         going = self._reserved[session_id] = asyncio.Event()
 
         async def forget() -> str:  # to its end, and the id is taken until then
             try:
                 return await self._forget(session, grace=STOP_GRACE, keep_history=keep_history)
             except StoreError:  # nothing was forgotten
-                self._sessions[session_id] = session
+                self._sessions[session_id], session.is_gone = session, False
                 raise
             finally:
                 self._settle(session_id, going)
@@ -307,7 +309,7 @@ class Lifecycle:
             await store.delete_session(session.id)
         crash_point("delete.forgotten")
         await self._services.artifacts.remove_unused()
-        await self._checkpoints.remove_files(checkpoints)
+        await self._checkpoints.remove_files(checkpoints, of=session.id)
         await remove(session.directory)
         self._services.launches.made.discard(session.directory.name)
         return kept

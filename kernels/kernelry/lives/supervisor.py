@@ -20,8 +20,8 @@ from kernelry.errors import KernelryError
 from kernelry.models import ExecutionStatus, Limits
 from kernelry.paths import Workspace
 from kernelry.processes import OWN, family
-from kernelry.session import ScriptRun, Session, Spawner
-from kernelry.usage import NEAR, SharedMemory, Usage, measure, quantity, size_of
+from kernelry.session import Session, Spawner, isolated
+from kernelry.usage import NEAR, ScriptRun, SharedMemory, Usage, measure, quantity, size_of
 
 T = TypeVar("T")
 
@@ -159,6 +159,7 @@ class Supervisor:
     ) -> None:
         self._suspend = suspend
         self._checkpoints = checkpoints
+        self._bounding: asyncio.Task[None] | None = None
         self._total = total
         self._used: dict[str, int] = {}  # session -> bytes when it was looked at last
         self._sessions = sessions
@@ -176,11 +177,17 @@ class Supervisor:
                 await asyncio.sleep(PAUSE)
                 await self._look(look)
                 if look % QUIET_LOOKS == 0 and not self._checkpoints.live.is_empty:
-                    await self._checkpoints.keep_bounds()
+                    self._keep_bounds()
 
     async def _read(self, work: Callable[..., T], *args: Any) -> T:
         """Do something that reads files in the one thread for it."""
         return await asyncio.get_running_loop().run_in_executor(self._reader, work, *args)
+
+    def _keep_bounds(self) -> None:
+        """Look at what live checkpoints have, beside: it takes as long as there is memory."""
+        if self._bounding is None or self._bounding.done():
+            work = isolated(self._checkpoints.keep_bounds(), "a look at live checkpoints")
+            self._bounding = self._spawn(work, name="bounds of live checkpoints")
 
     async def _look(self, look: int) -> None:
         watched = [

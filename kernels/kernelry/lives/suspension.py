@@ -5,6 +5,7 @@ order; whoever runs code in it next finds it as it was, but for what can't be sa
 at a time resumes a session; executions that are asked for meanwhile wait for that.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 
 STOP_WAIT = 30.0  # seconds a paused execution has to end
 STOP_GRACE = 0.5  # seconds a kernel has for its exit handlers
+SAVE_TIME = 0.8  # seconds that all sessions together have to be saved when the server stops
 BUSY = (
     "session '{}' runs code. Wait for it, pause it at a safe point, or interrupt it; then suspend."
 )
@@ -138,6 +140,16 @@ class Suspension:
             session.touch()  # it is tried again when it was idle for as long once more
             log.warning("session %s is not suspended: %s", session.id, error)
             await session.note("session.suspend_failed", {"error": str(error)})
+
+    async def end(self, session: Session, *, save: bool) -> None:
+        """End a session's kernel when the server stops, its variables saved if there is time."""
+        why = "the server was shut down"
+        if save and session.has_variables:
+            with suppress(KernelryError, TimeoutError):
+                async with asyncio.timeout(SAVE_TIME):
+                    reason = CheckpointReason.STOP
+                    await self.suspend(session, by="the server", why=why, reason=reason)
+        await session.stop(grace=0 if session.current else STOP_GRACE, why=why)
 
     async def resume(self, session: Session, *, by: str, checkpoint_id: str = "") -> Resumed:
         """Let a session go on: a paused, suspended or failed one, or one whose kernel is gone.

@@ -1,7 +1,14 @@
 """The words of kernelry as data: sessions, executions, checkpoints, and what is said of them."""
 
 from kernelry.models.checkpoints import Checkpoint, CheckpointReason, LeftOut, Restoration
-from kernelry.models.executions import Execution, ExecutionError, ExecutionStatus, Question
+from kernelry.models.executions import (
+    Execution,
+    ExecutionError,
+    ExecutionStatus,
+    OnError,
+    Question,
+    Undone,
+)
 from kernelry.models.ids import short_id
 from kernelry.models.reports import (
     Activity,
@@ -45,12 +52,14 @@ __all__ = [
     "LeftOut",
     "Limits",
     "Look",
+    "OnError",
     "Question",
     "Restoration",
     "SessionRecord",
     "SessionSpec",
     "SessionStatus",
     "Steered",
+    "Undone",
     "Variable",
     "now",
     "short_id",

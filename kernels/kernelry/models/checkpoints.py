@@ -21,11 +21,16 @@ class CheckpointReason(StrEnum):
 
     #: for branches of the session; goes when these are there
     BRANCH = "branch"
+    #: before an execution, to put the session back to there; live
+    REWIND = "rewind"
+    #: before an execution that is to be rolled back if it fails; live, goes with its end
+    ROLLBACK = "rollback"
 
     @property
     def is_automatic(self) -> bool:
         """Say whether newer ones of the same session replace it."""
-        return self not in (CheckpointReason.MANUAL, CheckpointReason.BRANCH)
+        kinds = (CheckpointReason.RESTART, CheckpointReason.SUSPEND, CheckpointReason.STOP)
+        return self in kinds
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,6 +75,12 @@ class Checkpoint:
     process: KernelRecord | None = None
     #: what such a copy lacks, or shares with its origin
     named: tuple[str, ...] = ()
+    #: the execution before which it was made; empty: before none in particular
+    execution_id: str = ""
+    #: how many executions its session had had
+    count: int = 0
+    #: numbers of those that were undone then
+    undone: tuple[int, ...] = ()
 
     @property
     def is_live(self) -> bool:

@@ -58,6 +58,28 @@ class ExecutionError:
     traceback: str = ""
 
 
+class OnError(StrEnum):
+    """What becomes of the variables when an execution does not complete."""
+
+    #: they stay as they are then
+    KEEP = "keep"
+    #: they are as before it; where that can't be it does not run
+    ROLLBACK = "rollback"
+    #: they are as before it where that can be
+    IF_POSSIBLE = "rollback_if_possible"
+
+
+class Undone(StrEnum):
+    """Why what an execution did to the variables is gone."""
+
+    #: it is not
+    NO = ""
+    #: it did not complete, and was to be rolled back then
+    ROLLBACK = "rollback"
+    #: the session was put back to before it
+    REWIND = "rewind"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
     """What the code of an execution asks, by input() or getpass()."""
@@ -114,3 +136,7 @@ class Execution:
     memory_before: int = 0
     #: bytes of memory that the kernel had when it ended; 0: not known
     memory_after: int = 0
+    #: what becomes of the variables if it does not complete
+    on_error: OnError = OnError.KEEP
+    #: whether what it did to the variables is gone, and why
+    undone: Undone = Undone.NO

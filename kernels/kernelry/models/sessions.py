@@ -144,6 +144,8 @@ class SessionSpec:
     packages: tuple[str, ...] = ()
     #: code that each of its kernels runs first
     startup: str = ""
+    #: before how many of its newest executions it can be put back; None: as the server has it
+    rewind: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -193,6 +195,8 @@ class SessionRecord:
     template: str = ""
     #: code that each of its kernels runs first
     startup: str = ""
+    #: before how many of its newest executions it can be put back; None: as the server has it
+    rewind: int | None = None
     #: why it has the status that it has; often empty
     reason: str = ""
     #: when it was completed, cancelled or failed; None: it was not

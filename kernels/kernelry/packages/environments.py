@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from kernelry.apart import Apart, in_thread
+from kernelry.beneath import put_aside, remove_tree
 from kernelry.engines import Environment, Walls
 from kernelry.errors import InstallError
 from kernelry.models import Isolation
@@ -154,6 +155,28 @@ class SessionEnvironment:
             done = await run_program(argv, timeout=COPY_DEADLINE)
             if done.returncode:
                 raise InstallError(f"the session's packages can't be copied: {done.stderr[-500:]}")
+
+    async def become(self, other: "SessionEnvironment", walls: Walls) -> None:
+        """Have the packages that another session has now, instead of these.
+
+        Args:
+            other: Whose.
+            walls: Those of both; what copies is behind them.
+
+        Raises:
+            InstallError: They can't be copied; these are as they were.
+        """
+        async with self._lock:
+            aside = put_aside(self._prefix)
+            try:
+                await other.copy_to(self, walls)
+            except BaseException:
+                await in_thread(remove_tree, self._prefix)
+                if aside is not None:
+                    aside.rename(self._prefix)
+                raise
+            if aside is not None:
+                await to_the_end(in_thread(remove_tree, aside))
 
     async def packages(self) -> list[Package]:
         """Return what the session can import, its own and its interpreter's, by name."""

@@ -115,6 +115,13 @@ class Group:
             time.sleep(END_PAUSE)
         return len(ended)
 
+    def allow(self, more: int) -> None:
+        """Raise its limit by so many bytes, or lower it; nothing if it has none, or is gone."""
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            with suppress(OSError, ValueError):  # "max"
+                limit = int((self.folder / name).read_text(encoding="ascii"))
+                (self.folder / name).write_text(str(limit + more), encoding="ascii")
+
     def remove(self) -> None:
         """Remove it; a process that is still dying keeps it for the next start of a server."""
         with suppress(OSError):

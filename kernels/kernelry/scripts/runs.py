@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from kernelry.engines import outside
 from kernelry.programs import Completed, run_program
-from kernelry.session import ScriptRun, Session
+from kernelry.session import Session
 from kernelry.shielding import to_the_end
+from kernelry.usage import ScriptRun
 from kernelry.workspace import scripts
 
 

@@ -4,14 +4,12 @@ from kernelry.session import health, looking, steering
 from kernelry.session.adoption import with_what_ran
 from kernelry.session.notes import with_changes
 from kernelry.session.run import Run
-from kernelry.session.running import ScriptRun
 from kernelry.session.services import Services, Spawner, isolated
 from kernelry.session.session import DEFAULT, Session
 
 __all__ = [
     "DEFAULT",
     "Run",
-    "ScriptRun",
     "Services",
     "Session",
     "Spawner",

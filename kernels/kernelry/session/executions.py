@@ -20,13 +20,14 @@ from kernelry.crashpoints import crash_point
 from kernelry.engines import LocalKernel
 from kernelry.errors import KernelSilentError, StoreError
 from kernelry.messaging import Message, understood
-from kernelry.models import Execution, ExecutionStatus, InterruptStep, SessionRecord
+from kernelry.models import Execution, ExecutionStatus, InterruptStep, OnError, SessionRecord
 from kernelry.output import save_shown
 from kernelry.processes import Exit
 from kernelry.session import inspection, interrupts
 from kernelry.session.adoption import CatchUp, hear_last_words, with_late_output
 from kernelry.session.late import LateOutput
 from kernelry.session.notes import Notes
+from kernelry.session.queueing import Turn
 from kernelry.session.run import NO_REPLY, Run
 from kernelry.session.services import Services, isolated
 from kernelry.workspace import Changes
@@ -66,14 +67,6 @@ class Owner(Protocol):
 
     def touch(self) -> None:
         """Note that something was done in it."""
-
-
-class Turn:
-    """A place in the queue for what is no execution: nothing runs while somebody has it."""
-
-    def __init__(self) -> None:
-        self.granted = asyncio.Event()
-        self.over = asyncio.Event()
 
 
 class Executions:
@@ -290,6 +283,10 @@ class Executions:
         if kernel is None or kernel.process.exit is not None:
             await self._cancel_for_death(run)
             return
+        if why := await self._services.undoing.before(self._owner.record.id, run):
+            run.cancel(why)
+            await self._write_down(run)
+            return
         if run.execution.status is ExecutionStatus.QUEUED:
             run.begin()
             run.execution = replace(run.execution, generation=self._owner.record.generation)
@@ -340,6 +337,7 @@ class Executions:
             if changes is not None:
                 await self._add_changes(run, changes)
             await self._save_shown(run)
+            await self._services.undoing.after(self._owner.record.id, run)
         kernel.channels.forget(run.id)
         crash_point("run.ended")
         await self._write_down(run)
@@ -452,7 +450,13 @@ class Executions:
     async def _time_out(self, run: Run) -> None:
         run.stop_as = ExecutionStatus.TIMED_OUT
         step = await interrupts.signal_until_ended(self._owner.kernel, run)
-        if step is InterruptStep.NO_EFFECT:
+        if step is InterruptStep.NO_EFFECT and run.execution.on_error is not OnError.KEEP:
+            await self._owner.kill(
+                f"its timeout of {run.execution.timeout:g} s was over, two interrupts had no "
+                "effect, and it was to be rolled back"
+            )
+            await run.ended.wait()
+        elif step is InterruptStep.NO_EFFECT:
             note = (
                 f"its timeout of {run.execution.timeout:g} s is over, but two interrupts had "
                 "no effect: it is in native code or ignores them. "

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from kernelry.engines import LocalKernel
 from kernelry.errors import KernelSilentError
-from kernelry.models import ExecutionStatus, InterruptReport, InterruptStep
+from kernelry.models import ExecutionStatus, InterruptReport, InterruptStep, OnError
 from kernelry.session.run import Run
 
 GRACES = (1.0, 2.0)  # seconds given to the first and the second SIGINT
@@ -76,3 +76,19 @@ async def answers(kernel: LocalKernel | None) -> bool:
     except KernelSilentError:
         return False
     return True
+
+
+async def force(
+    run: Run,
+    kill: Callable[[str], Awaitable[object]],
+    restart: Callable[[str], Awaitable[object]],
+) -> None:
+    """End an execution with its kernel; there is another one then, or it is rolled back."""
+    why = "it did not react to two interrupts and force was given"
+    if run.execution.on_error is OnError.KEEP:
+        await restart(why)
+        return
+    await kill(why)
+    await run.done.wait()
+    if not run.execution.undone:
+        await restart(why)

@@ -32,6 +32,11 @@ class LateOutput:
         """Return an execution, if it is among the newest."""
         return self._runs.get(execution_id)
 
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """All of them, the oldest first."""
+        return tuple(self._runs.values())
+
     def remember(self, run: Run) -> None:
         """Take a finished execution; the oldest one is forgotten."""
         self._runs[run.id] = run

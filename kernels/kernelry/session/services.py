@@ -13,8 +13,9 @@ from kernelry.engines import LocalKernel, Walls
 from kernelry.launching import Launches
 from kernelry.packages import SessionEnvironment
 from kernelry.paths import Workspace
-from kernelry.session.running import Scripts
+from kernelry.session.undoing import Undoing
 from kernelry.store import Store
+from kernelry.usage import Scripts
 from kernelry.workspace import Watch
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,8 @@ class Services:
     watch: Watch
     #: starts kernels
     start_kernel: KernelStarter
+    #: sees to it that executions can be undone
+    undoing: Undoing = field(default_factory=Undoing)
     #: the scripts of its sessions that run
     scripts: Scripts = field(default_factory=Scripts)
     #: does what a session's files ask for

@@ -15,9 +15,7 @@ from kernelry.crashpoints import crash_point
 from kernelry.engines import LocalKernel, Walls
 from kernelry.errors import (
     ConflictError,
-    IdTakenError,
     KernelDeadError,
-    StoreError,
 )
 from kernelry.launching import stronger
 from kernelry.models import (
@@ -26,18 +24,20 @@ from kernelry.models import (
     InterruptReport,
     InterruptStep,
     KernelState,
+    OnError,
     SessionRecord,
     Variable,
     now,
-    short_id,
 )
 from kernelry.packages import InstallReport, Package, SessionEnvironment, parse_requirements
 from kernelry.processes import Exit
 from kernelry.session import inspection, installing, interrupts
 from kernelry.session.executions import Executions
 from kernelry.session.notes import Notes
+from kernelry.session.queueing import asked, queued
 from kernelry.session.run import Run
 from kernelry.session.services import Services, isolated
+from kernelry.shielding import to_the_end
 from kernelry.transitions import HELPS, Opening
 from kernelry.usage import oom_kills
 
@@ -76,7 +76,10 @@ class Session:
         self.services = services
         self._kernel_lock = asyncio.Lock()
         self._starting = False
-        self._is_stopping = False  # its kernel is being ended on request
+        #: whether it is being deleted
+        self.is_gone = False
+        #: whether its kernel is being ended on request
+        self.is_stopping = False
         self.notes = Notes(self, services)
         self._executions = Executions(self, self.notes, services)
         self._kills = 0  # processes that Linux had ended for want of memory when it started
@@ -110,9 +113,8 @@ class Session:
     @property
     def has_variables(self) -> bool:
         """Say whether its kernel lives, is idle, and has run something."""
-        if self.kernel is None or self.kernel.process.exit is not None or self.is_busy:
-            return False
-        return self.record.execution_count > self._ran_before
+        has_run = self.record.execution_count > self._ran_before
+        return has_run and not self.is_busy and self.kernel_state is KernelState.IDLE
 
     @property
     def is_busy(self) -> bool:
@@ -150,6 +152,17 @@ class Session:
             return KernelState.DEAD
         return KernelState.BUSY if self.current else KernelState.IDLE
 
+    @property
+    def ran(self) -> int:
+        """The number of the last execution that is not still to run."""
+        following = self._executions.next
+        return following.execution.index - 1 if following else self.record.execution_count
+
+    @property
+    def ended(self) -> tuple[Run, ...]:
+        """The executions that have just ended."""
+        return self._executions.late.runs
+
     def find(self, execution_id: str) -> Run | None:
         """Return an execution that is queued, running or just finished."""
         return self._executions.find(execution_id)
@@ -166,17 +179,28 @@ class Session:
         self._check_open()
         async with self._kernel_lock:
             self._check_open()
-            self._check_alive()
+            if (self.kernel is not None and self.kernel.process.exit is not None) or self.death:
+                msg = (
+                    f"the kernel of session '{self.id}' is dead ({self.death}) and its variables "
+                    "are gone. Call restart_kernel to get a new one."
+                )
+                raise KernelDeadError(msg, session_id=self.id)
             return self.kernel or await self._start_kernel()
 
     async def take_kernel(self, kernel: LocalKernel) -> None:
-        """Take a kernel that was started for whoever comes first."""
-        await self._own(kernel)
+        """Have a kernel that is nobody's from here on, and write that down."""
+        crash_point("kernel.started")
+        self._attach(kernel)
+        self.record = replace(self.record, generation=self.record.generation + 1)
+        events = ["kernel.started"] if self.is_stored else ["session.created", "kernel.started"]
+        await self.services.store.save_session(self.record, *events, kernel=kernel.record)
+        self.is_stored = True
+        crash_point("kernel.saved")
 
     async def take_branch(self, kernel: LocalKernel | None) -> None:
         """Take a kernel that has all that another one had; None: one that will be told it."""
         if kernel is not None:
-            await self._own(kernel)
+            await self.take_kernel(kernel)
         self._begun = await self.ensure_kernel()  # what the other one began with it has
         self._ran_before = -1  # and what that has run
 
@@ -221,12 +245,15 @@ class Session:
         """Return the last line that a run has printed, also from its spill file."""
         return inspection.newest_line(run.fold, self.directory, self.spill_dir.name)
 
-    async def submit(self, code: str, timeout: float | None) -> Run:
+    async def submit(
+        self, code: str, timeout: float | None, on_error: OnError = OnError.KEEP
+    ) -> Run:
         """Write an execution down and queue it; returns before it has run.
 
         Args:
             code: What to run.
             timeout: Seconds it may run before it is interrupted; None: no limit.
+            on_error: What becomes of the variables if it does not complete.
 
         Raises:
             ConflictError: The session is not active.
@@ -238,7 +265,7 @@ class Session:
         self.touch()  # from here on it is in use
         lost, self.stopped_why = self.stopped_why, ""
         await self.begin()
-        return await self._queue(code, timeout, lost)
+        return await self._queue(code, timeout, lost, on_error)
 
     async def begin(self) -> Run | None:
         """Start the kernel if there is none, and have it run the start-up code before all else."""
@@ -248,28 +275,13 @@ class Session:
         self._begun = kernel
         return await self._queue(self.record.startup, None, "the session's start-up code")
 
-    async def _queue(self, code: str, timeout: float | None, note: str) -> Run:
-        execution = Execution(
-            id=short_id(),
-            session_id=self.id,
-            index=self.record.execution_count + 1,
-            generation=self.record.generation,
-            code=code,
-            timeout=timeout,
-            note=note,
-        )
+    async def _queue(
+        self, code: str, timeout: float | None, note: str, on_error: OnError = OnError.KEEP
+    ) -> Run:
+        execution = asked(self.record, code, timeout, note, on_error)
         self.record = replace(self.record, execution_count=execution.index)
         self.touch()
-        while True:
-            try:
-                run = self._executions.make(execution)
-                await self._executions.add(run)
-            except StoreError as error:
-                if not isinstance(error.__cause__, IdTakenError):
-                    raise
-                execution = replace(execution, id=short_id())
-            else:
-                return run
+        return await queued(execution, self._executions.make, self._executions.add)
 
     async def interrupt(self, run: Run | None = None, *, force: bool = False) -> InterruptReport:
         """Stop an execution: SIGINT, SIGINT again, and with `force` kill and restart.
@@ -288,7 +300,7 @@ class Session:
             return InterruptReport(step=InterruptStep.DEQUEUED, execution_id=run.id)
         report = await interrupts.interrupt(self.kernel, run, self.stack)
         if force and report.step is InterruptStep.NO_EFFECT:
-            await self.restart("it did not react to two interrupts and force was given")
+            await interrupts.force(run, self.kill, self.restart)
             report = replace(report, step=InterruptStep.RESTARTED, responsive=True)
         return report
 
@@ -324,23 +336,30 @@ class Session:
     ) -> None:
         """Go on with another kernel that has run already; for whoever has the turn.
 
-        Args:
-            make: Returns it; calls what it is given before that touches the session's files, and
-                then the kernel that there was is ended. If it fails before, nothing is changed.
-            why: Why, in a line.
+        `make` calls what it is given before the new one touches the session's files: that ends
+        the old one. If it fails before, nothing is changed.
         """
         self._check_open()
 
         async def end() -> None:
-            await self.services.store.forget_kernel(self.id)
+            # The next server is to find the old one, as it is or dead, until the new one is there.
             await self._stop_kernel(why, grace=0, withdraw=False)
+            crash_point("live.ended")
             writing.clear(self.directory, *OPENED_AT_START)
 
-        async with self._kernel_lock:
-            kernel = await make(end)
-            self.death = ""
-            await self._own(kernel)
-        self._begun, self._ran_before = kernel, -1
+        async def replace() -> None:
+            async with self._kernel_lock:
+                self._check_open()
+                self._starting = True
+                try:
+                    kernel = self._begun = await make(end)
+                finally:
+                    self._starting = False
+                self.death = ""
+                await self.take_kernel(kernel)
+                self._ran_before = -1
+
+        await to_the_end(replace())
 
     def turn(self, patience: float | None) -> AbstractAsyncContextManager[None]:
         """Have nothing run in it meanwhile; see `Executions.turn`."""
@@ -406,18 +425,12 @@ class Session:
         return await inspection.stack(self.kernel, self.directory)
 
     def _check_open(self) -> None:
+        if self.is_gone:
+            raise ConflictError(f"session '{self.id}' was deleted")
         status = self.record.status
         if not status.has_kernel:
             why = f" ({self.record.reason})" if self.record.reason else ""
             raise ConflictError(f"session '{self.id}' is {status}{why}; {HELPS[status]}")
-
-    def _check_alive(self) -> None:
-        if (self.kernel is not None and self.kernel.process.exit is not None) or self.death:
-            msg = (
-                f"the kernel of session '{self.id}' is dead ({self.death}) and its variables are "
-                "gone. Call restart_kernel to get a new one."
-            )
-            raise KernelDeadError(msg, session_id=self.id)
 
     async def _start_kernel(self) -> LocalKernel:
         self._starting = True
@@ -428,17 +441,8 @@ class Session:
             )
         finally:
             self._starting = False
-        await self._own(kernel)
+        await self.take_kernel(kernel)
         return kernel
-
-    async def _own(self, kernel: LocalKernel) -> None:
-        crash_point("kernel.started")
-        self._attach(kernel)
-        self.record = replace(self.record, generation=self.record.generation + 1)
-        events = ["kernel.started"] if self.is_stored else ["session.created", "kernel.started"]
-        await self.services.store.save_session(self.record, *events, kernel=kernel.record)
-        self.is_stored = True
-        crash_point("kernel.saved")
 
     def _attach(self, kernel: LocalKernel) -> None:
         self.kernel = kernel
@@ -457,16 +461,16 @@ class Session:
         if kernel is None:
             return ended
         self.death = self.death or why
-        self._is_stopping = True
+        self.is_stopping = True
         try:
             # Looked up last: the one before it may have ended meanwhile.
-            if (run := self.current) is not None:
+            if withdraw and (run := self.current) is not None:
                 ended.insert(0, run)
                 await kernel.process.kill()
                 await run.done.wait()
             await kernel.shutdown(grace=grace)
         finally:
-            self._is_stopping = False
+            self.is_stopping = False
         self.kernel = None
         return ended
 
@@ -480,7 +484,7 @@ class Session:
         why = inspection.how_ended(ended, self._kills, self.peak_memory, lack)
         self.death = self.death or self.out_of_memory or why
         self._executions.note_death()
-        if not self._is_stopping:
+        if not self.is_stopping:
             work = self.note("kernel.died", {"why": self.death}, self.current)
             self.services.spawn(isolated(work, "an event"), name=f"death of {self.id}")
 

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -15,8 +16,10 @@ from kernelry.models import (
     Isolation,
     KernelRecord,
     LeftOut,
+    OnError,
     SessionRecord,
     SessionStatus,
+    Undone,
 )
 from kernelry.output import Display, Output, Spill, Stream, clip, readable
 
@@ -62,6 +65,7 @@ def session_row(record: SessionRecord) -> Row:
         "stdin": int(record.stdin),
         "template": record.template,
         "startup": record.startup,
+        "rewind": record.rewind,
         "reason": record.reason,
         "ended_at": seconds(record.ended_at),
     }
@@ -105,6 +109,7 @@ def session_record(row: sqlite3.Row) -> SessionRecord:
         stdin=bool(row["stdin"]),
         template=row["template"],
         startup=row["startup"],
+        rewind=row["rewind"],
         reason=row["reason"],
         ended_at=moment(row["ended_at"]),
     )
@@ -131,6 +136,8 @@ def execution_row(execution: Execution) -> Row:
         "progress": execution.progress,
         "memory_before": execution.memory_before,
         "memory_after": execution.memory_after,
+        "on_error": execution.on_error.value,
+        "undone": execution.undone.value,
     }
 
 
@@ -195,6 +202,8 @@ def execution(row: sqlite3.Row, outputs: tuple[Output, ...]) -> Execution:
         progress=row["progress"],
         memory_before=row["memory_before"],
         memory_after=row["memory_after"],
+        on_error=OnError(row["on_error"]),
+        undone=Undone(row["undone"]),
     )
 
 
@@ -208,7 +217,13 @@ def checkpoint_row(checkpoint: Checkpoint) -> Row:
         "skipped": json.dumps([asdict(item) for item in checkpoint.skipped]),
         "process": json.dumps(asdict(checkpoint.process)) if checkpoint.process else "",
         "named": json.dumps(checkpoint.named),
+        "undone": numbers(checkpoint.undone),
     }
+
+
+def numbers(found: Iterable[int]) -> str:
+    """Return numbers as a column has them."""
+    return json.dumps(list(found))
 
 
 def checkpoint(row: sqlite3.Row) -> Checkpoint:
@@ -229,4 +244,7 @@ def checkpoint(row: sqlite3.Row) -> Checkpoint:
         skipped=tuple(LeftOut(**item) for item in json.loads(row["skipped"])),
         process=kernel_record(json.loads(row["process"])) if row["process"] else None,
         named=tuple(json.loads(row["named"])),
+        execution_id=row["execution_id"],
+        count=row["count"],
+        undone=tuple(json.loads(row["undone"])),
     )

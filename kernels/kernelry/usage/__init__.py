@@ -2,12 +2,15 @@
 
 from kernelry.usage.files import SharedMemory, oom_kills, size_of
 from kernelry.usage.measuring import NEAR, Usage, measure, measure_script
+from kernelry.usage.running import ScriptRun, Scripts
 from kernelry.usage.trees import ProcessTree, memory_used, read_tree
 from kernelry.usage.words import period, quantity
 
 __all__ = [
     "NEAR",
     "ProcessTree",
+    "ScriptRun",
+    "Scripts",
     "SharedMemory",
     "Usage",
     "measure",

@@ -167,6 +167,7 @@ def run_result(answered: Answered, size: Size, cursor: Cursor, *, truncated: boo
         paused_since=held[0].held_since.isoformat() if held and held[0].held_since else "",
         progress=execution.progress,
         prompt=execution.question.prompt if execution.question else "",
+        undone=execution.undone.value,
         memory_change=execution.memory_after - execution.memory_before,
     )
 
@@ -196,6 +197,7 @@ def status_line(execution: Execution, held: tuple[Run, bool] | None = None) -> s
         ExecutionStatus.WAITING_INPUT: "waiting for input",
         ExecutionStatus.CANCELLED: "cancelled, it never ran",
     }.get(execution.status, f"{execution.status} after {took}")
+    words += ", undone" if execution.undone else ""
     return f"[{words}; session {execution.session_id}; execution {execution.id}]"
 
 

@@ -61,8 +61,7 @@ async def store_artifact(
 ) -> Annotated[CallToolResult, StoredArtifact]:
     """Keep data of a session under a name, unchanged, until it or the session is deleted.
 
-    For results worth finding again: unlike workspace files they have versions and tags, and no
-    cell can change them. The same bytes are kept once.
+    For results worth finding again: they have versions and tags, and no cell can change them.
     """
     app = app_of(ctx)
     session = app.sessions.find(caller_of(ctx), session_id)

@@ -10,7 +10,7 @@ from pydantic import Field
 from kernelry import Execution, ExecutionStatus, Run, Session, SessionStatus
 from kernelry.errors import InvalidArgumentError, KernelryError
 from kernelry.lives import WITHOUT
-from kernelry.models import InterruptReport, InterruptStep, Restoration
+from kernelry.models import InterruptReport, InterruptStep, OnError, Restoration
 from kernelry_mcp.answers import (
     Look,
     Newest,
@@ -39,13 +39,24 @@ from kernelry_mcp.tools.parameters import PAGE_CHARS, EffectWait, SessionId, Tim
 SHOWN_ENDED = 10  # executions that a restart ended, in its text
 
 
-@tool(Declaration(title="Run Python code", toolset="core", destructive=True, open_world=True))
+@tool(
+    Declaration(
+        title="Run Python code",
+        toolset="core",
+        destructive=True,
+        open_world=True,
+        options=("on_error",),
+    )
+)
 async def run_python_code(
     ctx: Ctx,
     code: Annotated[str, Field(description="Python; IPython magics, !commands and await work")],
     session_id: SessionId = None,
     timeout: Timeout = None,
     wait: Wait = None,
+    on_error: Annotated[
+        OnError, Field(description="rollback: if it fails, variables are as before it")
+    ] = OnError.KEEP,
 ) -> Annotated[CallToolResult, RunResult] | InputRequiredResult:
     """Run Python code in a session; variables and imports stay for the next call.
 
@@ -68,7 +79,7 @@ async def run_python_code(
         session = app.sessions.find(caller_of(ctx), session_id)
         await app.sessions.suspension.wake(session, by=name_of(ctx))
         with anyio.CancelScope(shield=True):  # who gives up meanwhile still has it interrupted
-            run = await app.sessions.run(session, code, timeout=timeout)
+            run = await app.sessions.run(session, code, timeout=timeout, on_error=on_error)
     if run is not None:
         refused = asked.refused if asked else ""
         if required := await wait_and_ask(ctx, session, run, seconds, refused=refused):

@@ -50,8 +50,7 @@ async def get_events(
 ) -> Annotated[CallToolResult, EventList]:
     """Read the log of what happened: sessions, executions, what was published.
 
-    Pass next_since of the answer as `since` of the next call: so nothing is missed or read
-    twice.
+    Pass next_since as the next call's `since`: nothing is missed or read twice.
     """
     events = app_of(ctx).sessions.events
     await app_of(ctx).sessions.history.check_names(session_ids or ())

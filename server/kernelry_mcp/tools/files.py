@@ -38,8 +38,8 @@ async def list_files(
 ) -> Annotated[CallToolResult, FileList]:
     r"""List files and folders of the workspace, which all sessions share.
 
-    Sorted by path. Links are listed and not followed. In names that are not UTF-8 the odd bytes
-    are shown as \xNN; only code can open such files.
+    Sorted by path. Links are not followed. Odd bytes of names are shown as \xNN; only code can
+    open such files.
     """
     root = app_of(ctx).sessions.workspace.root
     found = await asyncio.to_thread(list_folder, root, path, pattern=pattern, recursive=recursive)

@@ -98,7 +98,9 @@ def line_of(item: FoundExecution) -> str:
     more = ", ..." if len(item.new_files) > FILES else ""
     wrote = f" wrote {', '.join(item.new_files[:FILES])}{more}" if item.new_files else ""
     return (
-        f"{item.execution_id} {at} {item.session_id} #{item.execution_index} {item.status}: {code}"
+        f"{item.execution_id} {at} {item.session_id} #{item.execution_index} {item.status}"
+        + (", undone" if item.undone else "")
+        + f": {code}"
         + (f" -> {result}" if result else "")
         + wrote
     )
@@ -117,6 +119,7 @@ def found_execution(execution: Execution, result: str = "") -> FoundExecution:
         session_id=execution.session_id,
         execution_index=execution.index,
         status=execution.status.value,
+        undone=execution.undone.value,
         code=execution.code[:CODE_CHARS],
         error=f"{error.type}: {error.message[:CODE_CHARS]}" if error else "",
         result=result[:CODE_CHARS],
@@ -150,8 +153,8 @@ async def export_notebook(
 ) -> Annotated[CallToolResult, ExportedHistory]:
     """Write what a session ran, with outputs, as a Jupyter notebook into the workspace.
 
-    Its first cells install the session's packages and write the scripts that it imports.
-    Needs no kernel: closed sessions can be exported, and deleted ones whose history was kept.
+    Its first cells install packages and write the scripts that it imports. Also of closed
+    sessions, and of deleted ones whose history was kept.
     """
     sessions = app_of(ctx).sessions
     name = sessions.current_id(caller_of(ctx)) if session_id is None else session_id
@@ -219,8 +222,8 @@ async def replay_session(
 ) -> Annotated[CallToolResult, Replayed]:
     """Run again what a session ran, in a new session, and name what came out differently.
 
-    Also files, by their content. The original is not touched: relative paths lead into a folder
-    of the replay's own (files over 10 MB are links). Absolute paths and the network stay real.
+    Also files, by their content. Relative paths lead into a folder of the replay's own (files
+    over 10 MB are links); absolute paths and the network stay real.
     """
     app = app_of(ctx)
     sessions = app.sessions

@@ -1,7 +1,7 @@
 """Sessions: create, list, switch, delete."""
 
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from mcp.types import CallToolResult
 from pydantic import Field, NonNegativeFloat
@@ -27,6 +27,11 @@ NO_DEFAULT = (
     "call without means 'default'."
 )
 
+Rewind: TypeAlias = Annotated[
+    int | None,
+    Field(ge=0, le=100, description="Keep what was before each of its newest N executions"),
+]
+
 
 @tool(
     Declaration(
@@ -44,6 +49,7 @@ NO_DEFAULT = (
             "stdin",
             "template",
             "count",
+            "rewind",
             "parent_session_id",
             "parent_execution_id",
         ),
@@ -80,8 +86,7 @@ async def create_session(
         str,
         Field(
             max_length=1000,
-            description="Another interpreter: an absolute path, or a name like 'python3.12'; it "
-            "needs ipykernel. Default: the server's",
+            description="Another interpreter, with ipykernel: a path, or like 'python3.12'",
         ),
     ] = "",
     stdin: Annotated[
@@ -96,6 +101,7 @@ async def create_session(
         str, Field(description="Begin with all that this session has: variables, packages")
     ] = "",
     count: Annotated[int | None, Field(description="Branches ID.1, ID.2, ..., up to 100")] = None,
+    rewind: Rewind = None,
     parent_session_id: Annotated[str, Field(description="The session it is made for")] = "",
     parent_execution_id: Annotated[str, Field(description="The execution that wants it")] = "",
 ) -> Annotated[CallToolResult, CreatedSession]:
@@ -119,6 +125,7 @@ async def create_session(
         context=context or {},
         packages=tuple(packages or ()),
         template=template,
+        rewind=rewind,
         parent_session_id=parent_session_id,
         parent_execution_id=parent_execution_id,
     )
@@ -217,7 +224,7 @@ async def list_sessions(
 ) -> Annotated[CallToolResult, SessionList]:
     """List sessions that fit all filters; in the order of their creation, 'default' first.
 
-    For each: what its kernel does, its memory, uptime, last use, what runs, description.
+    Each with its state, memory, uptime, last use, what runs.
     """
     app, caller = app_of(ctx), caller_of(ctx)
     selection = Selection(
@@ -256,7 +263,7 @@ async def switch_session(
 ) -> Annotated[CallToolResult, SwitchedSession]:
     """Set your default session: the one that tools use when no session_id is given.
 
-    Only your own default changes, not that of other clients. Starts its kernel if needed.
+    Only your own. Starts its kernel if needed.
     A client that can't be told from others (HTTP without cookies) has none: pass session_id.
     """
     sessions = app_of(ctx).sessions
@@ -277,7 +284,7 @@ async def delete_session(
 ) -> Annotated[CallToolResult, DeletedSession]:
     """Delete a session: kernel, variables, packages and history. Workspace files stay.
 
-    'default' can't be deleted. What runs in the session is killed.
+    'default' can't be deleted. What runs in it is killed.
     """
     sessions = app_of(ctx).sessions
     kept = await sessions.delete(session_id, keep_history=keep_history)

@@ -10,9 +10,14 @@ import psutil
 import pytest
 
 from kernelry import Config, ExecutionStatus, Session, Sessions, SessionSpec
-from kernelry.errors import CheckpointError, CheckpointNotFoundError, KernelDeadError
+from kernelry.errors import (
+    CheckpointError,
+    CheckpointNotFoundError,
+    ConflictError,
+    KernelDeadError,
+)
 from kernelry.models import Checkpoint
-from kernelry.session.executions import Turn
+from kernelry.session.queueing import Turn
 from tests.faults.kernels import pid_of, printed, run, until, value
 from tests.integration.branches.test_branches import CHECKS, EVERYTHING
 
@@ -156,18 +161,24 @@ async def test_the_oldest_goes_when_there_are_too_many(config: Config) -> None:
         await has_gone(kept[0])
         with pytest.raises(CheckpointNotFoundError, match="the oldest of more than 2 went"):
             await live.checkpoints.restore(kept[0].id, session)
+        named = await frozen(live, session, "loaded")
+        for _ in range(2):
+            await frozen(live, session)
+        assert named.id not in live.checkpoints.live
+        with pytest.raises(CheckpointNotFoundError, match="the oldest of more than 2 went"):
+            await live.checkpoints.restore("loaded", session)
 
 
 async def test_the_oldest_goes_when_they_have_too_much_memory(config: Config) -> None:
     settings = replace(config, isolation="process", live_memory=40 << 20)
     async with Sessions(settings) as live:
         session = await live.create(SessionSpec(id="a"))
-        await printed(live, session, "data = bytearray(b'x' * (60 << 20))")
+        await printed(live, session, "data = bytearray(b'x' * (150 << 20))")
         old, new = await frozen(live, session), await frozen(live, session)
         assert len(await live.checkpoints.list()) == 2  # what is shared costs nothing
-        await live.checkpoints.delete(new.id)
         await printed(live, session, "data[:] = b'y' * len(data)")
         await until(lambda: old.id not in live.checkpoints.live, "it has gone")
+        await until(lambda: new.id not in live.checkpoints.live, "so has what shared it")
         with pytest.raises(CheckpointNotFoundError, match="all together had over"):
             await live.checkpoints.get(old.id)
 
@@ -201,6 +212,83 @@ async def test_none_is_made_where_a_copy_would_hang_or_may_not_be(config: Config
     async with Sessions(replace(config, isolation="process", live_checkpoints=0)) as live:
         with pytest.raises(CheckpointError, match="live_checkpoints is 0"):
             await frozen(live, await live.create(SessionSpec(id="b")))
+
+
+async def test_files_are_open_where_they_were(live: Sessions, session: Session) -> None:
+    (live.workspace.root / "long.txt").write_text("0123456789" * 5000)
+    await printed(live, session, "f = open('long.txt'); _ = f.read(8)")
+    kept = await frozen(live, session)
+    assert not any("position" in line for line in kept.named)
+    for _ in range(2):
+        assert await value(live, session, "(f.tell(), len(f.read()))") == "(8, 49992)"
+        await live.checkpoints.restore(kept.id, session)
+    other = await live.create(SessionSpec(id="b"))
+    await live.checkpoints.restore(kept.id, other)
+    assert await value(live, other, "f.read(2)") == "'89'"
+    assert await value(live, session, "f.read(2)") == "'89'"
+
+
+async def test_pipes_to_programs_are_named(live: Sessions, session: Session) -> None:
+    code = "import subprocess; p = subprocess.Popen(['cat'], stdin=subprocess.PIPE)"
+    await printed(live, session, code)
+    kept = await frozen(live, session)
+    assert any("ends of pipes" in line for line in kept.named)
+
+
+async def test_whoever_is_cancelled_leaves_the_session_as_it_was_or_is_to_be(
+    live: Sessions, session: Session
+) -> None:
+    await printed(live, session, "n = 1")
+    kept = await frozen(live, session)
+    for turns in (1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144):
+        await printed(live, session, "n = 2")
+        restoring = asyncio.create_task(live.checkpoints.restore(kept.id, session))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        restoring.cancel()
+        await asyncio.wait([restoring])
+        assert await value(live, session, "n") in ("1", "2")
+
+
+async def test_whoever_is_cancelled_makes_one_that_is_there_or_none(
+    live: Sessions, session: Session
+) -> None:
+    await printed(live, session, "n = 1")
+    for turns in (1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233):
+        making = asyncio.create_task(frozen(live, session))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        making.cancel()
+        await asyncio.wait([making])
+    await asyncio.gather(*live.checkpoints.unfinished)
+    for one in await live.checkpoints.list():
+        assert one.id in live.checkpoints.live
+        await live.checkpoints.restore(one.id, session)
+    assert await value(live, session, "n") == "1"
+
+
+async def test_a_session_that_is_deleted_meanwhile_stays_deleted(
+    live: Sessions, session: Session
+) -> None:
+    await printed(live, session, "n = 1")
+    kept = await frozen(live, session)
+    other = await live.create(SessionSpec(id="b"))
+    await live.run(other, "import time; time.sleep(600)")
+    restoring = asyncio.create_task(live.checkpoints.restore(kept.id, other))
+    waiting = other._executions._queue
+    await until(lambda: any(isinstance(one, Turn) for one in waiting), "it waits for its turn")
+    await live.delete("b")
+    with pytest.raises(ConflictError, match="was deleted"):
+        await restoring
+    assert {record.id for record in await live._store.sessions()} == {"default", "a"}
+
+
+async def test_start_up_code_has_run_in_what_is_frozen(live: Sessions) -> None:
+    session = await live.create(SessionSpec(id="s", startup="ready = 1"))
+    await session.restart()
+    kept = await frozen(live, session)
+    await live.checkpoints.restore(kept.id, session)
+    assert await value(live, session, "ready") == "1"
 
 
 async def test_nothing_is_left_of_them(config: Config, tmp_path: Path) -> None:

@@ -84,21 +84,23 @@ class Opened:
     #: path prefix of its sockets
     sockets: str
 
-    def give_up(self) -> None:
-        """Put all of it out of this process's reach; each number is /dev/null's then.
+    def give_up(self) -> set[int]:
+        """Put all of it out of this process's reach; return the numbers: each is /dev/null's then.
 
         What the origin's origin had got the same way is closed: nothing knows these any more.
         """
         closed = {fd for fd in given_up if target_of(fd) == os.devnull}
         for fd in closed:
             os.close(fd)
+        own = self.all() - closed
         given_up.clear()
-        given_up.update(self.all() - closed)
+        given_up.update(own)
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         for fd in given_up:
             os.dup2(null, fd, inheritable=False)
         if null not in given_up:
             os.close(null)
+        return own | closed
 
     def all(self) -> set[int]:
         """Return all its descriptors, also those of connections that were made since."""
@@ -137,13 +139,13 @@ def leave(app: Any, opened: Opened, given: Collection[int]) -> frozenset[int]:
     gc.disable()  # a collection would copy pages that are shared
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    theirs = descriptors() - opened.all() - set(given)
+    there = descriptors() - set(given)
     kernel = app.kernel
     left_behind.append((app.context, kernel, app.iopub_thread, app.control_thread))
     left_behind.append((asyncio.get_event_loop_policy(), kernel.io_loop))
-    opened.give_up()
+    own = opened.give_up()
     forget_ends()
-    return theirs
+    return there - own
 
 
 def become(app: Any, old: dict[str, Any], new: dict[str, Any]) -> None:
@@ -186,6 +188,8 @@ def carry_over(profile: Any, old: dict[str, Any], new: dict[str, Any]) -> None:
         if os.environ.get(name) == old["env"].get(name):  # else the code has changed it
             os.environ[name] = value
     before, after = old["directory"], new["directory"]
+    if before == after:  # and no page of any module is touched
+        return
 
     def moved(path: Any) -> Any:
         is_below = type(path) is str and path.startswith(before + os.sep)

@@ -11,6 +11,7 @@ import json
 import os
 import socket
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from .becoming import Branched, Opened
 
 PACKET_BYTES = 1 << 16
 DESCRIPTORS = 16  # taken with one request
+PAUSE = 0.1  # seconds until it is tried again
 ASKED = 5.0  # seconds that whoever connects has to say what it wants
 
 
@@ -77,6 +79,8 @@ class Branching:
             return {"against": ["a debugger is attached"], "named": []}
         own = {*self._opened.all(), *asked.fds, asked.connection.fileno()}
         found = hazards.look(self._threads, own, self._wires, self._loop)
+        if asked.request.get("frozen"):  # what comes of it opens files anew
+            found.named = [line for line in found.named if not line.startswith(hazards.FILES)]
         if found.against:
             return {"against": found.against, "named": found.named}
         flush_files(kernel.shell.user_ns)
@@ -88,7 +92,11 @@ class Branching:
 
 def take(listener: socket.socket) -> Asked | None:
     """Return the next request; None: whoever connected says nothing that can be read."""
-    connection, _ = listener.accept()
+    try:
+        connection, _ = listener.accept()
+    except OSError:  # no descriptor is left, and whoever asks still does
+        time.sleep(PAUSE)
+        return None
     fds: list[int] = []
     try:
         connection.settimeout(ASKED)
@@ -118,10 +126,13 @@ def answer(asked: Asked, fork: Callable[[Asked], dict[str, Any]]) -> None:
 
 def fork(asked: Asked) -> int:
     """Fork this process for a request; return the copy's pid, and raise `Branched` in it."""
+    copy = Branched(asked.request, asked.fds, asked.connection)
     pid = os.fork()
     if pid == 0:
-        os.setsid()  # first: so it is ended alone
-        raise Branched(asked.request, asked.fds, asked.connection)
+        try:
+            os.setsid()  # first: so it is ended alone
+        finally:
+            raise copy
     return pid
 
 

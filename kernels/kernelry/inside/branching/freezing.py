@@ -5,20 +5,27 @@ was. What its origin changes later is copied by the operating system, page by pa
 """
 
 import contextlib
+import fcntl
 import os
 import socket
+from collections.abc import Collection
 from typing import Any
 
 from .becoming import Branched
 from .forking import Asked, answer, fork, take
+from .hazards import is_file
+
+STDERR = 2
 
 
-def wait_frozen(listener: int) -> Branched:
+def wait_frozen(listener: int, theirs: Collection[int]) -> Branched:
     """Fork this process for each request; returns in a copy that is to become a kernel.
 
     Args:
         listener: Descriptor of the socket at which it is asked.
+        theirs: Descriptors of the code.
     """
+    files = positions(theirs)
     with socket.socket(fileno=listener) as listening:
         try:
             while True:
@@ -26,7 +33,29 @@ def wait_frozen(listener: int) -> Branched:
                     answer(asked, serve)
         except Branched as branched:
             copy = branched
+    for fd, position in files.items():
+        reopen(fd, position)
     return copy
+
+
+def positions(fds: Collection[int]) -> dict[int, int]:
+    """Return where in files some descriptors are, of those that are files."""
+    return {fd: os.lseek(fd, 0, os.SEEK_CUR) for fd in fds if fd > STDERR and is_file(fd)}
+
+
+def reopen(fd: int, position: int) -> None:
+    """Have a file open as it was: the origin goes on with the one that is shared, and moves in it.
+
+    One that can't be opened any more stays the shared one.
+    """
+    with contextlib.suppress(OSError):
+        flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+        own = os.open(f"/proc/self/fd/{fd}", flags | os.O_CLOEXEC)
+        try:
+            os.lseek(own, position, os.SEEK_SET)
+            os.dup2(own, fd, inheritable=os.get_inheritable(fd))
+        finally:
+            os.close(own)
 
 
 def serve(asked: Asked) -> dict[str, Any]:

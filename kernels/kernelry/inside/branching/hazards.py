@@ -23,6 +23,7 @@ PAUSE_HARD = 2  # omp_pause_hard: its threads end
 WIRE = "ZMQbg"  # begins the names of ZeroMQ's threads
 #: names of threads of multiprocessing's pools and concurrent.futures' processes
 POOL = re.compile(r"\((?:_handle_workers|_handle_tasks|_handle_results)\)|ExecutorManager")
+FILES = "open files whose position both share"
 TRIAL = 2.0  # seconds for a fork that does nothing
 ENDING = 0.2  # seconds that threads have to end
 PAUSE = 0.001
@@ -81,10 +82,12 @@ def look(
     users = [thread for thread in threading.enumerate() if thread not in own_threads]
     add(found.named, "threads that are not in it", [thread.name for thread in users])
     add(found.named, "asyncio tasks that are not in it", list(tasks(loop)))
-    sockets, files = open_files(own_files)
+    sockets, pipes, files = open_files(own_files)
     if sockets:
         found.named.append(f"{sockets} sockets that both share")
-    add(found.named, "open files whose position both share", files)
+    if pipes:
+        found.named.append(f"{pipes} ends of pipes, which close when both have closed them")
+    add(found.named, FILES, files)
     return found
 
 
@@ -225,17 +228,19 @@ def targets() -> Iterator[tuple[int, str]]:
             continue
 
 
-def open_files(own: Collection[int]) -> tuple[int, list[str]]:
-    """Return how many sockets the user's code has open, and the paths of its files."""
-    sockets, files = 0, []
+def open_files(own: Collection[int]) -> tuple[int, int, list[str]]:
+    """Return how many sockets and pipes the user's code has open, and the names of its files."""
+    sockets, pipes, files = 0, 0, []
     for fd, target in targets():
         if fd <= 2 or fd in own:
             continue
         if target.startswith("socket:"):
             sockets += 1
+        elif target.startswith("pipe:"):
+            pipes += 1
         elif target.startswith("/") and is_file(fd):
             files.append(os.path.basename(target))
-    return sockets, files
+    return sockets, pipes, files
 
 
 def is_file(fd: int) -> bool:

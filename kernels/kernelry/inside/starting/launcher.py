@@ -132,7 +132,7 @@ def live(app: Any, launch: dict[str, Any], before: frozenset[int]) -> None:
         try:
             before = leave(app, opened, copy.given)
             if copy.is_frozen:
-                copy = freeze(app, copy, old, launch)
+                copy = freeze(app, copy, old, launch, before)
                 old, launch = launch, copy.launch()
             become(app, old, launch)
             redirect_stdio(launch["log_file"])
@@ -145,7 +145,9 @@ def live(app: Any, launch: dict[str, Any], before: frozenset[int]) -> None:
         say_ready(copy.ready_fd)
 
 
-def freeze(app: Any, copy: Any, old: dict[str, Any], launch: dict[str, Any]) -> Any:
+def freeze(
+    app: Any, copy: Any, old: dict[str, Any], launch: dict[str, Any], theirs: frozenset[int]
+) -> Any:
     """Wait as a copy of a kernel that has left it; return in each copy that is made of this.
 
     Args:
@@ -153,6 +155,7 @@ def freeze(app: Any, copy: Any, old: dict[str, Any], launch: dict[str, Any]) -> 
         copy: What was handed in.
         old: What the kernel was launched with.
         launch: What this is, by the same words.
+        theirs: Descriptors of the kernel's code.
 
     Returns:
         What was handed in for the copy, which is to become a kernel.
@@ -164,7 +167,7 @@ def freeze(app: Any, copy: Any, old: dict[str, Any], launch: dict[str, Any]) -> 
     end_without(copy.lifeline_fd)
     before = set_oom_score(MOST_EXPENDABLE)
     say_ready(copy.ready_fd)
-    wanted = wait_frozen(copy.listeners[BRANCHES])
+    wanted = wait_frozen(copy.listeners[BRANCHES], theirs)
     set_oom_score(before)
     os.close(copy.lifeline_fd)
     return wanted

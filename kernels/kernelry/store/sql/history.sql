@@ -1,7 +1,7 @@
 -- name: search
 SELECT e.id, e.session_id, e."index", e.generation, e.code, e.status, e.timeout, e.created_at,
        e.started_at, e.ended_at, e.duration, e.error, e.new_files, e.outputs_complete, e.note,
-       e.progress, e.memory_before, e.memory_after
+       e.progress, e.memory_before, e.memory_after, e.on_error, e.undone
 FROM executions AS e JOIN sessions AS s ON s.id = e.session_id
 WHERE NOT s.deleting
   AND (:code = '' OR e.rowid IN (SELECT rowid FROM execution_texts(:code)))

@@ -2,11 +2,11 @@
 INSERT INTO sessions (id, description, tags, metadata, status, created_at, last_activity_at,
                       generation, execution_count, directory, fresh, isolation, network,
                       limits, python, parent_session_id, parent_execution_id, context, stdin,
-                      template, startup, reason, ended_at)
+                      template, startup, rewind, reason, ended_at)
 VALUES (:id, :description, :tags, :metadata, :status, :created_at, :last_activity_at,
         :generation, :execution_count, :directory, :fresh, :isolation, :network,
         :limits, :python, :parent_session_id, :parent_execution_id, :context, :stdin,
-        :template, :startup, :reason, :ended_at)
+        :template, :startup, :rewind, :reason, :ended_at)
 ON CONFLICT (id) DO UPDATE
 SET description = excluded.description, tags = excluded.tags, metadata = excluded.metadata,
     status = excluded.status, last_activity_at = excluded.last_activity_at,
@@ -47,9 +47,9 @@ SELECT * FROM sessions WHERE NOT deleting AND archived_at IS NULL ORDER BY creat
 
 -- name: insert_execution
 INSERT INTO executions (id, session_id, "index", generation, code, status, timeout, created_at,
-                        started_at)
+                        started_at, on_error)
 VALUES (:id, :session_id, :index, :generation, :code, :status, :timeout, :created_at,
-        :started_at)
+        :started_at, :on_error)
 ON CONFLICT (id) DO NOTHING;
 
 -- name: start_execution

@@ -49,6 +49,7 @@ class RunResult(ToolResult):
     paused_since: str = Field(description="ISO 8601, UTC; empty: it is not paused")
     progress: str = Field(description="How far the code said that it is; often empty")
     prompt: str = Field(description="What it asks: answer with send_input; empty: nothing")
+    undone: str = Field(description="'rollback', 'rewind': variables are as before it")
     memory_change: int = Field(description="Bytes of memory that the kernel has more; 0: unknown")
 
 

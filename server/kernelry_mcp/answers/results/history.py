@@ -14,6 +14,7 @@ class FoundExecution(BaseModel):
     session_id: str = Field(description="Where; with '~': deleted, its history kept")
     execution_index: int = Field(description="Its number there")
     status: str = Field(description="As of get_execution")
+    undone: str = Field(description="As of get_execution")
     code: str = Field(description="The beginning of it")
     result: str = Field(description="Last line of what it printed or showed; may be empty")
     new_files: list[str] = Field(description="Workspace files that it created or changed")

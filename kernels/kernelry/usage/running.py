@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 
 from kernelry.apart import in_thread
 from kernelry.processes import Group, family, make_group
-from kernelry.usage import Usage, measure_script
+from kernelry.usage.measuring import Usage, measure_script
 
 
 class ScriptRun:
