@@ -56,6 +56,8 @@ LIVE_POINTS = (
     "live.frozen",  # a copy of the kernel waits, no record knows it
     "live.kept",  # it is written down
     "live.ended",  # it is restored: the kernel that there was has ended
+    "rollback.begun",  # an execution that is to be rolled back has ended
+    "rollback.done",  # the session is as before it, nothing says so
 )
 
 _name, _, _count = os.environ.get(VARIABLE, "").partition(":")

@@ -484,10 +484,11 @@ class Sessions(Directory):
         else:
             save = self.config.save_on_stop
             ends = [self.suspension.end(session, save=save) for session in sessions]
-        going_on = [*self._lifecycle.unfinished, *self.checkpoints.unfinished]
-        ends.append(self.checkpoints.close(leave=self._is_leaving))
+        self.checkpoints.live.is_closed = True
         failures = await asyncio.gather(*ends, return_exceptions=True)
+        going_on = [*self._lifecycle.unfinished, *self.checkpoints.unfinished]
         failures += await given_up(going_on, bounds.END_SECONDS)
+        await self.checkpoints.close(leave=self._is_leaving)
         for failure in failures:
             if isinstance(failure, Exception):
                 log.error("a kernel could not be stopped", exc_info=failure)

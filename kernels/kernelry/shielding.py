@@ -52,12 +52,16 @@ class Unfinished:
         """Yield what goes on now."""
         return iter(tuple(self._tasks))
 
-    async def finish(self, work: Coroutine[Any, Any, T]) -> T:
-        """Return what `work` returns; who is cancelled meanwhile leaves it to itself."""
+    def begin(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        """Begin something; whoever awaits it shields it."""
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return await asyncio.shield(task)
+        return task
+
+    async def finish(self, work: Coroutine[Any, Any, T]) -> T:
+        """Return what `work` returns; who is cancelled meanwhile leaves it to itself."""
+        return await asyncio.shield(self.begin(work))
 
 
 class AbandonedError(Exception):

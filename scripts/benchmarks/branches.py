@@ -66,8 +66,44 @@ async def cost_of_branches(rounds: int) -> tuple[list[Comparison], list[Figure]]
             comparisons.append(Comparison(f"{name}: own memory", own, most, "<= 16 MiB", 1.0))
             if name == "1 GB":
                 figures.append(await many(sessions, origin))
+            figures += await freezes(sessions, origin, name, rounds)
             await sessions.delete(origin.id)
+        comparisons.append(await rewinds(sessions, rounds))
     return comparisons, figures
+
+
+async def freezes(sessions: Sessions, origin: Session, name: str, rounds: int) -> list[Figure]:
+    """Return what a live checkpoint costs: hold-up, own memory, restore to the first result."""
+    held, own = Figure(f"freeze, {name}: held up", "ms"), Figure(f"frozen, {name}: own", "MiB")
+    back = Figure(f"restore, {name}: to the first result", "ms")
+
+    async def restore(checkpoint: str) -> None:
+        await sessions.checkpoints.restore(checkpoint, origin)
+        await run(sessions, origin, "len(data)")
+
+    for _ in range(rounds):
+        made = await sessions.checkpoints.create(origin, live=True)
+        assert made.process is not None
+        held.samples.append(made.blocked * MS)
+        own.samples.append(private_of(made.process.pid) / (1 << 20))
+        back.samples.append(await timed(restore(made.id)) * MS)
+        await sessions.checkpoints.delete(made.id)
+    return [held, own, back]
+
+
+async def rewinds(sessions: Sessions, rounds: int) -> Comparison:
+    """Return what a cell costs with something kept before each, beside one without."""
+    figures = []
+    for name, keeps in (("cell with rewind=5", 5), ("cell", 0)):
+        session = await sessions.create(SessionSpec(rewind=keeps))
+        await run(sessions, session, SETUP.format(size=50))
+        figure = Figure(name, "ms")
+        for _ in range(10 * rounds):
+            figure.samples.append(await timed(run(sessions, session, "sum(data[0])")) * MS)
+        figures.append(figure)
+        await sessions.delete(session.id)
+    kept, bare = figures
+    return Comparison("a cell with rewind=5", kept, bare, "<= 1.5x", 1.5)
 
 
 async def branch(sessions: Sessions, origin: Session, own: Figure) -> float:
@@ -122,6 +158,11 @@ async def many(sessions: Sessions, origin: Session) -> Figure:
 def private(session: Session) -> int:
     """Return the bytes of memory that a kernel has for itself."""
     assert session.kernel is not None
-    rollup = Path(f"/proc/{session.kernel.process.pid}/smaps_rollup").read_text(encoding="ascii")
+    return private_of(session.kernel.process.pid)
+
+
+def private_of(pid: int) -> int:
+    """Return the bytes of memory that a process has for itself."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
     words = (line.split() for line in rollup.splitlines())
     return sum(1024 * int(line[1]) for line in words if line[0].startswith("Private_"))

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from kernelry.crashpoints import LIVE_POINTS, VARIABLE
+from kernelry.crashpoints import VARIABLE
 from tests.acceptance.harness import Place, RawServer, until
 
 from .matrix import fault
@@ -43,7 +43,7 @@ def test_live_checkpoints_outlive_the_server_and_their_origin(place: Place) -> N
 
 
 @fault("D2")
-@pytest.mark.parametrize("point", [name for name in LIVE_POINTS if name != "live.ended"])
+@pytest.mark.parametrize("point", ["live.frozen", "live.kept"])
 def test_a_server_killed_while_it_freezes_leaves_a_checkpoint_or_none(
     place: Place, point: str
 ) -> None:
@@ -104,12 +104,49 @@ def test_a_rollback_outlives_the_server(place: Place, dies: bool) -> None:
         (place.workspace / "go").touch()
         found = after.tool("get_execution", execution_id=started["execution_id"], wait=HANG)
         assert found["status"] == ("died" if dies else "failed")
-        if dies:  # its kernel was gone before there was anybody to put it back
-            kept = list(after.tool("list_checkpoints")["checkpoints"])
-            after.tool("restore_checkpoint", checkpoint_id=kept[0], session_id="default")
-        else:
-            assert found["undone"] == "rollback" and "Rolled back" in found["note"]
+        assert found["undone"] == "rollback", found
+        assert "Rolled back" in found["note"]
         assert value(after, "x", "default") == "[5]"
+        assert not after.tool("list_checkpoints")["checkpoints"]
+    assert not place.survivors(HANG)
+
+
+@fault("D2")
+@pytest.mark.parametrize("point", ["rollback.begun", "live.ended", "rollback.done"])
+def test_a_rollback_that_a_server_did_not_end_the_next_one_ends(place: Place, point: str) -> None:
+    with RawServer(place, ALL, env={VARIABLE: point}) as victim:
+        assert until(place.has_fork_server, HANG)
+        victim.tool("run_python_code", code="x = [5]", session_id="default")
+        code = "print('said'); x.clear(); 1/0"
+        victim.start_tool("run_python_code", code=code, session_id="default", on_error="rollback")
+        assert victim.process.wait(HANG) == -signal.SIGKILL
+    with RawServer(place, ALL) as after:
+        (found,) = after.tool("search_executions", code_text="said")["executions"]
+        assert (found["status"], found["undone"], found["error"][:17]) == (
+            *("failed", "rollback", "ZeroDivisionError"),
+        )
+        assert value(after, "x", "default") == "[5]"
+        assert not after.tool("list_checkpoints")["checkpoints"]
+    assert not place.survivors(HANG)
+
+
+@fault("D2")
+def test_one_that_was_queued_when_the_server_was_killed_is_rolled_back_too(place: Place) -> None:
+    with RawServer(place, ALL, env={VARIABLE: "live.frozen"}) as victim:
+        assert until(place.has_fork_server, HANG)
+        victim.tool("run_python_code", code="x = [5]", session_id="default")
+        code = "import time; time.sleep(1); x.clear(); 1/0"
+        for _ in range(2):
+            victim.start_tool(
+                "run_python_code", code=code, session_id="default", on_error="rollback", wait=0
+            )
+        assert victim.process.wait(HANG) == -signal.SIGKILL
+    with RawServer(place, ALL) as after:
+        ran = after.tool("search_executions", code_text="clear")["executions"]
+        for one in ran:
+            after.tool("get_execution", execution_id=one["execution_id"], wait=HANG)
+        found = after.tool("search_executions", code_text="clear")["executions"]
+        assert found[0]["undone"] == "rollback"  # the first was sent before its copy was kept
     assert not place.survivors(HANG)
 
 

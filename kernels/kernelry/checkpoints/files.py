@@ -17,7 +17,7 @@ from kernelry import bounds
 from kernelry.beneath import folder, reading, remove_tree, writing
 from kernelry.checkpoints.signing import load_key, sign
 from kernelry.errors import CheckpointDamagedError, CheckpointError
-from kernelry.models import Checkpoint
+from kernelry.models import Checkpoint, short_id
 from kernelry.paths import private_directory
 
 KEY = "key"
@@ -34,6 +34,12 @@ class CheckpointFiles:
     def path(self, checkpoint_id: str) -> Path:
         """Return where the file of a checkpoint is."""
         return self._root / checkpoint_id
+
+    def free_id(self) -> str:
+        """Return an id that no checkpoint has."""
+        while self.path(made := short_id()).exists():
+            continue
+        return made
 
     def take(self, directory: Path, checkpoint_id: str) -> tuple[str, int]:
         """Move what a kernel has written out of its session's reach; return signature and size.

@@ -8,7 +8,7 @@ go before a session does. They outlive a server that is killed, and are gone wit
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import psutil
 
@@ -34,6 +34,10 @@ class Surplus:
     ids: tuple[str, ...]
     #: why, in a line
     why: str
+
+
+#: a frozen copy, and what it lacks or shares
+Frozen: TypeAlias = tuple[FrozenKernel, tuple[str, ...]]
 
 
 class Kept(NamedTuple):
@@ -69,6 +73,8 @@ class LiveCheckpoints:
         self._lost = lost
         self._kept: dict[str, Kept] = {}  # the oldest first
         self._gone: dict[str, str] = {}  # id or name -> why
+        #: set when the server stops
+        self.is_closed = False
 
     def __contains__(self, checkpoint_id: str) -> bool:
         """Say whether a checkpoint has its process."""
@@ -79,8 +85,10 @@ class LiveCheckpoints:
         """Say whether there are none."""
         return not self._kept
 
-    async def freeze(self, session: Session, kernel: LocalKernel) -> tuple[FrozenKernel, list[str]]:
+    async def freeze(self, session: Session, kernel: LocalKernel) -> Frozen:
         """Return a copy of a session's kernel that stays as it is, and what it lacks or shares.
+
+        It outlives the kernel: whoever ends that finds it no more.
 
         Raises:
             CheckpointError: It can't be copied as it is; nothing was done.
@@ -88,7 +96,7 @@ class LiveCheckpoints:
         if not self._count:
             raise CheckpointError("there are no live checkpoints here (live_checkpoints is 0).")
         try:
-            frozen, named = await self._kernels.freeze(
+            return await self._kernels.freeze(
                 kernel, session.directory, session.environment, session.walls
             )
         except NoCopyError as error:
@@ -96,12 +104,13 @@ class LiveCheckpoints:
             raise CheckpointError(msg + "can be saved.") from error
         except KernelStartError as error:
             raise CheckpointError(f"no live checkpoint was made: {error}") from error
-        return frozen, list(named)
 
     def keep(self, checkpoint: Checkpoint, frozen: FrozenKernel) -> None:
         """Have a copy be a checkpoint's from here on."""
         self._kept[checkpoint.id] = kept = Kept(checkpoint, frozen)
         self._gone.pop(checkpoint.name, None)
+        if self.is_closed:  # while the server stops: with it, or after it
+            return
 
         def ended(how: Exit) -> None:
             if self._kept.get(checkpoint.id) is kept:

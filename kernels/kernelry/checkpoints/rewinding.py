@@ -8,12 +8,22 @@ had of it, stays.
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
 
+from kernelry.crashpoints import crash_point
 from kernelry.errors import CheckpointNotFoundError, KernelryError
-from kernelry.models import Checkpoint, CheckpointReason, ExecutionStatus, OnError, Undone
+from kernelry.models import (
+    Checkpoint,
+    CheckpointReason,
+    Execution,
+    ExecutionStatus,
+    OnError,
+    Undone,
+)
 from kernelry.session import Run, Session
+from kernelry.shielding import Unfinished
 from kernelry.store import Statements, Store, rows
 
 NAMED = 10  # executions, or files, that a message lists
@@ -22,10 +32,13 @@ NAMED = 10  # executions, or files, that a message lists
 class Freezer(Protocol):
     """Makes live checkpoints and puts them back, for whoever has the session's turn."""
 
+    #: work that goes on to its end
+    unfinished: Unfinished
+
     async def freeze(
-        self, session: Session, reason: CheckpointReason, execution_id: str, count: int
-    ) -> Checkpoint:
-        """Make one; raises KernelryError."""
+        self, session: Session, reason: CheckpointReason, execution_id: str, count: int, keeps: int
+    ) -> "asyncio.Task[Checkpoint]":
+        """Make one, which is on its way then; raises KernelryError."""
         ...
 
     async def bring_back(self, checkpoint: Checkpoint, session: Session) -> tuple[str, ...]:
@@ -54,7 +67,9 @@ class Rewinds:
         self._freezer = freezer
         self._sessions = sessions
         self._default = default
-        self._before: dict[str, Checkpoint] = {}  # execution that is under way -> what was before
+        # execution that is under way -> what was before
+        self._before: dict[str, Checkpoint | asyncio.Task[Checkpoint]] = {}
+        self._making: set[asyncio.Task[Checkpoint]] = set()
         self._cannot: dict[str, str] = {}  # execution -> why it can't be rolled back
         self._told: set[tuple[str, int]] = set()  # kernels of which no copy can be kept
         #: set when what a server before has left is known
@@ -67,6 +82,7 @@ class Rewinds:
 
     async def before(self, session_id: str, run: Run) -> str:
         """Keep a copy before an execution, if that is wanted; see `Undoer`."""
+        await self.recovered.wait()
         session, on_error = self._sessions.get(session_id), run.execution.on_error
         if session is None:
             return ""
@@ -76,7 +92,7 @@ class Rewinds:
         reason = CheckpointReason.REWIND if keeps else CheckpointReason.ROLLBACK
         try:
             count = run.execution.index - 1
-            kept = await self._freezer.freeze(session, reason, run.id, count)
+            making = await self._freezer.freeze(session, reason, run.id, count, keeps)
         except KernelryError as error:
             if on_error is OnError.ROLLBACK:
                 return (
@@ -90,26 +106,44 @@ class Rewinds:
                 self._told.add(kernel)
                 run.add_note(f"Nothing is kept to rewind to: {error}")
             return ""
-        self._before[run.id] = kept
-        if keeps:
-            await self._trim(session, keeps)
+        self._before[run.id] = making
+        self._making.add(making)
+        making.add_done_callback(self._making.discard)
         return ""
 
     async def after(self, session_id: str, run: Run) -> None:
         """Put a session back if an execution is to be rolled back; see `Undoer`."""
         await self.recovered.wait()
-        kept, why = self._before.pop(run.id, None), self._cannot.pop(run.id, "")
-        on_error, session = run.execution.on_error, self._sessions.get(session_id)
-        is_wanted = on_error is not OnError.KEEP
-        if is_wanted and run.execution.status is not ExecutionStatus.COMPLETED:
-            if kept is None or session is None:
-                run.add_note(f"Not rolled back: {why or 'nothing was kept of before it'}")
-            elif session.is_stopping:
-                run.add_note("Not rolled back: its kernel was restarted or ended.")
-            else:
-                await self._roll_back(session, run, kept)
-        if kept is not None and kept.reason is CheckpointReason.ROLLBACK:
-            await self._freezer.drop([kept.id], "its execution is over")
+        found, why = self._before.pop(run.id, None), self._cannot.pop(run.id, "")
+        session, ran = self._sessions.get(session_id), run.execution
+        if ran.on_error is OnError.KEEP or session is None or not (found or why):
+            return  # one that was made for a rewind stays
+        if ran.status in (ExecutionStatus.COMPLETED, ExecutionStatus.CANCELLED):
+            self._freezer.unfinished.begin(self._discard(found))
+            return
+        try:
+            kept = await asyncio.shield(found) if isinstance(found, asyncio.Task) else found
+        except KernelryError as error:
+            kept, why = None, str(error)
+        if kept is None:
+            run.add_note(f"Not rolled back: {why}")
+            return
+        await self._store.finish_execution(ran)  # should we die: the next server rolls it back
+        crash_point("rollback.begun")
+        run.execution = await self._roll_back(session, ran, kept)
+        await self._discard(kept)
+
+    async def _discard(self, found: "Checkpoint | asyncio.Task[Checkpoint] | None") -> None:
+        """Forget what was kept for an execution that is over, unless it is kept for a rewind."""
+        with suppress(KernelryError):  # then there is nothing
+            kept = await asyncio.shield(found) if isinstance(found, asyncio.Task) else found
+            if kept is not None and kept.reason is CheckpointReason.ROLLBACK:
+                await self._freezer.drop([kept.id], "its execution is over")
+
+    async def settled(self) -> None:
+        """Wait until what is on its way is written down, or has failed."""
+        if self._making:
+            await asyncio.wait(tuple(self._making))
 
     async def find(self, execution_id: str) -> Checkpoint:
         """Return what was kept before an execution.
@@ -117,6 +151,7 @@ class Rewinds:
         Raises:
             CheckpointNotFoundError: Nothing was, or it is gone.
         """
+        await self.settled()
         values = {"id": execution_id}
         found = await self._store.read(
             lambda statements: statements.execute("checkpoint_before", values).fetchone()
@@ -137,8 +172,8 @@ class Rewinds:
     async def mark_after(self, execution_id: str, session: Session) -> None:
         """Note that what a session ran after an execution is undone; empty: all that it ran."""
         found = await self._store.execution(execution_id) if execution_id else None
-        count = found.index if found is not None else 0
-        before = [number for number in await self.undone(session.id) if number <= count]
+        count = found.index if found is not None and found.session_id == session.id else 0
+        before = await self.undone(session.id, count)
         await self._mark(count, before, session)
 
     async def mark(self, checkpoint: Checkpoint, session: Session) -> None:
@@ -154,46 +189,51 @@ class Rewinds:
             undone = (ran.undone or Undone.REWIND) if is_undone else Undone.NO
             run.execution = replace(ran, undone=undone)
 
-    async def undone(self, session_id: str) -> tuple[int, ...]:
-        """Return the numbers of a session's executions that are undone."""
-        values = {"session_id": session_id}
+    async def undone(self, session_id: str, count: int) -> tuple[int, ...]:
+        """Return the numbers of a session's first executions that are undone."""
+        values = {"session_id": session_id, "count": count}
         return await self._store.read(
             lambda statements: tuple(row[0] for row in statements.execute("undone", values))
         )
 
     async def recover(self, found: Sequence[Checkpoint]) -> None:
-        """Take up what a server before has kept, and forget what is not needed any more."""
-        over = []
+        """Take up what a server before has kept, and do what it did not come to any more."""
         for checkpoint in found:
             session = self._sessions.get(checkpoint.session_id)
             current = session.current if session else None
             if current is not None and current.id == checkpoint.execution_id:
                 self._before[current.id] = checkpoint
-            elif checkpoint.reason is CheckpointReason.ROLLBACK and not (session and session.death):
-                over.append(checkpoint.id)
-        await self._freezer.drop(over, "its execution is over")
+            elif checkpoint.reason is CheckpointReason.ROLLBACK:
+                ran = await self._store.execution(checkpoint.execution_id)
+                if session is not None and ran is not None and is_to_be_undone(ran):
+                    done = await self._roll_back(session, ran, checkpoint)
+                    await self._store.finish_execution(done)
+                    for run in session.ended:
+                        if run.id == ran.id:
+                            run.execution = done
+                await self._freezer.drop([checkpoint.id], "its execution is over")
         self.recovered.set()
 
-    async def _roll_back(self, session: Session, run: Run, kept: Checkpoint) -> None:
+    async def _roll_back(self, session: Session, ran: Execution, kept: Checkpoint) -> Execution:
+        """Put a session back; return the execution with what is to be said of that."""
         try:
-            await self._freezer.bring_back(kept, session)
+            lacks = await self._freezer.bring_back(kept, session)
         except KernelryError as error:
-            run.add_note(f"Not rolled back: {error}")
-            return
-        run.execution = replace(run.execution, undone=Undone.ROLLBACK)
-        values = {"id": run.id}
+            return noted(ran, f"Not rolled back: {error}")
+        crash_point("rollback.done")
+        values = {"id": ran.id}
         await self._store.commit(lambda s: s.execute("mark_rolled_back", values))
-        files = run.execution.new_files
+        files = ran.new_files
         more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
         wrote = f": {', '.join(files[:NAMED])}{more}" if files else ""
-        run.add_note(
-            "Rolled back: variables are as before it. What it wrote to files stays"
-            + wrote
-            + "; so "
+        note = (
+            f"Rolled back: variables are as before it. What it wrote to files stays{wrote}; so "
             "does what other processes and the network had of it."
         )
+        named = f" There are {'; '.join(lacks)}." if lacks else ""
+        return replace(noted(ran, note + named), undone=Undone.ROLLBACK)
 
-    async def _trim(self, session: Session, keeps: int) -> None:
+    async def trim(self, session: Session, keeps: int) -> None:
         """Forget what was kept before executions that are not among the newest any more."""
         values = {"session_id": session.id, "keep": keeps}
 
@@ -202,3 +242,14 @@ class Rewinds:
 
         if surplus := await self._store.read(read):
             await self._freezer.drop(surplus, f"only the newest {keeps} are kept")
+
+
+def is_to_be_undone(ran: Execution) -> bool:
+    """Say whether an execution has ended so that it is to be rolled back, and was not."""
+    has_failed = ran.status.is_final and ran.status is not ExecutionStatus.COMPLETED
+    return has_failed and ran.on_error is not OnError.KEEP and not ran.undone
+
+
+def noted(ran: Execution, note: str) -> Execution:
+    """Return an execution with something more that is said of it."""
+    return replace(ran, note=f"{ran.note} {note}" if ran.note else note)

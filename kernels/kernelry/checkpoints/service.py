@@ -6,6 +6,7 @@ asked for before it and before what comes later. A save holds them up for as lon
 kernel needs to fork; a restore until it is done.
 """
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -27,7 +28,7 @@ from kernelry.errors import (
     StoreError,
 )
 from kernelry.launching import KernelSource
-from kernelry.models import Checkpoint, CheckpointReason, LeftOut, Restoration, short_id
+from kernelry.models import Checkpoint, CheckpointReason, LeftOut, Restoration
 from kernelry.processes import Exit
 from kernelry.session import Services, Session, isolated
 from kernelry.shielding import Unfinished
@@ -66,7 +67,6 @@ class Checkpoints:
         self._spawn = services.spawn
         #: those that are processes
         self.live = LiveCheckpoints(kernels, sessions, config, self._lose)
-        #: those before executions
         self.rewinds = Rewinds(services.store, self, sessions, config.rewind)
         services.undoing.by = self.rewinds
         #: what goes on though nobody may wait for it any more
@@ -121,7 +121,8 @@ class Checkpoints:
             await session.begin()  # its start-up code, if it has not run anything yet
             async with turn(session, patience, BETWEEN):
                 count = session.ran
-                made = await self.freeze(session, reason, count=count, name=name)
+                making = await self.freeze(session, reason, count=count, name=name)
+            made = await asyncio.shield(making)
             await self.keep_bounds()
             if made.id not in self.live:
                 raise CheckpointError(f"the live checkpoint {self.live.why_gone(made.id)}")
@@ -264,13 +265,12 @@ class Checkpoints:
         """End the live checkpoints, or leave them for the next server."""
         if leave:
             self.live.leave()
-        else:
-            await self.drop(self.live.ids, "the server was shut down")
+        await self._drop(self.live.ids, "the server was shut down")
 
     async def known(self, session_id: str) -> Sequence[str]:
         """Return the ids of a session's checkpoints; none if they can't be read now."""
         with suppress(StoreError):
-            return [checkpoint.id for checkpoint in await self.list(session_id)]
+            return [one.id for one in await self.list(session_id)]
         return []
 
     async def remove_files(self, checkpoint_ids: Iterable[str], of: str = "") -> None:
@@ -290,8 +290,9 @@ class Checkpoints:
         reason: CheckpointReason,
         execution_id: str = "",
         count: int | None = None,
+        keeps: int = 0,
         name: str = "",
-    ) -> Checkpoint:
+    ) -> "asyncio.Task[Checkpoint]":
         """Make a live checkpoint for whoever has the session's turn.
 
         Args:
@@ -299,40 +300,47 @@ class Checkpoints:
             reason: Why.
             execution_id: The execution before which it is made.
             count: How many executions the session has had; None: all that it knows.
+            keeps: How many of those before executions are kept; 0: it comes and goes.
             name: What to call it.
+
+        Returns:
+            It, when it is written down; the session may go on before that.
 
         Raises:
             KernelDeadError: There is no kernel.
             CheckpointError: The kernel can't be copied as it is; nothing was done.
         """
         kernel, began = self._kernel_of(session), time.monotonic()
-        undone = await self.rewinds.undone(session.id)
         frozen, named = await self.live.freeze(session, kernel)
         crash_point("live.frozen")
-        checkpoint = Checkpoint(
-            id=self._free_id(),
-            session_id=session.id,
-            name=name,
-            reason=reason,
-            blocked=time.monotonic() - began,
-            process=frozen.record,
-            named=tuple(named),
-            execution_id=execution_id,
-            count=session.record.execution_count if count is None else count,
-            undone=undone,
-        )
+        blocked = time.monotonic() - began
+        count = session.record.execution_count if count is None else count
 
         async def keep() -> Checkpoint:
             try:
+                checkpoint = Checkpoint(
+                    id=self._files.free_id(),
+                    session_id=session.id,
+                    name=name,
+                    reason=reason,
+                    blocked=blocked,
+                    process=frozen.record,
+                    named=named,
+                    execution_id=execution_id,
+                    count=count,
+                    undone=await self.rewinds.undone(session.id, count),
+                )
                 await self._store.commit(lambda statements: self._write(statements, checkpoint))
             except BaseException:
                 await frozen.end()
                 raise
             crash_point("live.kept")
             self.live.keep(checkpoint, frozen)
+            if keeps:
+                await self.rewinds.trim(session, keeps)
             return checkpoint
 
-        return await self.unfinished.finish(keep())
+        return self.unfinished.begin(keep())
 
     async def bring_back(self, checkpoint: Checkpoint, session: Session) -> tuple[str, ...]:
         """Put a live checkpoint back for whoever has the session's turn; see `restore`."""
@@ -345,7 +353,6 @@ class Checkpoints:
             await self.unfinished.finish(self._drop(checkpoint_ids, why))
 
     async def _drop(self, checkpoint_ids: Sequence[str], why: str) -> None:
-
         def write(statements: Statements) -> None:
             for name in checkpoint_ids:
                 row = statements.execute("checkpoint", {"id": name, "session_id": ""}).fetchone()
@@ -375,20 +382,14 @@ class Checkpoints:
         return kernel
 
     async def _begin(self, session: Session, name: str, reason: CheckpointReason) -> saving.Begun:
-        kernel = self._kernel_of(session)
-        checkpoint = Checkpoint(id=self._free_id(), session_id=session.id, name=name, reason=reason)
+        kernel, free = self._kernel_of(session), self._files.free_id()
+        checkpoint = Checkpoint(id=free, session_id=session.id, name=name, reason=reason)
         begun = saving.Begun(checkpoint, session, kernel)
         async with self._abandoning(begun):
             path = session.directory / under_way(checkpoint.id)
             blocked = await saving.begin(kernel, checkpoint.id, str(path))
             crash_point("checkpoint.forked")
             return replace(begun, checkpoint=replace(checkpoint, blocked=blocked))
-
-    def _free_id(self) -> str:
-        """Return an id that no checkpoint has."""
-        while self._files.path(made := short_id()).exists():
-            continue
-        return made
 
     async def _finish(self, begun: saving.Begun) -> Checkpoint:
         async with self._abandoning(begun):

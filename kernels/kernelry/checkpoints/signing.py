@@ -6,6 +6,7 @@ first use and is where no kernel within walls can read it.
 
 import os
 import secrets
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from blake3 import blake3
 
 KEY_BYTES = 32  # BLAKE3's
 CHUNK_BYTES = 1 << 20
+making = threading.Lock()
 
 
 def load_key(path: Path) -> bytes:
@@ -24,12 +26,13 @@ def load_key(path: Path) -> bytes:
         OSError: It can't be read or made.
         ValueError: It is no key.
     """
-    try:
-        key = path.read_bytes()
-    except FileNotFoundError:
-        key = secrets.token_bytes(KEY_BYTES)
-        with whole_file(path) as file:
-            file.write(key)
+    with making:  # sessions are saved beside each other, and the first ones make it
+        try:
+            key = path.read_bytes()
+        except FileNotFoundError:
+            key = secrets.token_bytes(KEY_BYTES)
+            with whole_file(path) as file:
+                file.write(key)
     if len(key) != KEY_BYTES:
         raise ValueError(f"{path} is no key of {KEY_BYTES} bytes")
     return key

@@ -9,7 +9,7 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from kernelry.processes import (
     Group,
     KernelProcess,
     cpu_time,
+    exit_code,
     parent_of,
     waited,
 )
@@ -40,6 +41,8 @@ BACKLOG = 100
 CHANNELS = ("shell", "stdin", "control", "iopub")
 GO = b"1"  # somebody looks after the copy
 LINES = 20  # of what a kernel names
+REAP_TRIES = 10
+REAP_PAUSE = 0.05  # seconds between them
 REAP_DEADLINE = 60.0  # seconds; a kernel in native code hears of it later
 
 
@@ -88,7 +91,10 @@ async def copy_of(
         NoCopyError: The kernel can't be forked as it is; nothing was done.
         KernelStartError: It did not answer, or the copy ended or took too long.
     """
-    launch_file = launch.write_files(connection, -1)
+    try:
+        launch_file = launch.write_files(connection, -1)
+    except OSError as error:
+        raise KernelStartError(f"what a copy needs can't be written: {error}") from error
     with ready_pipe() as (readable, writable), ExitStack() as stack:
         asking = stack.enter_context(closing(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)))
         asking.setblocking(False)
@@ -173,24 +179,28 @@ def taken(answer: object, origin: KernelProcess) -> tuple[BranchProcess, tuple[s
     return BranchProcess(pid, pidfd), named
 
 
-async def reap(pid: int, kernels: Iterable["LocalKernel | FrozenKernel"]) -> None:
+async def reap(process: KernelProcess, kernels: Sequence["LocalKernel | FrozenKernel"]) -> None:
     """Have the kernel that is the parent of a copy which has ended wait for it.
 
     That is its origin, or when that has ended the one which the origin was forked from; when
-    there is none any more it is the fork server, which waits by itself. The processor time of the
-    copy becomes that of whoever waits: it is noted, to be taken off again.
+    there is none any more it is the fork server, which waits by itself. A parent that ends just
+    then leaves it to the next one. The processor time of the copy becomes that of whoever waits:
+    it is noted, to be taken off again.
     """
-    parent = parent_of(pid)
-    for kernel in kernels:
-        if kernel.process.pid != parent or kernel.process.exit is not None:
-            continue
+    pid = process.pid
+    for _ in range(REAP_TRIES):
+        parent = parent_of(pid)
+        kernel = next((one for one in kernels if one.process.pid == parent), None)
         if isinstance(kernel, FrozenKernel):
             await kernel.reap(pid)
-            continue
-        waited[parent] = waited.get(parent, 0.0) + cpu_time(pid)
-        kernel.process.on_exit(forget_waited(parent))
-        with suppress(KernelSilentError):
-            await kernel.request("reap", deadline=REAP_DEADLINE, pid=pid)
+        elif kernel is not None:
+            waited[parent] = waited.get(parent, 0.0) + cpu_time(pid)
+            kernel.process.on_exit(forget_waited(parent))
+            with suppress(KernelSilentError):
+                await kernel.request("reap", deadline=REAP_DEADLINE, pid=pid)
+        if exit_code(pid, process.started) is None:
+            return
+        await asyncio.sleep(REAP_PAUSE)
 
 
 def forget_waited(pid: int) -> Callable[[Exit], None]:

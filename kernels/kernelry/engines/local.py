@@ -225,14 +225,17 @@ class LocalEngine:
         before: Callable[[], Awaitable[None]] | None = None,
     ) -> tuple[Grouping, Connection, Copy]:
         """Have a kernel fork itself; return where the copy is, when it says that it listens."""
-        private_directory(self._runtime)  # somebody may have cleaned up
         self._servers.lifelines.hold()
-        connection = self._new_connection()
+        try:
+            private_directory(self._runtime)  # somebody may have cleaned up
+            connection = self._new_connection()
+        except OSError as error:
+            raise KernelStartError(f"a copy has no place for its sockets: {error}") from error
         grouping = Grouping(connection.path.name, launch.walls.limits.memory)
         guardian = origin.guardian  # to which the copy goes when its origin ends
 
         async def began(process: BranchProcess) -> None:
-            process.on_exit(lambda _: self._servers.soon(reap(process.pid, self._kernels)))
+            process.on_exit(lambda _: self._servers.soon(reap(process, self._kernels)))
             if self._groups or origin.group is not None:
                 grouping.begin(process.pid)
             if guardian is not None:
@@ -354,7 +357,7 @@ class LocalEngine:
         """See to what is to be done when a process of an earlier server ends."""
         process.on_exit(lambda _: self._retire(guardian))
         if record.start == BranchProcess.start:
-            process.on_exit(lambda _: self._servers.soon(reap(process.pid, self._kernels)))
+            process.on_exit(lambda _: self._servers.soon(reap(process, self._kernels)))
 
     async def end_unclaimed(self) -> int:
         """End inherited kernels that nobody adopted, and fork servers without any; count them."""

@@ -240,6 +240,9 @@ class Lifecycle:
             await session.note(f"session.{outcome}", {"reason": reason})
             await session.stop(grace=STOP_GRACE, why=f"the session was closed as {outcome}")
             session.forget_death()
+            if outcome is not SessionStatus.FAILED:  # nothing comes back into it
+                live = self._checkpoints.live.of(session.id)
+                await self._checkpoints.drop(live, f"its session was closed as {outcome}")
 
         await self.unfinished.finish(close())
 

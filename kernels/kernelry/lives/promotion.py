@@ -4,10 +4,11 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 
 from kernelry.checkpoints import Checkpoints, check_alike, turn
-from kernelry.engines import NoCopyError
+from kernelry.engines import LocalKernel, NoCopyError
 from kernelry.errors import InvalidArgumentError, KernelDeadError
-from kernelry.models import CheckpointReason, LeftOut
+from kernelry.models import CheckpointReason, KernelState, LeftOut
 from kernelry.session import Session
+from kernelry.shielding import to_the_end
 
 BETWEEN = "a session becomes another one only between two executions of both"
 
@@ -54,24 +55,40 @@ async def promote(
             await stack.enter_async_context(turn(session, patience, BETWEEN))
         if (kernel := source.kernel) is None or kernel.process.exit is not None:
             raise KernelDeadError(f"session '{source.id}' has no kernel: {source.death}")
-        await into.environment.become(source.environment, into.walls)
+        # Packages and kernel go together, whoever is cancelled.
+        return await to_the_end(_promote(checkpoints, source, into, kernel))
+
+
+async def _promote(
+    checkpoints: Checkpoints, source: Session, into: Session, kernel: LocalKernel
+) -> Promoted:
+    packages = into.environment.becoming(source.environment, into.walls)
+    async with packages:  # as they were if anything fails
         try:
             await checkpoints.live.become(into, kernel, f"session '{source.id}' was promoted")
             done = Promoted(is_live=True)
         except NoCopyError as error:
-            saved = await checkpoints.save_now(source, CheckpointReason.BRANCH)
-            try:
-                found = await checkpoints.put_back(saved, into, clear=True)
-            finally:
-                await checkpoints.delete(saved.id)
-            left_out = (*saved.skipped, *found.failed)
-            done = Promoted(is_live=False, why=error.why, left_out=left_out)
-        theirs = source.record
-        into.record = replace(
-            into.record, context=theirs.context, fresh=into.record.fresh or theirs.fresh
-        )
-        if theirs.parent_session_id == into.id:
-            await checkpoints.rewinds.mark_after(theirs.parent_execution_id, into)
-        data = {"from": source.id, "how": "live" if done.is_live else "checkpoint"}
-        await into.note("session.promoted", data)
+            done = await by_checkpoint(checkpoints, source, into, error.why)
+    theirs = source.record
+    into.record = replace(
+        into.record, context=theirs.context, fresh=into.record.fresh or theirs.fresh
+    )
+    if theirs.parent_session_id == into.id:
+        await checkpoints.rewinds.mark_after(theirs.parent_execution_id, into)
+    data = {"from": source.id, "how": "live" if done.is_live else "checkpoint"}
+    await into.note("session.promoted", data)
     return done
+
+
+async def by_checkpoint(
+    checkpoints: Checkpoints, source: Session, into: Session, why: str
+) -> Promoted:
+    """Bring over the variables that can be saved, for whoever has the turn of both."""
+    saved = await checkpoints.save_now(source, CheckpointReason.BRANCH)
+    try:
+        if into.kernel_state is KernelState.DEAD:
+            await into.restart(f"session '{source.id}' was promoted")
+        found = await checkpoints.put_back(saved, into, clear=True)
+    finally:
+        await to_the_end(checkpoints.delete(saved.id))
+    return Promoted(is_live=False, why=why, left_out=(*saved.skipped, *found.failed))

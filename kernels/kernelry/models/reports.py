@@ -23,6 +23,8 @@ class InterruptStep(StrEnum):
     SIGINT_AGAIN = "sigint_again"
     #: the kernel was killed and started again
     RESTARTED = "restarted"
+    #: the kernel was killed, and the session put back to before the execution
+    ROLLED_BACK = "rolled_back"
     #: nothing did; it still runs
     NO_EFFECT = "no_effect"
 

@@ -8,15 +8,16 @@ nothing (installs.py), and is written to a log of bounded size in the session's 
 
 import asyncio
 import os
+import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from kernelry.apart import Apart, in_thread
-from kernelry.beneath import put_aside, remove_tree
+from kernelry.beneath import remove_tree
 from kernelry.engines import Environment, Walls
 from kernelry.errors import InstallError
 from kernelry.models import Isolation
@@ -142,10 +143,14 @@ class SessionEnvironment:
         Raises:
             InstallError: They can't be copied.
         """
+        await self.copy_files(other.prefix, walls)
+
+    async def copy_files(self, target: Path, walls: Walls) -> None:
+        """Copy what is there to a place where nothing is; see `copy_to`."""
         async with self._lock:
             if not self.exists:
                 return
-            source, target = self._prefix, other.prefix
+            source = self._prefix
             private_directory(target.parent)
             if walls.isolation is Isolation.PROCESS:
                 await to_the_end(in_thread(link_all, source, target))
@@ -156,8 +161,9 @@ class SessionEnvironment:
             if done.returncode:
                 raise InstallError(f"the session's packages can't be copied: {done.stderr[-500:]}")
 
-    async def become(self, other: "SessionEnvironment", walls: Walls) -> None:
-        """Have the packages that another session has now, instead of these.
+    @asynccontextmanager
+    async def becoming(self, other: "SessionEnvironment", walls: Walls) -> AsyncIterator[None]:
+        """Have the packages that another session has now; if the block fails, again those before.
 
         Args:
             other: Whose.
@@ -166,17 +172,23 @@ class SessionEnvironment:
         Raises:
             InstallError: They can't be copied; these are as they were.
         """
+        fresh, before = self._beside("new"), self._beside("before")
         async with self._lock:
-            aside = put_aside(self._prefix)
             try:
-                await other.copy_to(self, walls)
-            except BaseException:
-                await in_thread(remove_tree, self._prefix)
-                if aside is not None:
-                    aside.rename(self._prefix)
-                raise
-            if aside is not None:
-                await to_the_end(in_thread(remove_tree, aside))
+                await other.copy_files(fresh, walls)
+                swap(self._prefix, before, fresh)
+                try:
+                    yield
+                except BaseException:
+                    swap(self._prefix, fresh, before)
+                    raise
+            finally:
+                for left in (fresh, before):
+                    await to_the_end(in_thread(remove_tree, left))
+
+    def _beside(self, what: str) -> Path:
+        """Return a path beside this one that nothing else has."""
+        return self._prefix.with_name(f".{self._prefix.name}-{what}-{secrets.token_hex(4)}")
 
     async def packages(self) -> list[Package]:
         """Return what the session can import, its own and its interpreter's, by name."""
@@ -187,6 +199,14 @@ class SessionEnvironment:
 
     def _read_packages(self, inherited: Sequence[Path]) -> list[Package]:
         return packages(self.site, inherited)
+
+
+def swap(place: Path, away: Path, coming: Path) -> None:
+    """Put a folder in the place of another, which goes to where nothing is; each may be missing."""
+    with suppress(FileNotFoundError):
+        place.rename(away)
+    with suppress(FileNotFoundError):
+        coming.rename(place)
 
 
 def link_all(source: Path, target: Path) -> None:

@@ -1,6 +1,6 @@
 """One live session and what runs in it."""
 
-from kernelry.session import health, looking, steering
+from kernelry.session import health, inspection, steering
 from kernelry.session.adoption import with_what_ran
 from kernelry.session.notes import with_changes
 from kernelry.session.run import Run
@@ -14,8 +14,8 @@ __all__ = [
     "Session",
     "Spawner",
     "health",
+    "inspection",
     "isolated",
-    "looking",
     "steering",
     "with_changes",
     "with_what_ran",

@@ -160,7 +160,8 @@ class Executions:
                 run.cancel("the server ended before it ran")
             else:
                 run.go_on()
-                await self._conclude_from_file(run, ended, cause)
+                catch_up = CatchUp(run, self._owner.journal)
+                await catch_up.conclude_from_file(ended, cause, self._services.store.execution)
                 await self._save_shown(run)
             await self._write_down(run)
             outcomes.append(run.execution.status)
@@ -287,8 +288,9 @@ class Executions:
             run.cancel(why)
             await self._write_down(run)
             return
-        if run.execution.status is ExecutionStatus.QUEUED:
-            run.begin()
+        is_known = run.execution.status is ExecutionStatus.RUNNING
+        run.begin()  # what was done before is no time of its
+        if not is_known:
             run.execution = replace(run.execution, generation=self._owner.record.generation)
             await self._services.store.start_execution(run.execution)
         if kernel.process.exit is not None:  # while it was written down
@@ -314,6 +316,7 @@ class Executions:
 
     async def _cancel_for_death(self, run: Run) -> None:
         run.cancel(f"the kernel died before it ran ({self._owner.death})")
+        await self._services.undoing.after(self._owner.record.id, run)
         await self._write_down(run)
 
     async def _finish(self, run: Run, kernel: LocalKernel, changes: Changes | None = None) -> None:
@@ -337,7 +340,7 @@ class Executions:
             if changes is not None:
                 await self._add_changes(run, changes)
             await self._save_shown(run)
-            await self._services.undoing.after(self._owner.record.id, run)
+        await self._services.undoing.after(self._owner.record.id, run)
         kernel.channels.forget(run.id)
         crash_point("run.ended")
         await self._write_down(run)
@@ -361,15 +364,12 @@ class Executions:
         )
         run.lose("kernelry itself failed at it; its log says more")
         try:
+            await self._services.undoing.after(self._owner.record.id, run)
             await self._write_down(run)
         except StoreError:  # the record itself can't be kept: what of it is ours can
             log.exception("execution %s is kept without its outputs", run.id)
             run.execution = replace(run.execution, outputs=(), progress="", note="")
             await self._write_down(run)
-
-    async def _conclude_from_file(self, run: Run, ended: Exit, cause: str) -> None:
-        catch_up = CatchUp(run, self._owner.journal)
-        await catch_up.conclude_from_file(ended, cause, self._services.store.execution)
 
     async def _go_on(self, kernel: LocalKernel, run: Run | None, newest: Execution | None) -> None:
         """Finish what a dead server had sent, then run what it had queued."""

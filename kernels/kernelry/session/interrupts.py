@@ -24,17 +24,17 @@ PROBE_DEADLINE = 1.0  # seconds a kernel has to answer after an interrupt
 
 
 async def interrupt(
-    kernel: LocalKernel | None, run: Run, stack: Callable[[], Awaitable[str]]
+    kernel: Callable[[], LocalKernel | None], run: Run, stack: Callable[[], Awaitable[str]]
 ) -> InterruptReport:
     """Interrupt an execution and say what came of it.
 
     Args:
-        kernel: Where it runs.
+        kernel: Returns where it runs; another one when it was rolled back.
         run: The execution.
         stack: Tells where its code is, should nothing work.
     """
     run.stop_as = run.stop_as or ExecutionStatus.INTERRUPTED
-    step, where = await signal_until_ended(kernel, run), ""
+    step, where = await signal_until_ended(kernel(), run), ""
     if step is InterruptStep.NO_EFFECT:
         if run.stop_as is ExecutionStatus.INTERRUPTED:
             run.stop_as = None  # should it end later, it was not this that ended it
@@ -42,7 +42,7 @@ async def interrupt(
     else:
         await run.done.wait()
     return InterruptReport(
-        step=step, execution_id=run.id, responsive=await answers(kernel), stack=where
+        step=step, execution_id=run.id, responsive=await answers(kernel()), stack=where
     )
 
 
@@ -82,13 +82,15 @@ async def force(
     run: Run,
     kill: Callable[[str], Awaitable[object]],
     restart: Callable[[str], Awaitable[object]],
-) -> None:
-    """End an execution with its kernel; there is another one then, or it is rolled back."""
+) -> InterruptStep:
+    """End an execution with its kernel; return whether there is a new one, or it is rolled back."""
     why = "it did not react to two interrupts and force was given"
     if run.execution.on_error is OnError.KEEP:
         await restart(why)
-        return
+        return InterruptStep.RESTARTED
     await kill(why)
     await run.done.wait()
-    if not run.execution.undone:
-        await restart(why)
+    if run.execution.undone:
+        return InterruptStep.ROLLED_BACK
+    await restart(why)
+    return InterruptStep.RESTARTED

@@ -1,7 +1,8 @@
 """What waits in a session: executions, and turns of what is none."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from kernelry.errors import IdTakenError, StoreError
@@ -17,6 +18,30 @@ class Turn:
         self.granted = asyncio.Event()
         #: until here
         self.over = asyncio.Event()
+
+
+class Hold:
+    """Who has a session's kernel, to start, end or replace it; one at a time."""
+
+    def __init__(self) -> None:
+        #: held by whoever does
+        self.lock = asyncio.Lock()
+        self._enders = 0
+
+    @property
+    def is_ending(self) -> bool:
+        """Say whether somebody ends the kernel, or waits to."""
+        return self._enders > 0
+
+    @asynccontextmanager
+    async def to_end(self) -> AsyncIterator[None]:
+        """Have the kernel to end it; from here on nobody puts another in its place."""
+        self._enders += 1
+        try:
+            async with self.lock:
+                yield
+        finally:
+            self._enders -= 1
 
 
 def asked(

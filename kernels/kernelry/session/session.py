@@ -3,7 +3,6 @@
 What runs in it is looked after by executions.py.
 """
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -34,7 +33,7 @@ from kernelry.processes import Exit
 from kernelry.session import inspection, installing, interrupts
 from kernelry.session.executions import Executions
 from kernelry.session.notes import Notes
-from kernelry.session.queueing import asked, queued
+from kernelry.session.queueing import Hold, asked, queued
 from kernelry.session.run import Run
 from kernelry.session.services import Services, isolated
 from kernelry.shielding import to_the_end
@@ -74,12 +73,11 @@ class Session:
         #: most memory seen of this kernel's process tree, bytes
         self.peak_memory = 0
         self.services = services
-        self._kernel_lock = asyncio.Lock()
+        self._hold = Hold()
         self._starting = False
         #: whether it is being deleted
         self.is_gone = False
-        #: whether its kernel is being ended on request
-        self.is_stopping = False
+        self._is_stopping = False  # its kernel is being ended on request
         self.notes = Notes(self, services)
         self._executions = Executions(self, self.notes, services)
         self._kills = 0  # processes that Linux had ended for want of memory when it started
@@ -177,7 +175,7 @@ class Session:
         if self.kernel is not None and self.kernel.process.exit is None:
             return self.kernel
         self._check_open()
-        async with self._kernel_lock:
+        async with self._hold.lock:
             self._check_open()
             if (self.kernel is not None and self.kernel.process.exit is not None) or self.death:
                 msg = (
@@ -298,10 +296,10 @@ class Session:
             return InterruptReport(step=InterruptStep.NOTHING_RUNNING)
         if await self._executions.withdraw(run, "it was interrupted before it ran"):
             return InterruptReport(step=InterruptStep.DEQUEUED, execution_id=run.id)
-        report = await interrupts.interrupt(self.kernel, run, self.stack)
+        report = await interrupts.interrupt(lambda: self.kernel, run, self.stack)
         if force and report.step is InterruptStep.NO_EFFECT:
-            await interrupts.force(run, self.kill, self.restart)
-            report = replace(report, step=InterruptStep.RESTARTED, responsive=True)
+            step = await interrupts.force(run, self.kill, self.restart)
+            report = replace(report, step=step, responsive=True)
         return report
 
     async def kill(self, why: str) -> None:
@@ -321,7 +319,7 @@ class Session:
             What it ended: the execution that ran as died, queued ones as cancelled.
         """
         self._check_open()
-        async with self._kernel_lock:
+        async with self._hold.to_end():
             # Should the server die from here on, the next one must not adopt the old kernel.
             await self.services.store.forget_kernel(self.id)
             crash_point("restart.begun")
@@ -340,6 +338,8 @@ class Session:
         the old one. If it fails before, nothing is changed.
         """
         self._check_open()
+        if self._hold.is_ending:
+            raise ConflictError(f"the kernel of session '{self.id}' is being restarted or ended")
 
         async def end() -> None:
             # The next server is to find the old one, as it is or dead, until the new one is there.
@@ -348,7 +348,7 @@ class Session:
             writing.clear(self.directory, *OPENED_AT_START)
 
         async def replace() -> None:
-            async with self._kernel_lock:
+            async with self._hold.lock:  # which nobody has who waits for an execution's end
                 self._check_open()
                 self._starting = True
                 try:
@@ -368,7 +368,7 @@ class Session:
 
     async def stop(self, *, grace: float, why: str) -> None:
         """End the kernel and all executions; the session can't be used afterwards."""
-        async with self._kernel_lock:
+        async with self._hold.to_end():
             if self.kernel is not None:
                 await self.services.store.forget_kernel(self.id)
             await self._stop_kernel(why, grace=grace)
@@ -379,7 +379,7 @@ class Session:
 
     async def leave(self) -> None:
         """Leave the kernel and what it runs as they are, for the next server."""
-        async with self._kernel_lock:
+        async with self._hold.to_end():
             await self._executions.leave()
             if self.kernel is not None:
                 self.kernel.leave()
@@ -461,7 +461,7 @@ class Session:
         if kernel is None:
             return ended
         self.death = self.death or why
-        self.is_stopping = True
+        self._is_stopping = True
         try:
             # Looked up last: the one before it may have ended meanwhile.
             if withdraw and (run := self.current) is not None:
@@ -470,7 +470,7 @@ class Session:
                 await run.done.wait()
             await kernel.shutdown(grace=grace)
         finally:
-            self.is_stopping = False
+            self._is_stopping = False
         self.kernel = None
         return ended
 
@@ -484,7 +484,7 @@ class Session:
         why = inspection.how_ended(ended, self._kills, self.peak_memory, lack)
         self.death = self.death or self.out_of_memory or why
         self._executions.note_death()
-        if not self.is_stopping:
+        if not self._is_stopping:
             work = self.note("kernel.died", {"why": self.death}, self.current)
             self.services.spawn(isolated(work, "an event"), name=f"death of {self.id}")
 

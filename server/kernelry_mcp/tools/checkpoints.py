@@ -151,8 +151,9 @@ async def session_meant(sessions: Sessions, name: str) -> Session | None:
     try:
         await sessions.checkpoints.get(name)
     except CheckpointNotFoundError:
-        with suppress(SessionNotFoundError):
-            return sessions.get(name)
+        if not sessions.checkpoints.live.why_gone(name):
+            with suppress(SessionNotFoundError):
+                return sessions.get(name)
     return None
 
 

@@ -202,6 +202,11 @@ def describe(session: Session, report: InterruptReport, status: ExecutionStatus)
                 "Two interrupts had no effect, so the kernel was killed and a new one started "
                 f"(generation {session.record.generation}). All variables are gone.\n{report.stack}"
             )
+        case InterruptStep.ROLLED_BACK:
+            return (
+                "Two interrupts had no effect, so the kernel was killed and the session put back: "
+                f"variables are as before execution {report.execution_id}.\n{report.stack}"
+            )
         case InterruptStep.NO_EFFECT if status.is_final:
             return (
                 f"Two interrupts had no effect on execution {report.execution_id}; it has ended "

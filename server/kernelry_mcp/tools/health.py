@@ -6,9 +6,8 @@ from typing import Annotated
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from kernelry import Session
+from kernelry import Session, looking
 from kernelry.models import Activity, Health, Variable
-from kernelry.session import looking
 from kernelry.usage import quantity
 from kernelry_mcp.answers.results import KernelHealth, Responsiveness, VariableInfo, VariableList
 from kernelry_mcp.callers import caller_of, name_of

@@ -5,8 +5,7 @@ from typing import Annotated, Any, Literal
 from mcp.types import CallToolResult
 from pydantic import Field
 
-from kernelry import Session, SessionStatus
-from kernelry.session import looking
+from kernelry import Session, SessionStatus, looking
 from kernelry_mcp.answers import left_out, left_out_text, restored_text
 from kernelry_mcp.answers.results import ChangedSession, CleanedUp, ResumedSession, SuspendedSession
 from kernelry_mcp.callers import caller_of, name_of

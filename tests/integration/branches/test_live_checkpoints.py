@@ -305,3 +305,14 @@ async def test_nothing_is_left_of_them(config: Config, tmp_path: Path) -> None:
         await until(lambda: not stat.exists(), "the frozen copy has waited for its children")
     assert {child.pid for child in me.children(recursive=True)} <= before
     assert not psutil.pid_exists(process_of(kept))
+
+
+async def test_the_same_random_numbers_are_drawn_again(live: Sessions, session: Session) -> None:
+    await printed(live, session, "import random, numpy; random.seed(1); numpy.random.seed(1)")
+    kept = await frozen(live, session)
+    draw = "(random.random(), float(numpy.random.random()))"
+    drawn = [await value(live, session, draw)]
+    for _ in range(2):
+        await live.checkpoints.restore(kept.id, session)
+        drawn.append(await value(live, session, draw))
+    assert len(set(drawn)) == 1

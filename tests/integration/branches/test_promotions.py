@@ -88,3 +88,37 @@ async def test_two_that_become_each_other_do_not_wait_for_ever(live: Sessions) -
     await asyncio.gather(*ways)
     found = {await value(live, session, "x") for session in (one, other)}
     assert len(found) == 1
+
+
+@pytest.mark.parametrize("turns", [1, 3, 8, 21, 55, 144])
+async def test_a_promotion_that_is_cancelled_or_fails_keeps_packages_and_kernel_together(
+    live: Sessions, turns: int
+) -> None:
+    origin, other = await live.create(SessionSpec(id="a")), await live.create(SessionSpec(id="b"))
+    for session, name in ((origin, "old"), (other, "new")):
+        await printed(live, session, f"mine = '{name}'")
+        (session.environment.site / name).mkdir(parents=True)
+        (session.environment.site / name / "__init__.py").write_text("")
+    promoting = asyncio.create_task(promote(live.checkpoints, other, origin, None))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    promoting.cancel()
+    await asyncio.wait([promoting])
+    name = (await value(live, origin, "mine")).strip("'")
+    assert (await run(live, origin, f"import {name}")).error is None
+    assert [path.name for path in origin.directory.iterdir() if path.name.startswith(".")] == []
+
+
+async def test_a_dead_session_becomes_another_one_in_both_ways(live: Sessions) -> None:
+    origin, other = await live.create(SessionSpec(id="a")), await live.create(SessionSpec(id="b"))
+    await printed(live, other, "x = 7")
+    for pool in (
+        "",
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "pool = ThreadPoolExecutor(1); _ = pool.submit(int).result()",
+    ):
+        await printed(live, other, pool or "1")
+        await run(live, origin, "import os; os._exit(1)")
+        done = await promote(live.checkpoints, other, origin, None)
+        assert done.is_live is not bool(pool)
+        assert await value(live, origin, "x") == "7"

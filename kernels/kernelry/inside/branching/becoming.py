@@ -25,14 +25,16 @@ from typing import Any
 import zmq
 
 from ..processes import descriptors
+from ..saving import generators
+from .hazards import MARK, is_file
 
 GO = b"1"  # what the server says when it looks after the copy
-MARK = b"_KERNELRY_KERNEL="  # see kernelry/processes: all that a kernel starts carries its name
 ENV_START = 50  # field of /proc/self/stat: where the variables are that it was started with
 #: what the origin had, and nobody may end: its context of sockets, its event loops
 left_behind: list[Any] = []
 #: descriptors that were the origin's own, and are /dev/null's
 given_up: set[int] = set()
+STDERR = 2
 INODE = 6  # column of /proc/net/unix
 
 
@@ -43,6 +45,10 @@ class Branched(SystemExit):
         super().__init__(1)
         #: whether it is to wait, as it is, until copies of it are wanted
         self.is_frozen: bool = request.get("frozen", False)
+        #: the numbers that its generators would have drawn; a fork gives it others
+        self.generators = generators() if self.is_frozen else {}
+        #: where the code is in its files; the origin goes on in them
+        self.positions = positions() if self.is_frozen else {}
         self.ready_fd, self.lifeline_fd = fds[1], fds[2]
         self.ports: list[int] = request["ports"]
         self._fds = fds
@@ -115,6 +121,12 @@ class Opened:
                 if len(words) > INODE + 1 and words[-1].startswith(self.sockets):
                     sockets.add(f"socket:[{words[INODE]}]")
         return {fd for fd in descriptors() if target_of(fd) in sockets}
+
+
+def positions() -> dict[int, int]:
+    """Return where in files all descriptors are that are of files, but for those of the streams."""
+    found = (fd for fd in descriptors() if fd > STDERR and is_file(fd))
+    return {fd: os.lseek(fd, 0, os.SEEK_CUR) for fd in found}
 
 
 def target_of(fd: int) -> str:

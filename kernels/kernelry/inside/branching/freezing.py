@@ -8,24 +8,20 @@ import contextlib
 import fcntl
 import os
 import socket
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import Any
 
 from .becoming import Branched
 from .forking import Asked, answer, fork, take
-from .hazards import is_file
-
-STDERR = 2
 
 
-def wait_frozen(listener: int, theirs: Collection[int]) -> Branched:
+def wait_frozen(listener: int, files: Mapping[int, int]) -> Branched:
     """Fork this process for each request; returns in a copy that is to become a kernel.
 
     Args:
         listener: Descriptor of the socket at which it is asked.
-        theirs: Descriptors of the code.
+        files: Descriptors of files of the code, and where in them it was.
     """
-    files = positions(theirs)
     with socket.socket(fileno=listener) as listening:
         try:
             while True:
@@ -36,11 +32,6 @@ def wait_frozen(listener: int, theirs: Collection[int]) -> Branched:
     for fd, position in files.items():
         reopen(fd, position)
     return copy
-
-
-def positions(fds: Collection[int]) -> dict[int, int]:
-    """Return where in files some descriptors are, of those that are files."""
-    return {fd: os.lseek(fd, 0, os.SEEK_CUR) for fd in fds if fd > STDERR and is_file(fd)}
 
 
 def reopen(fd: int, position: int) -> None:

@@ -17,12 +17,15 @@ import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
+from ..processes import children
+
 #: libraries of OpenMP, also those that packages bring with them
 OPENMP = re.compile(r"lib(?:gomp|omp|iomp5)\b[^/]*\.so")
 PAUSE_HARD = 2  # omp_pause_hard: its threads end
 WIRE = "ZMQbg"  # begins the names of ZeroMQ's threads
 #: names of threads of multiprocessing's pools and concurrent.futures' processes
 POOL = re.compile(r"\((?:_handle_workers|_handle_tasks|_handle_results)\)|ExecutorManager")
+MARK = b"_KERNELRY_KERNEL="  # see kernelry/processes: all that a kernel starts carries its name
 FILES = "open files whose position both share"
 TRIAL = 2.0  # seconds for a fork that does nothing
 ENDING = 0.2  # seconds that threads have to end
@@ -82,6 +85,7 @@ def look(
     users = [thread for thread in threading.enumerate() if thread not in own_threads]
     add(found.named, "threads that are not in it", [thread.name for thread in users])
     add(found.named, "asyncio tasks that are not in it", list(tasks(loop)))
+    add(found.named, "child processes, which are the origin's", list(programs()))
     sockets, pipes, files = open_files(own_files)
     if sockets:
         found.named.append(f"{sockets} sockets that both share")
@@ -116,6 +120,27 @@ def pools() -> list[str]:
     working = [thread for thread in list(queues) if thread.is_alive()]
     names = [thread.name for thread in working if not thread.name.startswith("asyncio_")]
     return names + [t.name for t in threading.enumerate() if POOL.search(t.name)]
+
+
+def programs() -> Iterator[str]:
+    """Yield the names of programs that the code has started; copies of us carry other marks."""
+    mine = MARK + os.environb.get(MARK.rstrip(b"="), b"")
+    for pid in children(os.getpid()):
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                is_of_code = mark_in(file.read()) == mine
+            with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+                name = file.read().strip()
+        except OSError:  # it has ended
+            continue
+        if is_of_code:
+            yield name
+
+
+def mark_in(variables: bytes) -> bytes:
+    """Return the mark of a kernel in the variables of a process; empty: it has none."""
+    found = [line for line in variables.split(b"\0") if line.startswith(MARK)]
+    return found[0] if found else b""
 
 
 def add(lines: list[str], what: str, names: list[str]) -> None:

@@ -352,6 +352,8 @@ class KernelApp(IPKernelApp):  # type: ignore[misc]
             kernel=None,
             compiler_class=XCachingCompiler,
         )
+        # Each request for the kernel's info would draw one from the code's own random numbers.
+        app.prebuilt.enable_tip = False
         for name in USED_BY_EVERY_KERNEL:
             import_module(name)
         for message in NO_USE_HERE:

@@ -101,11 +101,15 @@ def put_back(index: Mapping[str, Any]) -> Iterator[str]:
     for name, text in index.get("sources", {}).items():
         lines = text.splitlines(keepends=True)
         linecache.cache.setdefault(name, (len(text), None, lines, name))
-    states = index.get("generators", {})
+    set_generators(index.get("generators", {}))
+    yield from index.get("changed", ())
+
+
+def set_generators(states: Mapping[str, Any]) -> None:
+    """Put back what `generators` has returned."""
     with suppress(KeyError):
         version, numbers, gauss = states["random"]
         sys.modules["random"].setstate((version, tuple(numbers), gauss))
     if (state := states.get("numpy.random")) and "numpy" in sys.modules:
         # It may be loaded only when it is used.
         importlib.import_module("numpy.random").set_state(tuple(state))
-    yield from index.get("changed", ())

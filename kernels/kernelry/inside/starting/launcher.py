@@ -117,6 +117,7 @@ def live(app: Any, launch: dict[str, Any], before: frozenset[int]) -> None:
     from tornado.ioloop import IOLoop
 
     from ..branching import Branched, Branching, Opened, become, leave
+    from ..saving import set_generators
 
     while True:
         IOLoop.current()  # the loop of cells, which has descriptors too
@@ -128,7 +129,7 @@ def live(app: Any, launch: dict[str, Any], before: frozenset[int]) -> None:
         except Branched as branched:
             copy = branched
         # Outside of the handler: a cell's exception must not have ours as its context.
-        old, launch = launch, copy.launch()
+        old, launch, kept = launch, copy.launch(), copy.generators
         try:
             before = leave(app, opened, copy.given)
             if copy.is_frozen:
@@ -140,6 +141,7 @@ def live(app: Any, launch: dict[str, Any], before: frozenset[int]) -> None:
             forget_secrets()
             enable_stack_dumps(launch["stack_file"])
             resume(launch, copy.listeners)
+            set_generators(kept)
         except BaseException:
             give_up(launch)
         say_ready(copy.ready_fd)
@@ -167,7 +169,8 @@ def freeze(
     end_without(copy.lifeline_fd)
     before = set_oom_score(MOST_EXPENDABLE)
     say_ready(copy.ready_fd)
-    wanted = wait_frozen(copy.listeners[BRANCHES], theirs)
+    files = {fd: position for fd, position in copy.positions.items() if fd in theirs}
+    wanted = wait_frozen(copy.listeners[BRANCHES], files)
     set_oom_score(before)
     os.close(copy.lifeline_fd)
     return wanted

@@ -27,7 +27,7 @@ WHERE e.id = :id AND c.execution_id != '' ORDER BY c.created_at DESC, c.rowid DE
 UPDATE executions SET undone = 'rollback' WHERE id = :id;
 
 -- name: undone
-SELECT "index" FROM executions WHERE session_id = :session_id AND undone != '';
+SELECT "index" FROM executions WHERE session_id = :session_id AND "index" <= :count AND undone != '';
 
 -- name: set_undone
 -- Those that are undone in a checkpoint, and what ran after it.

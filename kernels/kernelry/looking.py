@@ -7,8 +7,7 @@ from kernelry.errors import ConflictError, InvalidArgumentError, KernelDeadError
 from kernelry.messaging import understood
 from kernelry.models import Look
 from kernelry.output import taking
-from kernelry.session.inspection import REQUEST_DEADLINE, variable
-from kernelry.session.session import Session
+from kernelry.session import Session, inspection
 
 PATIENCE = 0.5  # seconds to wait for what runs to end
 LOOK_DEADLINE = 10.0  # seconds for a text of the user's own code, or completions
@@ -54,7 +53,7 @@ async def look(session: Session, name: str, complete: str) -> Look:
         answer = taking.table(reply["answer"])
         found = answer.get("variable")
         return Look(
-            variable=variable(dict(taking.table(found))) if found else None,
+            variable=inspection.variable(dict(taking.table(found))) if found else None,
             text=taking.words(answer.get("text", ""), bounds.LOOK_CHARS),
             matches=tuple(
                 taking.line(match, bounds.VARIABLE_CHARS)
@@ -79,7 +78,9 @@ async def set_variables(session: Session, values: dict[str, Any]) -> None:
         if not name.isidentifier() or name.startswith("__"):
             raise InvalidArgumentError(f"variables: {name[:60]!r} can't be the name of one")
     kernel = await session.ensure_kernel()
-    answer = await kernel.request("set_variables", deadline=REQUEST_DEADLINE, values=values)
+    answer = await kernel.request(
+        "set_variables", deadline=inspection.REQUEST_DEADLINE, values=values
+    )
     with understood("set_variables"):
         if not answer["set"]:
             msg = (
