@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from kernelry import ExecutionStatus, Limits, config
-from kernelry.engines import guardians, launch, local, walls
+from kernelry.engines import guardians, launch, servers, walls
 from kernelry.errors import KernelryError
 from kernelry.processes import parent_of
 from tests.acceptance.harness import until
@@ -328,7 +328,7 @@ def test_without_a_guardian_what_a_killed_kernel_leaves_lives_on(
         return None, guardians.Started()
 
     if not is_first:
-        monkeypatch.setattr(local, "start_guardian", none)
+        monkeypatch.setattr(servers, "start_guardian", none)
     leave = (
         "import os\n"
         "readable, writable = os.pipe()\n"

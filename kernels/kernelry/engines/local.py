@@ -232,14 +232,14 @@ class LocalEngine:
         except OSError as error:
             raise KernelStartError(f"a copy has no place for its sockets: {error}") from error
         grouping = Grouping(connection.path.name, launch.walls.limits.memory)
-        guardian = origin.guardian  # to which the copy goes when its origin ends
 
         async def began(process: BranchProcess) -> None:
             process.on_exit(lambda _: self._servers.soon(reap(process, self._kernels)))
             if self._groups or origin.group is not None:
                 grouping.begin(process.pid)
-            if guardian is not None:
-                await guardian.watch(process, f"{connection.path}.launch")
+            # To whom it goes when its origin ends is one of these, which must know of it by then.
+            for server in self._servers.all():
+                await server.watch(process, f"{connection.path}.launch")
             if before is not None:
                 await before()
 

@@ -288,9 +288,9 @@ class Executions:
             run.cancel(why)
             await self._write_down(run)
             return
-        is_known = run.execution.status is ExecutionStatus.RUNNING
-        run.begin()  # what was done before is no time of its
-        if not is_known:
+        run.restart_clock()  # what was done before is no time of its
+        if run.execution.status is ExecutionStatus.QUEUED:
+            run.begin()
             run.execution = replace(run.execution, generation=self._owner.record.generation)
             await self._services.store.start_execution(run.execution)
         if kernel.process.exit is not None:  # while it was written down

@@ -139,6 +139,10 @@ class Run:
         self._started = time.monotonic()
         self.execution = replace(self.execution, status=ExecutionStatus.RUNNING, started_at=now())
 
+    def restart_clock(self) -> None:
+        """Count its time from now on."""
+        self._started = time.monotonic()
+
     def go_on(self) -> None:
         """Take it up from a server before, which has sent it."""
         sent = self.execution.started_at or self.execution.created_at

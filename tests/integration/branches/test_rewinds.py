@@ -339,14 +339,20 @@ def test_random_programs_go_on_as_if_each_way_had_been_the_only_one(
     """From one point by a branch, by a rewind, and by a live checkpoint: as in a fresh kernel."""
     runner, service = shared
 
-    async def told(session: Session, program: list[str]) -> str:
+    async def done(session: Session, program: list[str]) -> None:
         for statement in program:
             await run(service, session, statement)  # one that raises is a step, too
-        return await value(service, session, TOLD)
+
+    async def told(session: Session, program: list[str]) -> str:
+        await done(session, program)
+        return await value(service, session, TOLD)  # which draws from the generator
 
     async def story() -> None:
+        for session in service.list():  # of an example that failed
+            if session.id != "default":
+                await service.delete(session.id)
         origin = await service.create(SessionSpec(rewind=60))
-        await told(origin, [BEGIN, *prefix])
+        await done(origin, [BEGIN, *prefix])
         kept = await service.checkpoints.create(origin, live=True)
         mark = await run(service, origin, "0")
         made = (await service.branching.create(origin, SessionSpec(), len(ways))).branches

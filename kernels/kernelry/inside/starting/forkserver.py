@@ -429,11 +429,20 @@ class ForkServer:
         for client in list(self._clients.values()):
             self._send(client, {"exited": pid, "code": code})
 
+    def _hear_of_kernels(self) -> None:
+        """Answer those who have asked: they may have told of a child that has just become ours."""
+        asking = select.poll()
+        for fd in self._clients:
+            asking.register(fd, select.POLLIN)
+        for fd, _ in asking.poll(0):
+            self._answer(fd)
+
     def _end_strays(self) -> None:
         """Kill children that are no kernels: those of a kernel that died become ours.
 
         What starts others faster than that is gone at once, or is looked for again soon.
         """
+        self._hear_of_kernels()
         deadline = time.monotonic() + STRAYS_DEADLINE
         while strays := [pid for pid in children(os.getpid()) if not self._is_expected(pid)]:
             for pid in strays:
