@@ -109,11 +109,9 @@ class LiveCheckpoints:
         """Have a copy be a checkpoint's from here on."""
         self._kept[checkpoint.id] = kept = Kept(checkpoint, frozen)
         self._gone.pop(checkpoint.name, None)
-        if self.is_closed:  # while the server stops: with it, or after it
-            return
 
         def ended(how: Exit) -> None:
-            if self._kept.get(checkpoint.id) is kept:
+            if self._kept.get(checkpoint.id) is kept and not self.is_closed:
                 self._lost(checkpoint.id, how)
 
         frozen.process.on_exit(ended)

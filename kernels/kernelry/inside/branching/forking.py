@@ -77,8 +77,9 @@ class Branching:
             return {"error": "it runs code"}
         if getattr(kernel, "debugger", None) is not None:
             return {"against": ["a debugger is attached"], "named": []}
-        own = {*self._opened.all(), *asked.fds, asked.connection.fileno()}
-        found = hazards.look(self._threads, own, self._wires, self._loop)
+        found = self._look(asked)
+        if any(line.endswith(hazards.SOCKETS) for line in found.named):
+            found = self._look(asked)  # a connection of ours may have been made between two looks
         if asked.request.get("frozen"):  # what comes of it opens files anew
             found.named = [line for line in found.named if not line.startswith(hazards.FILES)]
         if found.against:
@@ -88,6 +89,11 @@ class Branching:
             # Of other threads a copy has none, which is what was looked at.
             warnings.simplefilter("ignore", DeprecationWarning)
             return {"pid": fork(asked), "against": [], "named": found.named}
+
+    def _look(self, asked: Asked) -> hazards.Found:
+        """Return what stands against a copy, and what it would lack or share."""
+        own = {*self._opened.all(), *asked.fds, asked.connection.fileno()}
+        return hazards.look(self._threads, own, self._wires, self._loop)
 
 
 def take(listener: socket.socket) -> Asked | None:

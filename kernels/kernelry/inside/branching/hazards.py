@@ -26,6 +26,7 @@ WIRE = "ZMQbg"  # begins the names of ZeroMQ's threads
 #: names of threads of multiprocessing's pools and concurrent.futures' processes
 POOL = re.compile(r"\((?:_handle_workers|_handle_tasks|_handle_results)\)|ExecutorManager")
 MARK = b"_KERNELRY_KERNEL="  # see kernelry/processes: all that a kernel starts carries its name
+SOCKETS = "sockets that both share"
 FILES = "open files whose position both share"
 TRIAL = 2.0  # seconds for a fork that does nothing
 ENDING = 0.2  # seconds that threads have to end
@@ -88,7 +89,7 @@ def look(
     add(found.named, "child processes, which are the origin's", list(programs()))
     sockets, pipes, files = open_files(own_files)
     if sockets:
-        found.named.append(f"{sockets} sockets that both share")
+        found.named.append(f"{sockets} {SOCKETS}")
     if pipes:
         found.named.append(f"{pipes} ends of pipes, which close when both have closed them")
     add(found.named, FILES, files)

@@ -276,9 +276,11 @@ class ForkServer:
         client = self._clients[fd]
         fds: list[int] = []
         try:
-            data, fds, _, _ = socket.recv_fds(client, PACKET_BYTES, 1)
+            data, fds, _, _ = socket.recv_fds(client, PACKET_BYTES, 1, socket.MSG_DONTWAIT)
             for given in fds:  # a kernel that is spawned gets it at another number, and only there
                 os.set_inheritable(given, False)
+        except BlockingIOError:  # it was answered already, before strays were ended
+            return
         except OSError:
             data = b""
         if not data:
