@@ -276,11 +276,9 @@ class ForkServer:
         client = self._clients[fd]
         fds: list[int] = []
         try:
-            data, fds, _, _ = socket.recv_fds(client, PACKET_BYTES, 1, socket.MSG_DONTWAIT)
+            data, fds, _, _ = socket.recv_fds(client, PACKET_BYTES, 1)
             for given in fds:  # a kernel that is spawned gets it at another number, and only there
                 os.set_inheritable(given, False)
-        except BlockingIOError:  # it was answered already, before strays were ended
-            return
         except OSError:
             data = b""
         if not data:
@@ -431,20 +429,11 @@ class ForkServer:
         for client in list(self._clients.values()):
             self._send(client, {"exited": pid, "code": code})
 
-    def _hear_of_kernels(self) -> None:
-        """Answer those who have asked: they may have told of a child that has just become ours."""
-        asking = select.poll()
-        for fd in self._clients:
-            asking.register(fd, select.POLLIN)
-        for fd, _ in asking.poll(0):
-            self._answer(fd)
-
     def _end_strays(self) -> None:
         """Kill children that are no kernels: those of a kernel that died become ours.
 
         What starts others faster than that is gone at once, or is looked for again soon.
         """
-        self._hear_of_kernels()
         deadline = time.monotonic() + STRAYS_DEADLINE
         while strays := [pid for pid in children(os.getpid()) if not self._is_expected(pid)]:
             for pid in strays:
