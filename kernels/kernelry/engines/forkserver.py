@@ -110,6 +110,7 @@ class ForkServer:
         self._asked: dict[str, asyncio.Future[ForkedProcess]] = {}
         self._children: dict[int, ForkedProcess] = {}
         self._early_exits: dict[int, int] = {}
+        self._watching: dict[int, asyncio.Future[None]] = {}  # copies that it is told of
         self._inventory = Inventory()
         self._listed: asyncio.Future[Inventory] | None = None
         self._next = 0
@@ -174,17 +175,29 @@ class ForkServer:
         return process
 
     async def watch(self, process: KernelProcess, launch_file: str) -> None:
-        """Have it end a kernel that is not its child when nobody comes for it any more."""
+        """Have it end a kernel that is not its child when nobody comes for it any more.
+
+        Of a copy of a kernel it has heard when this returns, or is gone: that becomes its child
+        when its origin ends, and one that it does not know it would end as a stray.
+        """
         if isinstance(process, BranchProcess):  # it tells how that ends if its origin does first
             self._children[process.pid] = process
+            self._watching[process.pid] = self.loop.create_future()
         packet = {
             "op": "watch",
             "pid": process.pid,
             "started": process.started,
             "launch": launch_file,
         }
-        with suppress(OSError):  # gone: whoever starts the next one asks again
-            await self._send(json.dumps(packet).encode(), None)
+        try:
+            async with asyncio.timeout(LIST_DEADLINE):
+                await self._send(json.dumps(packet).encode(), None)
+                if (heard := self._watching.get(process.pid)) is not None:
+                    await heard
+        except OSError:  # gone, or stuck (TimeoutError): whoever starts the next one asks again
+            log.warning("process %d does not hear of kernel %d", self.pid, process.pid)
+        finally:
+            self._watching.pop(process.pid, None)
 
     async def wait_for_servers(self, seconds: float) -> None:
         """Tell it for how long it is to wait for another server when we are gone."""
@@ -328,6 +341,10 @@ class ForkServer:
                 child.tell_code(packet["code"])
             else:
                 self._early_exits[packet["exited"]] = packet["code"]
+        elif "watching" in packet:
+            heard = self._watching.get(packet["watching"])
+            if heard is not None and not heard.done():
+                heard.set_result(None)
         elif "id" in packet:
             self._take_answer(packet, fds)
         else:
@@ -376,6 +393,9 @@ class ForkServer:
             if not answer.done():
                 answer.set_exception(KernelStartError("the fork server ended"))
         self._asked.clear()
+        for heard in self._watching.values():
+            if not heard.done():
+                heard.set_result(None)  # nobody is there who could end it
         if self._listed is not None and not self._listed.done():
             self._listed.set_exception(KernelStartError("the fork server ended"))
         for child in self._children.values():

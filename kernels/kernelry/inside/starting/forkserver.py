@@ -292,6 +292,7 @@ class ForkServer:
                 self._spawn(client, request, fds[0])
             case "watch":
                 self._watch(request)
+                self._send(client, {"watching": request["pid"]})
             case "list":
                 self._list(client)
             case "patience":
