@@ -55,6 +55,9 @@ BRANCH_POINTS = (
 LIVE_POINTS = (
     "live.frozen",  # a copy of the kernel waits, no record knows it
     "live.kept",  # it is written down
+)
+#: those that only what puts a session back comes by
+UNDO_POINTS = (
     "live.ended",  # it is restored: the kernel that there was has ended
     "rollback.begun",  # an execution that is to be rolled back has ended
     "rollback.done",  # the session is as before it, nothing says so

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from kernelry.crashpoints import VARIABLE
+from kernelry.crashpoints import LIVE_POINTS, UNDO_POINTS, VARIABLE
 from tests.acceptance.harness import Place, RawServer, until
 
 from .matrix import fault
@@ -43,7 +43,7 @@ def test_live_checkpoints_outlive_the_server_and_their_origin(place: Place) -> N
 
 
 @fault("D2")
-@pytest.mark.parametrize("point", ["live.frozen", "live.kept"])
+@pytest.mark.parametrize("point", LIVE_POINTS)
 def test_a_server_killed_while_it_freezes_leaves_a_checkpoint_or_none(
     place: Place, point: str
 ) -> None:
@@ -112,7 +112,7 @@ def test_a_rollback_outlives_the_server(place: Place, dies: bool) -> None:
 
 
 @fault("D2")
-@pytest.mark.parametrize("point", ["rollback.begun", "live.ended", "rollback.done"])
+@pytest.mark.parametrize("point", UNDO_POINTS)
 def test_a_rollback_that_a_server_did_not_end_the_next_one_ends(place: Place, point: str) -> None:
     with RawServer(place, ALL, env={VARIABLE: point}) as victim:
         assert until(place.has_fork_server, HANG)

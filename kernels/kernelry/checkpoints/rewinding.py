@@ -230,7 +230,7 @@ class Rewinds:
             f"Rolled back: variables are as before it. What it wrote to files stays{wrote}; so "
             "does what other processes and the network had of it."
         )
-        named = f" There are {'; '.join(lacks)}." if lacks else ""
+        named = f" Not brought back, or shared: {'; '.join(lacks)}." if lacks else ""
         return replace(noted(ran, note + named), undone=Undone.ROLLBACK)
 
     async def trim(self, session: Session, keeps: int) -> None:

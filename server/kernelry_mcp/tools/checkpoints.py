@@ -55,7 +55,7 @@ async def create_checkpoint(
         return result.answer(
             f"Live checkpoint {saved.id} of session '{session.id}': everything as it is, in memory "
             f"while this server or one after it runs; it took {saved.blocked * 1000:.0f} ms."
-            + "".join(f" It has {line}." for line in saved.named)
+            + "".join(f" Note: {line}." for line in saved.named)
         )
     return result.answer(
         f"Checkpoint {saved.id} of session '{session.id}': {len(saved.variables)} variables, "

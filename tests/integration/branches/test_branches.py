@@ -68,14 +68,6 @@ async def branch(service: Sessions, origin: Session, session_id: str = "") -> Br
     return made
 
 
-@pytest.fixture(params=["forked", "spawned"])
-async def origin(live: Sessions, request: pytest.FixtureRequest) -> Session:
-    fresh = request.param == "spawned"
-    if not fresh:
-        await live.wait_until_warm()
-    return await live.create(SessionSpec(id="a"), fresh=fresh)
-
-
 async def test_all_that_a_session_has_is_in_its_branch(live: Sessions, origin: Session) -> None:
     await printed(live, origin, EVERYTHING)
     made = (await branch(live, origin)).session

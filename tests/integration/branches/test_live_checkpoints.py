@@ -15,6 +15,7 @@ from kernelry.errors import (
     CheckpointNotFoundError,
     ConflictError,
     KernelDeadError,
+    LimitExceededError,
 )
 from kernelry.models import Checkpoint
 from kernelry.session.queueing import Turn
@@ -39,12 +40,9 @@ async def has_gone(checkpoint: Checkpoint) -> None:
     await until(lambda: not psutil.pid_exists(pid), "its process is gone")
 
 
-@pytest.fixture(params=["forked", "spawned"])
-async def session(live: Sessions, request: pytest.FixtureRequest) -> Session:
-    fresh = request.param == "spawned"
-    if not fresh:
-        await live.wait_until_warm()
-    return await live.create(SessionSpec(id="a"), fresh=fresh)
+@pytest.fixture
+def session(origin: Session) -> Session:
+    return origin
 
 
 async def test_everything_is_as_it_was_any_number_of_times(
@@ -194,6 +192,40 @@ async def test_linux_ends_them_first_and_not_what_comes_of_them(
     assert score(process_of(kept)) == "1000"
     await live.checkpoints.restore(kept.id, session)
     assert score(pid_of(session)) == before
+
+
+async def test_all_go_when_little_memory_is_left(
+    live: Sessions, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = [await frozen(live, session) for _ in range(2)]
+    monkeypatch.setattr("kernelry.checkpoints.live.PRESSURE", 2.0)
+    await until(lambda: live.checkpoints.live.is_empty, "they have gone")
+    for one in kept:
+        with pytest.raises(CheckpointNotFoundError, match="of memory were left"):
+            await live.checkpoints.restore(one.id, session)
+    with pytest.raises(CheckpointError, match="of memory were left"):
+        await frozen(live, session)
+
+
+async def test_all_go_before_branches_are_refused(
+    live: Sessions, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = await frozen(live, session)
+    monkeypatch.setattr("kernelry.lives.branching.OWN_BYTES", 1 << 60)
+    with pytest.raises(LimitExceededError):
+        await live.branching.create(session, SessionSpec())
+    with pytest.raises(CheckpointNotFoundError, match="branches needed the memory"):
+        await live.checkpoints.get(kept.id)
+
+
+async def test_what_copies_keep_is_not_held_against_their_session(live: Sessions) -> None:
+    session = await live.create(SessionSpec(id="m", limits={"memory": 300 << 20}))
+    touch = "data[::4096] = b'%d' * (len(data) // 4096)"
+    await printed(live, session, f"data = bytearray(150 << 20); {touch % 0}")
+    for number in range(1, 5):  # in a control group the pages of each stay counted
+        await frozen(live, session)
+        await printed(live, session, touch % number)
+    assert await value(live, session, "len(data)") == str(150 << 20)
 
 
 async def test_none_is_made_where_a_copy_would_hang_or_may_not_be(config: Config) -> None:
