@@ -237,7 +237,8 @@ async def notices(answered: Answered, result: RunResult, *, is_held: bool) -> li
             f'get_execution(execution_id="{execution.id}", wait=30, since="{result.since}") '
             f"waits on and shows what is new{stops}."
         )
-    if execution.status is ExecutionStatus.DIED or result.note.startswith(CANCELLED_BY_DEATH):
+    is_lost = execution.status is ExecutionStatus.DIED and not execution.undone
+    if is_lost or result.note.startswith(CANCELLED_BY_DEATH):
         lines.append(await after_death(answered.sessions, execution.session_id, offered))
     if result.note:
         lines.append(result.note)

@@ -29,13 +29,16 @@ def checkpoint_info(item: Checkpoint) -> CheckpointInfo:
 
 def restored_text(done: Restoration) -> str:
     """Say what became of a restore."""
+    warnings = "".join(f"\nNote: {warning}" for warning in done.warnings)
+    if done.checkpoint.is_live:
+        return f"everything as it was in live checkpoint {done.checkpoint.id}.{warnings}"
     names = ", ".join(done.restored[:NAMED]) or "none"
     more = ", ..." if len(done.restored) > NAMED else ""
     return (
         f"{len(done.restored)} variables ({names}{more})."
         + left_out_text("Could not be restored", done.failed)
         + left_out_text("Not in the checkpoint", done.checkpoint.skipped)
-        + "".join(f"\nNote: {warning}" for warning in done.warnings)
+        + warnings
     )
 
 
