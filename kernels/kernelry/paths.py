@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
-from kernelry.beneath import remove_tree
+from kernelry.beneath import follow_none_below, remove_tree
 from kernelry.errors import StateDirHeldError, StoreError
 
 SOCKET_PATH_LIMIT = 100  # bytes; Linux allows 107, macOS 103, zmq adds "-1"
@@ -27,6 +27,8 @@ LINKS = 40  # that Linux follows from one path
 UNKNOWN_HOLDER = "another process"
 DATABASE_NAME = "kernelry.sqlite"
 LOCK_NAME = "lock"
+BRANCHES = "branches"  # beside the directories of sessions, which have other names
+AREA = "-"  # ends the name of the area of a branch
 NUMBERED_STATE_DIRS = 64  # how many servers of one user may run with a state of their own
 
 
@@ -89,6 +91,7 @@ class StateDirectory:
         self._lock = lock
         digest = hashlib.blake2s(os.fsencode(path.resolve()), digest_size=5).hexdigest()
         self.runtime = private_directory(runtime_base() / digest)
+        follow_none_below(self.branches)
 
     @property
     def database(self) -> Path:
@@ -99,6 +102,24 @@ class StateDirectory:
     def sessions(self) -> Path:
         """Holds the private directories of sessions."""
         return self.path / "sessions"
+
+    @property
+    def branches(self) -> Path:
+        """Holds what copies of kernels behind walls may write: each has an area for its own."""
+        return self.sessions / BRANCHES
+
+    def area(self, directory: Path) -> Path:
+        """Return where a session's kernel, behind walls, may write for copies of it.
+
+        Walls can only be narrowed: what a copy may write its origin may, too. So the directories
+        of branches lie in their origin's area, and nothing on the way there is to be followed.
+
+        Args:
+            directory: The session's.
+        """
+        if directory.parent == self.sessions:
+            return self.branches / directory.name
+        return directory.with_name(f"{directory.name}{AREA}")
 
     @property
     def blobs(self) -> Path:

@@ -7,11 +7,13 @@ import pytest
 from .harness import Agent, Answer, Place, stdio_agent
 
 PROCESS = ("--isolation", "process")
+at_each_level = pytest.mark.parametrize("level", ["process", "guard"])
 SETUP = "import threading\nrows = list(range(1000)); same = rows\ngate = threading.Lock()"
 
 
-async def test_five_ways_from_one_state_and_the_best_is_kept(place: Place) -> None:
-    async with stdio_agent(place, *PROCESS) as agent:
+@at_each_level
+async def test_five_ways_from_one_state_and_the_best_is_kept(place: Place, level: str) -> None:
+    async with stdio_agent(place, "--isolation", level) as agent:
         await agent.run(SETUP)
         made = await agent.call("create_session", session_id="try", branch_of="default", count=5)
         names = [item["session_id"] for item in made.data["sessions"]]
@@ -46,19 +48,20 @@ async def test_history_and_events_say_where_a_branch_began(place: Place) -> None
         assert branched["data"]["how"] == "live"
 
 
-async def test_behind_walls_the_answer_says_how_and_what_is_missing(place: Place) -> None:
-    async with stdio_agent(place, "--isolation", "guard") as agent:
+async def test_in_boxes_the_answer_says_how_and_what_is_missing(place: Place) -> None:
+    async with stdio_agent(place, "--isolation", "box") as agent:
         await agent.run(SETUP)
         made = await agent.call("create_session", session_id="b", branch_of="default")
         (told,) = made.data["sessions"]
-        assert told["how"] == "checkpoint" and "guard" in told["why"]
+        assert told["how"] == "checkpoint" and "box" in told["why"]
         assert list(told["left_out"]) == ["gate"]
         assert "By a checkpoint" in made.text and "- gate (_thread.lock)" in made.text
         assert await agent.value("(len(rows), same is rows)", "b") == "(1000, True)"
 
 
-async def test_what_a_branch_shares_or_lacks_is_in_the_answer(place: Place) -> None:
-    async with stdio_agent(place, *PROCESS) as agent:
+@at_each_level
+async def test_what_a_branch_shares_or_lacks_is_in_the_answer(place: Place, level: str) -> None:
+    async with stdio_agent(place, "--isolation", level) as agent:
         await agent.run(
             "import threading\nstop = threading.Event()\n"
             "threading.Thread(target=stop.wait, name='poller', daemon=True).start()"
@@ -67,7 +70,8 @@ async def test_what_a_branch_shares_or_lacks_is_in_the_answer(place: Place) -> N
         assert "threads that are not in it: poller" in made.text
 
 
-async def test_openmp_works_in_origin_and_branch(place: Place) -> None:
+@at_each_level
+async def test_openmp_works_in_origin_and_branch(place: Place, level: str) -> None:
     """GNU's pool of threads hangs in a copy, unless it was paused before."""
     code = (
         "import numpy as np\n"
@@ -76,7 +80,7 @@ async def test_openmp_works_in_origin_and_branch(place: Place) -> None:
         "model = Model(max_iter=5).fit(x, y); before = model.predict(x); (x @ x.T).sum()"
     )
     check = "bool((model.predict(x) == before).all() and Model(max_iter=2).fit(x, y) is not None)"
-    async with stdio_agent(place, *PROCESS) as agent:
+    async with stdio_agent(place, "--isolation", level) as agent:
         done = await agent.run(code)
         assert done["status"] == "completed", done
         made = await agent.ask("create_session", branch_of="default")
@@ -106,8 +110,11 @@ async def test_what_can_not_be_is_refused_and_makes_nothing(
     assert (await agent.ask("list_sessions"))["total_sessions"] == 1
 
 
-async def test_a_live_checkpoint_brings_everything_back_and_says_so(place: Place) -> None:
-    async with stdio_agent(place, *PROCESS, "--toolsets", "all") as agent:
+@at_each_level
+async def test_a_live_checkpoint_brings_everything_back_and_says_so(
+    place: Place, level: str
+) -> None:
+    async with stdio_agent(place, "--isolation", level, "--toolsets", "all") as agent:
         await agent.run(SETUP + "\nnumbers = iter(range(9)); next(numbers)")
         kept = await agent.call("create_checkpoint", name="before", live=True)
         assert "everything as it is, in memory" in kept.text
@@ -117,19 +124,26 @@ async def test_a_live_checkpoint_brings_everything_back_and_says_so(place: Place
             assert "What was made since is gone; files stay." in back.text
             found = "(len(rows), same is rows, next(numbers), 'later' in globals())"
             assert await agent.value(found) == "(1000, True, 1, False)"
+        await agent.run("import os; os._exit(1)")
+        back = await agent.call("resume_session")
+        assert "Put back: everything as it was in live checkpoint" in back.text
+        assert await agent.value(found) == "(1000, True, 1, False)"
         listed = await agent.call("list_checkpoints")
         assert "live: everything, in memory while the server runs" in listed.text
 
 
 async def test_where_none_can_be_made_the_answer_says_what_can(place: Place) -> None:
-    async with stdio_agent(place, "--isolation", "guard", "--toolsets", "all") as agent:
+    async with stdio_agent(place, "--isolation", "box", "--toolsets", "all") as agent:
         await agent.run("x = 1")
         error = await agent.refused("create_checkpoint", live=True)
-        assert "level 'guard'" in error and "without live=true" in error
+        assert "level 'box'" in error and "without live=true" in error
 
 
-async def test_a_cell_that_fails_is_rolled_back_and_the_answer_says_so(place: Place) -> None:
-    async with stdio_agent(place, *PROCESS) as agent:
+@at_each_level
+async def test_a_cell_that_fails_is_rolled_back_and_the_answer_says_so(
+    place: Place, level: str
+) -> None:
+    async with stdio_agent(place, "--isolation", level) as agent:
         await agent.run(SETUP)
         code = "rows.clear(); open('kept.txt', 'w').write('1'); 1/0"
         done = await agent.call("run_python_code", code=code, on_error="rollback")
@@ -138,10 +152,16 @@ async def test_a_cell_that_fails_is_rolled_back_and_the_answer_says_so(place: Pl
         assert await agent.value("(len(rows), same is rows)") == "(1000, True)"
         done = await agent.call("run_python_code", code="rows.append(1)", on_error="rollback")
         assert "oll" not in done.text
+        died = await agent.call(
+            "run_python_code", code="import os; os.abort()", on_error="rollback"
+        )
+        assert "Rolled back: variables are as before it" in died.text
+        assert "are gone" not in died.text
 
 
-async def test_an_execution_is_undone_with_what_ran_since(place: Place) -> None:
-    async with stdio_agent(place, *PROCESS, "--toolsets", "all") as agent:
+@at_each_level
+async def test_an_execution_is_undone_with_what_ran_since(place: Place, level: str) -> None:
+    async with stdio_agent(place, "--isolation", level, "--toolsets", "all") as agent:
         await agent.ask("create_session", session_id="a", rewind=5)
         await agent.run(SETUP, "a")
         first = await agent.run("rows.clear()", "a")

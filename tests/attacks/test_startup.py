@@ -143,7 +143,7 @@ def test_a_poisoned_package_of_the_session_runs_within_all_walls(level: Level) -
         assert not here.listeners.reached()
 
 
-@pytest.mark.parametrize("kind", ["link", "fifo"])
+@pytest.mark.parametrize("kind", ["link", "fifo", "link above"])
 def test_what_is_opened_before_the_walls_stand_is_neither_followed_nor_waited_for(
     tmp_path: Path, kind: str
 ) -> None:
@@ -152,11 +152,15 @@ def test_what_is_opened_before_the_walls_stand_is_neither_followed_nor_waited_fo
     target.write_text("kept")
     if kind == "link":
         path.symlink_to(target)
+    elif kind == "link above":  # where others can change the way
+        (tmp_path / "folder").symlink_to(tmp_path)
+        path = tmp_path / "folder" / "target"
     else:
         os.mkfifo(path)
     assert OWN_FILE
+    launch = {"log_file": str(path), "walls": {"unfollowed": [str(tmp_path)]}}
     with pytest.raises(OSError):
-        launcher.open_own(str(path), os.O_WRONLY | os.O_TRUNC)
+        launcher.open_own(launch, "log_file", os.O_WRONLY | os.O_TRUNC)
     assert target.read_text() == "kept"
 
 

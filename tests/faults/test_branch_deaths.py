@@ -11,7 +11,7 @@ from tests.acceptance.harness import Place, RawServer, until
 from .matrix import fault
 from .test_server_deaths import HANG, gone, kernel_pid, kill
 
-FLAGS = ("--isolation", "process", "--orphan-timeout", "600")
+FLAGS = ("--isolation", "guard", "--orphan-timeout", "600")
 
 
 def value(server: RawServer, code: str, session_id: str) -> str:

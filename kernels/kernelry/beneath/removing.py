@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from kernelry.beneath.resolve import ENTER, LIST
+from kernelry.beneath.resolve import ENTER, LIST, folder
 
 ASIDE = ".gone-"  # begins the names of what is being removed
 OWN = 0o700
@@ -24,7 +24,8 @@ def put_aside(path: Path) -> Path | None:
     """
     aside = path.with_name(f"{ASIDE}{secrets.token_hex(8)}")
     try:
-        path.rename(aside)
+        with folder(path.parent, "") as above:
+            os.rename(path.name, aside.name, src_dir_fd=above, dst_dir_fd=above)
     except FileNotFoundError:
         return None
     except OSError:
@@ -42,22 +43,36 @@ def remove_tree(path: Path, seconds: float = math.inf) -> bool:
         seconds: When to leave the rest.
     """
     try:
-        if not stat.S_ISDIR(path.lstat().st_mode):
-            path.unlink()
-            return True
+        with folder(path.parent, "") as above:
+            return _remove(above, path.name, seconds)
     except FileNotFoundError:
         return True
     except OSError:
         return False
+
+
+def _remove(above: int, name: str, seconds: float) -> bool:
+    """Remove what has a name in a folder; see `remove_tree`.
+
+    Raises:
+        OSError: There is none, or it is none of ours to remove.
+    """
+    if not stat.S_ISDIR(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode):
+        os.unlink(name, dir_fd=above)
+        return True
     with suppress(OSError):
-        _make_ours(str(path))
-        top = os.open(path, LIST)
+        _make_ours(name, above)
+        top = os.open(name, LIST, dir_fd=above)
         try:
             _empty(top, time.monotonic() + seconds)
         finally:
             os.close(top)
-        path.rmdir()
-    return not path.exists()
+        os.rmdir(name, dir_fd=above)
+    try:
+        os.stat(name, dir_fd=above, follow_symlinks=False)
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _empty(top: int, end: float) -> None:

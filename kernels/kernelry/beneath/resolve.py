@@ -14,6 +14,9 @@ BENEATH = 0x08 | 0x04 | 0x02  # RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_
 ENTER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 FOLDER_MODE = 0o755
+PRIVATE_FOLDER_MODE = 0o700
+#: folders below which no link is followed, also not on the way to what is named there
+_strict: set[Path] = set()
 
 
 class _How(ctypes.Structure):
@@ -24,11 +27,40 @@ class _How(ctypes.Structure):
     )
 
 
+def follow_none_below(folder: Path) -> None:
+    """Follow no link below a folder from now on: others can change the way to what we name there.
+
+    Args:
+        folder: Absolute; what leads to it is ours.
+    """
+    _strict.add(folder)
+
+
+def strict_root(path: Path) -> Path | None:
+    """Return the folder below which a path lies in which no link is followed; None: in none."""
+    return next((folder for folder in _strict if path.is_relative_to(folder)), None)
+
+
+def make_private(path: Path) -> None:
+    """Make a folder that only we can enter, and those above it, if missing.
+
+    Raises:
+        OSError: It can't be made.
+    """
+    if (top := strict_root(path)) is None or path == top:
+        path.mkdir(mode=PRIVATE_FOLDER_MODE, parents=True, exist_ok=True)
+        return
+    top.mkdir(mode=PRIVATE_FOLDER_MODE, parents=True, exist_ok=True)
+    below = path.relative_to(top).as_posix()
+    with folder(top, below, make=True, mode=PRIVATE_FOLDER_MODE):
+        return
+
+
 def open_below(root: Path, path: str, flags: int) -> int:
     """Open what is at a path below a folder and return the descriptor.
 
     Args:
-        root: The folder; it may be a link itself.
+        root: The folder; it may be a link itself, but not where none is followed.
         path: What, relative to it.
         flags: As for `os.open`, with O_NOFOLLOW and O_CLOEXEC, without O_CREAT.
 
@@ -40,12 +72,14 @@ def open_below(root: Path, path: str, flags: int) -> int:
 
 
 @contextmanager
-def folder(root: Path, path: str, *, make: bool = False, flags: int = ENTER) -> Iterator[int]:
+def folder(
+    root: Path, path: str, *, make: bool = False, flags: int = ENTER, mode: int = FOLDER_MODE
+) -> Iterator[int]:
     """Give a descriptor of a folder; with `make` it is made, and those above it, if missing."""
     names = names_of(path)
     with _root(root) as top:
         if make:
-            _make(top, names)
+            _make(top, names, mode)
         fd = _open(top, names, flags)
     try:
         yield fd
@@ -98,8 +132,12 @@ def has_openat2() -> bool:
 
 @contextmanager
 def _root(root: Path) -> Iterator[int]:
-    fd = os.open(root, ENTER & ~os.O_NOFOLLOW)
+    top = strict_root(root)
+    fd = os.open(top or root, ENTER & ~os.O_NOFOLLOW)
     try:
+        if top is not None:
+            outer, fd = fd, _open(fd, root.relative_to(top).parts, ENTER)
+            os.close(outer)
         yield fd
     finally:
         os.close(fd)
@@ -126,12 +164,12 @@ def _walk(top: int, names: Sequence[str], flags: int) -> int:
             os.close(fd)
 
 
-def _make(top: int, names: Sequence[str]) -> None:
+def _make(top: int, names: Sequence[str], mode: int) -> None:
     for depth, name in enumerate(names):
         fd = _open(top, names[:depth], ENTER)
         try:
             with suppress(FileExistsError):
-                os.mkdir(name, FOLDER_MODE, dir_fd=fd)
+                os.mkdir(name, mode, dir_fd=fd)
         finally:
             os.close(fd)
 

@@ -17,7 +17,7 @@ from kernelry.config import Config
 from kernelry.engines import FrozenKernel, LocalKernel, NoCopyError, held
 from kernelry.errors import CheckpointError, KernelStartError
 from kernelry.launching import KernelSource
-from kernelry.models import Checkpoint
+from kernelry.models import Checkpoint, Isolation
 from kernelry.processes import Exit
 from kernelry.session import Session
 from kernelry.usage import quantity
@@ -145,9 +145,10 @@ class LiveCheckpoints:
         if (kept := self._kept.get(checkpoint.id)) is None:
             raise CheckpointError(f"live checkpoint {checkpoint.id} {self.why_gone(checkpoint.id)}")
         check_alike(origin, session)
-
         try:
-            await self.become(session, kept.frozen, f"checkpoint {checkpoint.id} was restored")
+            await self.become(
+                session, origin, kept.frozen, f"checkpoint {checkpoint.id} was restored"
+            )
         except NoCopyError as error:
             raise CheckpointError(f"it can't be restored: {error.why}; nothing was.") from error
         except KernelStartError as error:
@@ -158,13 +159,25 @@ class LiveCheckpoints:
             return (*checkpoint.named, line)
         return checkpoint.named
 
-    async def become(self, session: Session, of: LocalKernel | FrozenKernel, why: str) -> None:
+    async def become(
+        self, session: Session, origin: Session, of: LocalKernel | FrozenKernel, why: str
+    ) -> None:
         """Give a session a copy of a kernel instead of its own; somebody has its turn.
+
+        Args:
+            session: Which.
+            origin: Whose kernel it is.
+            of: The kernel.
+            why: In a line, for the log.
 
         Raises:
             NoCopyError: Something stands against it; nothing was done.
             KernelStartError: The copy did not come to be, and the session's kernel is dead.
         """
+        if session is not origin and session.walls.isolation is not Isolation.PROCESS:
+            raise NoCopyError(
+                f"the walls of a kernel of '{origin.id}' can't become those of '{session.id}'"
+            )
 
         async def make(end: Callable[[], Awaitable[None]]) -> LocalKernel:
             kernel, _ = await self._kernels.branch(

@@ -174,11 +174,16 @@ class ForkServer:
         await await_ready(launch, process, readable, deadline=deadline)
         return process
 
-    async def watch(self, process: KernelProcess, launch_file: str) -> None:
+    async def watch(self, process: KernelProcess, launch_file: str, origin: int = 0) -> None:
         """Have it end a kernel that is not its child when nobody comes for it any more.
 
         Of a copy of a kernel it has heard when this returns, or is gone: that becomes its child
         when its origin ends, and one that it does not know it would end as a stray.
+
+        Args:
+            process: The kernel's.
+            launch_file: What it was launched with.
+            origin: Pid of the kernel that it is a copy of; 0: it is none, or that is known.
         """
         if isinstance(process, BranchProcess):  # it tells how that ends if its origin does first
             self._children[process.pid] = process
@@ -188,6 +193,7 @@ class ForkServer:
             "pid": process.pid,
             "started": process.started,
             "launch": launch_file,
+            "origin": origin,
         }
         try:
             async with asyncio.timeout(LIST_DEADLINE):

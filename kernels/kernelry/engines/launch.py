@@ -15,7 +15,7 @@ from typing import Any
 
 from kernelry import bounds
 from kernelry.apart import in_thread
-from kernelry.beneath import reading, remove_tree
+from kernelry.beneath import make_private, reading, remove_tree
 from kernelry.engines.walls import INSIDE, Walls, own_paths
 from kernelry.errors import KernelStartError
 from kernelry.messaging import Connection
@@ -79,6 +79,8 @@ class Launch:
     walls: Walls = field(default_factory=Walls)
     #: what has to be readable for its interpreter to run
     reads: tuple[Path, ...] = ()
+    #: where copies of it have their directories, if it has walls; None: there can't be any
+    area: Path | None = None
 
     @property
     def journal(self) -> Path:
@@ -86,20 +88,28 @@ class Launch:
         return self.directory / "journal.jsonl"
 
     @property
+    def areas(self) -> tuple[Path, ...]:
+        """Where copies of it have their directories: one area, or none."""
+        return (self.area,) if self.area and self.has_walls and self.takes_branches else ()
+
+    @property
     def folders(self) -> tuple[Path, ...]:
         """What the kernel's variables point to in its directory; see kernelry/config.py."""
         return (self.directory / "home", self.directory / "tmp")
 
-    def config(self, connection_file: Path, ready_fd: int) -> dict[str, Any]:
+    def config(
+        self, connection_file: Path, connection: dict[str, Any], ready_fd: int
+    ) -> dict[str, Any]:
         """Return what the launcher reads."""
         environment = self.environment
         plan = self.walls.plan(
             reads=dict.fromkeys([*self.reads, *own_paths(), cloudpickle()]),  # mostly the same
-            writes=[self.workspace, self.directory],
+            writes=[self.workspace, self.directory, *self.areas],
             sockets=[connection_file.parent],
         )
         return {
             "connection_file": str(connection_file),
+            "connection": connection,
             "ready_fd": ready_fd,
             "command": self.command(connection_file.with_suffix(".launch"), plan),
             "spawn_env": self.spawn_environment(connection_file),
@@ -132,12 +142,14 @@ class Launch:
 
     async def discard(self) -> None:
         """Remove the private directory; its kernel has ended, and no session has it."""
-        await to_the_end(in_thread(remove_tree, self.directory))
+        for folder in (self.directory, *self.areas):
+            await to_the_end(in_thread(remove_tree, folder))
 
     @property
     def takes_branches(self) -> bool:
         """Say whether live copies of the kernel can be asked for."""
-        return sys.platform == "linux" and self.journaled and not self.has_walls
+        in_box = self.walls.isolation is Isolation.BOX
+        return sys.platform == "linux" and self.journaled and not in_box
 
     def kernel(self, launch_file: Path) -> list[str]:
         """Return how the launcher is started as a fresh process, but for walls around it."""
@@ -179,20 +191,24 @@ class Launch:
         """Write the connection file and the launch file; return the latter's path."""
         connection_file = Path(f"{connection.path}.json")
         write_private(connection_file, connection.file_content())
-        return self.write_file(connection_file, ready_fd)
+        return self.write_file(connection_file, connection.file_content(), ready_fd)
 
-    def write_file(self, connection_file: Path, ready_fd: int) -> Path:
-        """Write the launch file for a connection file that is there; return its path."""
+    def write_file(self, connection_file: Path, connection: dict[str, Any], ready_fd: int) -> Path:
+        """Write the launch file for a connection file that is there, and what that says.
+
+        Returns:
+            Its path.
+        """
         try:
-            for folder in (self.directory, *self.folders):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (self.directory, *self.folders, *self.areas):
+                make_private(folder)
         except OSError as error:
             msg = (
                 f"can't make {self.directory}: {error.strerror}.{full_disk(self.directory.parent)}"
             )
             raise KernelStartError(msg) from error
         launch_file = connection_file.with_suffix(".launch")
-        write_private(launch_file, self.config(connection_file, ready_fd))
+        write_private(launch_file, self.config(connection_file, connection, ready_fd))
         return launch_file
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from kernelry.engines.branching import Copy, FrozenKernel, copy_of, reap
+from kernelry.engines.branching import Copy, FrozenKernel, copy_of, reap, set_oom_score
 from kernelry.engines.forkserver import ForkServer, Profile
 from kernelry.engines.guardians import Started
 from kernelry.engines.kernel import LocalKernel, handshake, is_same_process, prove, remove_files
@@ -239,7 +239,9 @@ class LocalEngine:
                 grouping.begin(process.pid)
             # To whom it goes when its origin ends is one of these, which must know of it by then.
             for server in self._servers.all():
-                await server.watch(process, f"{connection.path}.launch")
+                await server.watch(process, f"{connection.path}.launch", origin.process.pid)
+            if frozen or isinstance(origin, FrozenKernel):
+                set_oom_score(process, frozen=frozen)
             if before is not None:
                 await before()
 

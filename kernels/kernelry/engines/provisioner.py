@@ -16,6 +16,7 @@ is launched as Jupyter would.
 # pyright: reportOptionalMemberAccess=false
 
 import asyncio
+import json
 import os
 import secrets
 import shutil
@@ -116,7 +117,7 @@ class ForkProvisioner(LocalProvisioner):  # type: ignore[misc]  # jupyter_client
             journaled=False,
         )
         connection_file = Path(self.parent.connection_file)
-        launch_file = launch.write_file(connection_file, -1)
+        launch_file = launch.write_file(connection_file, read_json(connection_file), -1)
         self.directory = private_directory(scratch)
         begun: list[KernelProcess] = []
         try:
@@ -140,6 +141,12 @@ class ForkProvisioner(LocalProvisioner):  # type: ignore[misc]  # jupyter_client
             # with a loop (a pool's) shares what wakes it.
             shutil.rmtree(self.directory, ignore_errors=True)
             self.directory = None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the content of a small file that its user has written."""
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
 
 
 def changes_what_is_fixed(env: dict[str, str]) -> bool:

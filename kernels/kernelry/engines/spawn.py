@@ -5,6 +5,7 @@ import os
 import subprocess
 from collections.abc import Callable
 
+from kernelry.beneath import folder
 from kernelry.engines.launch import Launch, await_ready, ready_pipe
 from kernelry.errors import KernelStartError
 from kernelry.messaging import Connection
@@ -44,7 +45,8 @@ async def spawn(
 def _start(launch: Launch, connection: Connection, ready_fd: int) -> KernelProcess:
     """Write the files and start the process."""
     launch_file = launch.write_files(connection, ready_fd)
-    log_fd = os.open(launch.directory / "kernel.log", LOG_FLAGS, 0o600)
+    with folder(launch.directory, "") as fd:
+        log_fd = os.open("kernel.log", LOG_FLAGS, 0o600, dir_fd=fd)
     try:
         popen = subprocess.Popen(
             json.loads(launch_file.read_text(encoding="utf-8"))["command"],

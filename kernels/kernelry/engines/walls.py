@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kernelry.beneath import strict_root
 from kernelry.models import Isolation, Limits
 
 INSIDE = Path(__file__).parents[1] / "inside" / "__main__.py"
@@ -80,12 +81,14 @@ class Walls:
             sockets: Where it makes sockets, and nothing else.
         """
         has_walls = self.isolation is not Isolation.PROCESS
+        writes = list(writes)
         return {
             "level": self.isolation.value,
             "network": self.network,
             "limits": self.limits.of_a_process,
             "read": [*system_reads(), *real([*reads, *self.allow_read])] if has_walls else [],
             "write": real([*writes, *self.allow_write]) if has_walls else [],
+            "unfollowed": sorted({str(top) for path in writes if (top := strict_root(path))}),
             "device": [*DEVICES, *self._terminals, *gpus()],
             "shared": [SHARED_MEMORY],
             "sockets": real(sockets) if has_walls else [],
@@ -192,10 +195,15 @@ def gpus() -> list[str]:
 
 
 def real(paths: Iterable[Path | str]) -> list[str]:
-    """Return where paths lead, and themselves if that is elsewhere; each once, if it is there."""
+    """Return where paths lead, and themselves if that is elsewhere; each once, if it is there.
+
+    Where others can change the way (`follow_none_below`) a path is taken as it is.
+    """
     found: dict[str, None] = {}
     for path in map(Path, paths):
-        if path.exists() or path.is_symlink():
+        if strict_root(path):
+            found[str(path)] = None
+        elif path.exists() or path.is_symlink():
             found[str(path.absolute())] = None
             found[str(path.resolve())] = None
     return list(found)

@@ -13,6 +13,8 @@ import time
 from collections.abc import Collection
 from typing import Any
 
+from .calls import open_strictly
+
 READY_FD, DOOR_FD = 3, 4  # where a spawned kernel finds its ready pipe, and who keeps its door
 HAS_DOOR = "KERNELRY_DOOR"  # variable that says that there is one
 #: a link is no file of a session, and a FIFO without a reader would block
@@ -37,11 +39,12 @@ def spawn(launch: dict[str, Any], ready_fd: int, door: int) -> int:
     Raises:
         OSError: It can't be started.
     """
-    log_flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | OWN_FILE
+    log_flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | OWN_FILE
+    log = open_strictly(launch["log_file"], launch["walls"]["unfollowed"], log_flags, 0o600)
     actions: list[Any] = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_OPEN, 1, launch["log_file"], log_flags, 0o600),
-        (os.POSIX_SPAWN_DUP2, 1, 2),
+        (os.POSIX_SPAWN_DUP2, log, 1),
+        (os.POSIX_SPAWN_DUP2, log, 2),
         (os.POSIX_SPAWN_DUP2, ready_fd, READY_FD),
     ]
     argv, env = launch["command"], launch["spawn_env"]
@@ -54,6 +57,7 @@ def spawn(launch: dict[str, Any], ready_fd: int, door: int) -> int:
         return os.posix_spawn(argv[0], argv, env, file_actions=actions, setsid=True)
     finally:
         os.close(above)
+        os.close(log)
 
 
 def start_time(pid: int) -> int:
@@ -80,12 +84,29 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def family(pid: int) -> list[int]:
-    """Return a process and all that descends from it."""
+def family(pid: int, without: Collection[int] = ()) -> list[int]:
+    """Return a process and all that descends from it; not through those that are left out."""
     members = [pid]
     for member in members:  # it grows while we go through it
-        members += children(member)
+        members += [child for child in children(member) if child not in without]
     return members
+
+
+def nearest(thread: int, pids: Collection[int]) -> int:
+    """Return which of some processes a thread belongs to or descends from, the nearest; 0: none."""
+    pid = status_number(thread, b"Tgid:")
+    while pid > 1 and pid not in pids:
+        pid = status_number(pid, b"PPid:")
+    return pid if pid in pids else 0
+
+
+def status_number(pid: int, name: bytes) -> int:
+    """Return a number that Linux shows of a process or thread; 0: it has ended."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/status", "rb") as file:
+        for line in file:
+            if line.startswith(name):
+                return int(line.split()[1])
+    return 0
 
 
 def kill(pid: int) -> None:

@@ -74,6 +74,17 @@ class Launches:
         self.made.add(name)
         return name
 
+    def new_branch(self, origin: Path) -> str:
+        """Return a name for the private directory of a branch: its path below those of sessions.
+
+        Args:
+            origin: That of its origin.
+        """
+        area = self.state.area(origin).relative_to(self.state.sessions)
+        name = f"{area}/{secrets.token_hex(4)}"
+        self.made.add(name)
+        return name
+
     def session_environment(self, directory: Path, python: Path) -> SessionEnvironment:
         """Return the environment of the session that has a private directory."""
         return SessionEnvironment(directory / "env", python, self.installer)
@@ -92,4 +103,5 @@ class Launches:
             lifeline=self.lifeline,
             walls=walls or self.walls,
             reads=self.reads,
+            area=self.state.area(directory),
         )

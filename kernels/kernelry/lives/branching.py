@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psutil
 
@@ -26,13 +26,21 @@ from kernelry.errors import (
 from kernelry.launching import KernelSource, check_descriptors
 from kernelry.lives.lifecycle import Lifecycle, furnish
 from kernelry.lives.suspension import Suspension
-from kernelry.models import CheckpointReason, LeftOut, SessionRecord, SessionSpec, SessionStatus
+from kernelry.models import (
+    CheckpointReason,
+    Isolation,
+    LeftOut,
+    SessionRecord,
+    SessionSpec,
+    SessionStatus,
+)
 from kernelry.session import Session
 from kernelry.shielding import to_the_end
 from kernelry.specs import ID, check_spec, check_values
 
 BETWEEN = "branches begin between two executions"
 MOST = 100  # branches that are made at once
+DEEPEST = 13  # branches of branches behind walls: Linux has 16 layers, the code may want some
 OWN_BYTES = 16 << 20  # of memory that each needs at least; what they share costs nothing
 #: what a branch has from its origin, and can't be given otherwise
 INHERITED = (
@@ -175,22 +183,58 @@ class Branching:
     async def _make(self, origin: Session, records: Sequence[SessionRecord]) -> list[Branch]:
         """Make all branches, live if that goes."""
         kernel = await origin.ensure_kernel()
+        try:
+            made = await self._furnished(origin, self._beside(origin, records), kernel)
+        except NoCopyError as error:
+            made = await self._furnished(origin, records, error.why)
+        for branch in made:
+            self._sessions[branch.session.id] = branch.session
+        return made
+
+    def _beside(self, origin: Session, records: Sequence[SessionRecord]) -> list[SessionRecord]:
+        """Return records of live branches: behind walls these are where their origin may write.
+
+        Raises:
+            NoCopyError: The walls can't be narrowed once more.
+        """
+        if origin.walls.isolation is Isolation.PROCESS:
+            return list(records)
+        launches = origin.services.launches
+        if origin.record.directory.count("/") > DEEPEST:
+            raise NoCopyError(
+                f"it is the {DEEPEST}th branch of a branch: walls have no more layers"
+            )
+        return [
+            replace(record, directory=launches.new_branch(origin.directory)) for record in records
+        ]
+
+    async def _furnished(
+        self, origin: Session, records: Sequence[SessionRecord], by: LocalKernel | str
+    ) -> list[Branch]:
+        """Make the sessions of branches, with packages and kernels; if it fails none is left.
+
+        Args:
+            origin: Theirs.
+            records: Theirs.
+            by: The kernel that they are forked from; or why there can be no live ones.
+
+        Raises:
+            NoCopyError: The kernel can't be forked as it is.
+        """
         sessions = [self._lifecycle.make(record) for record in records]
         try:
             for session in sessions:
                 await origin.environment.copy_to(session.environment, origin.walls)
-            try:
-                made = await self._fork(kernel, sessions)
-            except NoCopyError as error:
-                made = await self._restore(origin, sessions, error.why)
+            if isinstance(by, str):
+                made = await self._restore(origin, sessions, by)
+            else:
+                made = await self._fork(by, sessions)
             for branch in made:
                 await branch.session.note("session.branched", about(branch, origin.id))
         except BaseException:
             # The ids are taken until they are gone.
             await to_the_end(asyncio.gather(*map(self._undo, sessions), return_exceptions=True))
             raise
-        for session in sessions:
-            self._sessions[session.id] = session
         return made
 
     async def _undo(self, session: Session) -> None:

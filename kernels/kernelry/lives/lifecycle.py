@@ -26,6 +26,7 @@ from kernelry.errors import (
     StoreError,
 )
 from kernelry.launching import KernelSource, narrow, stronger
+from kernelry.lives.areas import unused_above
 from kernelry.lives.recovery import remove
 from kernelry.models import SessionRecord, SessionSpec, SessionStatus
 from kernelry.session import DEFAULT, Services, Session, with_changes
@@ -314,7 +315,11 @@ class Lifecycle:
         await self._services.artifacts.remove_unused()
         await self._checkpoints.remove_files(checkpoints, of=session.id)
         await remove(session.directory)
-        self._services.launches.made.discard(session.directory.name)
+        launches = self._services.launches
+        launches.made.discard(session.record.directory)
+        used = launches.made | {one.record.directory for one in self._sessions.values()}
+        for area in unused_above(launches.state, session.directory, used):
+            await remove(area)
         return kept
 
 

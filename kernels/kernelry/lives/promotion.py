@@ -65,7 +65,8 @@ async def _promote(
     packages = into.environment.becoming(source.environment, into.walls)
     async with packages:  # as they were if anything fails
         try:
-            await checkpoints.live.become(into, kernel, f"session '{source.id}' was promoted")
+            why = f"session '{source.id}' was promoted"
+            await checkpoints.live.become(into, source, kernel, why)
             done = Promoted(is_live=True)
         except NoCopyError as error:
             done = await by_checkpoint(checkpoints, source, into, error.why)

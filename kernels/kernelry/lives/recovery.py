@@ -23,6 +23,7 @@ from kernelry.apart import in_thread
 from kernelry.beneath import put_aside, reading, remove_tree, writing
 from kernelry.crashpoints import crash_point
 from kernelry.engines import FrozenKernel, LocalEngine
+from kernelry.lives.areas import unused_below
 from kernelry.models import Execution, ExecutionStatus, KernelRecord, SessionRecord, SessionStatus
 from kernelry.paths import StateDirectory
 from kernelry.processes import BranchProcess, Exit, branches, end_groups, end_strays
@@ -211,9 +212,13 @@ class Recovery:
         return {Path(record.path).name for record in records}
 
     def _find_garbage(self, kernels: dict[str, KernelRecord]) -> list[Path]:
-        kept = {session.directory.name for session in self._sessions.values()}
+        kept = {session.record.directory for session in self._sessions.values()}
         sockets = self._claimed(kernels)
-        garbage = [path for path in entries(self._state.sessions) if path.name not in kept]
+        areas = self._state.branches
+        garbage = [
+            path for path in entries(self._state.sessions) if path.name not in kept | {areas.name}
+        ]
+        garbage += unused_below(self._state, areas, kept)
         runtime = entries(self._state.runtime)
         return garbage + [path for path in runtime if path.is_dir() and path.name not in sockets]
 

@@ -17,14 +17,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from kernelry.apart import Apart, in_thread
-from kernelry.beneath import remove_tree
+from kernelry.beneath import folder, make_private, remove_tree
 from kernelry.engines import Environment, Walls
 from kernelry.errors import InstallError
 from kernelry.models import Isolation
 from kernelry.packages.distributions import Package, packages
 from kernelry.packages.installs import Installation, Installer
 from kernelry.packages.uv import uv_binary
-from kernelry.paths import private_directory
 from kernelry.programs import run_program
 from kernelry.shielding import to_the_end
 
@@ -151,7 +150,7 @@ class SessionEnvironment:
             if not self.exists:
                 return
             source = self._prefix
-            private_directory(target.parent)
+            make_private(target.parent)
             if walls.isolation is Isolation.PROCESS:
                 await to_the_end(in_thread(link_all, source, target))
                 return
@@ -202,11 +201,14 @@ class SessionEnvironment:
 
 
 def swap(place: Path, away: Path, coming: Path) -> None:
-    """Put a folder in the place of another, which goes to where nothing is; each may be missing."""
-    with suppress(FileNotFoundError):
-        place.rename(away)
-    with suppress(FileNotFoundError):
-        coming.rename(place)
+    """Put a folder in the place of another, which goes to where nothing is; each may be missing.
+
+    All three are in one folder.
+    """
+    with folder(place.parent, "") as fd:
+        for before, after in ((place, away), (coming, place)):
+            with suppress(FileNotFoundError):
+                os.rename(before.name, after.name, src_dir_fd=fd, dst_dir_fd=fd)
 
 
 def link_all(source: Path, target: Path) -> None:
@@ -269,8 +271,9 @@ def open_log(path: Path) -> int:
     """Open a log to be added to, cutting off its first half if it is full; -1: it can't be."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(path, flags, 0o600)
+        make_private(path.parent)
+        with folder(path.parent, "") as above:
+            fd = os.open(path.name, flags, 0o600, dir_fd=above)
     except OSError:
         return -1
     with suppress(OSError):

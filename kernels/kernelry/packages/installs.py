@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from kernelry import bounds
-from kernelry.beneath import ASIDE, put_aside, remove_tree
+from kernelry.beneath import ASIDE, folder, make_private, put_aside, remove_tree
 from kernelry.engines import INSIDE, Walls
 from kernelry.errors import InstallError
 from kernelry.models import Limits
@@ -183,8 +183,9 @@ class Installer:
         aside = private_directory(self._folder) / f"{prefix.parent.name}-frame"
         await self._make_frame(interpreter, aside, bare=False)
         try:
-            prefix.parent.mkdir(mode=0o700, exist_ok=True, parents=True)
-            aside.rename(prefix)
+            make_private(prefix.parent)
+            with folder(prefix.parent, "") as fd:
+                os.rename(aside, prefix.name, dst_dir_fd=fd)
         except OSError as error:
             await asyncio.to_thread(shutil.rmtree, aside, True)
             msg = f"the session's environment is damaged ({error}): restart_kernel repairs it"

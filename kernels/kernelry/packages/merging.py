@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from kernelry.beneath import folder
 from kernelry.crashpoints import crash_point
 from kernelry.errors import InstallError
 from kernelry.packages.distributions import canonical
@@ -205,7 +206,8 @@ def folder_fd(prefix: Path, name: str) -> Iterator[int]:
         OSError: It is no folder, or behind a link.
     """
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
-    fd = os.open(prefix, flags)
+    with folder(prefix.parent, "") as above:
+        fd = os.open(prefix.name, flags, dir_fd=above)
     try:
         for part in filter(None, name.split("/")):
             inner = os.open(part, flags, dir_fd=fd)
@@ -219,8 +221,8 @@ def folder_fd(prefix: Path, name: str) -> Iterator[int]:
 @contextmanager
 def parent_of(prefix: Path, name: str) -> Iterator[tuple[int, str]]:
     """Open the folder that an entry below `prefix` is in; with the entry's own name."""
-    folder, last = posixpath.split(name)
-    with folder_fd(prefix, folder) as fd:
+    above, last = posixpath.split(name)
+    with folder_fd(prefix, above) as fd:
         yield fd, last
 
 

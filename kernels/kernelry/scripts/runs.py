@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
+from kernelry.beneath import make_private
 from kernelry.engines import outside
 from kernelry.programs import Completed, run_program
 from kernelry.session import Session
@@ -37,7 +38,7 @@ async def run_script(
     env["PYTHONPATH"] = os.pathsep.join(paths)
     argv = [str(session.environment.python), str(script), *args]
     for folder in launches.of(session.directory, session.environment).folders:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(folder)
     if sys.platform == "linux":
         writes = [workspace.root, session.directory]
         reads = (await launches.interpreters.ask(session.environment.parent)).reads

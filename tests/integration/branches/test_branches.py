@@ -68,6 +68,9 @@ async def branch(service: Sessions, origin: Session, session_id: str = "") -> Br
     return made
 
 
+LEVELS = ("process", "guard")
+
+
 async def test_all_that_a_session_has_is_in_its_branch(live: Sessions, origin: Session) -> None:
     await printed(live, origin, EVERYTHING)
     made = (await branch(live, origin)).session
@@ -329,23 +332,19 @@ async def test_what_a_branch_has_from_its_origin_is_not_asked_for(live: Sessions
         await live.branching.create(live.get("default"), SessionSpec(python="python3"))
 
 
-@pytest.fixture
-async def walled(config: Config) -> AsyncIterator[Sessions]:
-    async with Sessions(replace(config, isolation="guard")) as service:
-        yield service
-
-
-async def test_behind_walls_a_branch_comes_by_a_checkpoint(walled: Sessions) -> None:
-    origin = await walled.create(SessionSpec(id="a"))
-    await printed(walled, origin, "import threading\nx = [1]; y = x; lock = threading.Lock()")
-    package = origin.environment.site / "brought.py"
-    package.write_text("value = 7")
-    (made,) = (await walled.branching.create(origin, SessionSpec())).branches
-    assert not made.is_live and "guard" in made.why
-    assert [item.name for item in made.left_out] == ["lock"]
-    assert await value(walled, made.session, "(y is x, __import__('brought').value)") == "(True, 7)"
-    other = made.session.environment.site / "brought.py"
-    assert other.stat().st_ino != package.stat().st_ino
+async def test_in_boxes_a_branch_comes_by_a_checkpoint(config: Config) -> None:
+    async with Sessions(replace(config, isolation="box")) as boxed:
+        origin = await boxed.create(SessionSpec(id="a"))
+        await printed(boxed, origin, "import threading\nx = [1]; y = x; lock = threading.Lock()")
+        package = origin.environment.site / "brought.py"
+        package.write_text("value = 7")
+        (made,) = (await boxed.branching.create(origin, SessionSpec())).branches
+        assert not made.is_live and "box" in made.why
+        assert [item.name for item in made.left_out] == ["lock"]
+        told = await value(boxed, made.session, "(y is x, __import__('brought').value)")
+        assert told == "(True, 7)"
+        other = made.session.environment.site / "brought.py"
+        assert other.stat().st_ino != package.stat().st_ino
 
 
 async def test_a_copy_that_can_not_start_leaves_nothing(live: Sessions) -> None:

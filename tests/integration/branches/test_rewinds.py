@@ -18,6 +18,9 @@ from kernelry.lives import promote
 from kernelry.models import CheckpointReason, InterruptStep, OnError, Undone
 from tests.faults.kernels import HANG, printed, run, started, until, value
 
+LEVELS = ("process", "guard")
+
+
 STATE = "import sys\nitems = [1, 2]; alias = items\ngen = iter(range(9)); next(gen)\nn = 0"
 SAME = "(items, alias is items, n, 'made' in globals())"
 

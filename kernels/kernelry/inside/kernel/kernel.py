@@ -403,8 +403,8 @@ class KernelApp(IPKernelApp):  # type: ignore[misc]
             super().init_heartbeat()
 
     def init_connection_file(self) -> None:
-        """Read the file; stock looks for it in places that have to be found first."""
-        self.load_connection_file()
+        """Take what the launch says: a copy's file lies outside of its origin's walls."""
+        self.load_connection_info(self.launch["connection"])
 
     def init_code(self) -> None:
         """Run nothing: a kernel of ours has no startup files and no command line.

@@ -7,6 +7,7 @@ and ended with its kernel. See walls/doors.py.
 
 import contextlib
 import errno
+import json
 import os
 import select
 import signal
@@ -16,17 +17,34 @@ import traceback
 from collections import deque
 from typing import NoReturn
 
-from ..processes import kill
+from ..processes import kill, nearest
 from ..walls import doors, guard
 
-PREFIX = struct.Struct("Q?")  # a request's number, whether its address is a path
+PREFIX = struct.Struct("Q?H")  # a request's number, whether its address is a path, how many others
 REQUEST_BYTES = 8192
+OTHERS = 1000  # kernels that are told with a request
 REMEMBERED = 1000  # requests; more than a doorkeeper's socket and hands can hold
 TAKEN_SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
+class Member:
+    """A kernel that a door is of: the first one, or a copy.
+
+    Args:
+        reach: To what its processes connect.
+    """
+
+    def __init__(self, reach: doors.Reach) -> None:
+        self.reach = reach
+        #: to its doorkeeper; None: nobody has connected yet
+        self.requests: socket.socket | None = None
+        self.doorkeeper = 0
+        #: what it was passed last, and may not have answered
+        self.passed = deque[int](maxlen=REMEMBERED)
+
+
 class Kept:
-    """What there is of one kernel's door.
+    """What there is of the door of a kernel, and of all copies of it.
 
     Args:
         pid: The kernel.
@@ -38,23 +56,30 @@ class Kept:
         self.keeper = keeper
         self.door: doors.Door | None = None
         self.asking: socket.socket | None = None
-        #: to its doorkeeper; None: nobody has connected yet
-        self.requests: socket.socket | None = None
-        self.doorkeeper = 0
-        #: what it was passed last, and may not have answered
-        self.passed = deque[int](maxlen=REMEMBERED)
+        #: by pid
+        self.members: dict[int, Member] = {}
 
     @property
     def fd(self) -> int:
         """What is to be looked at for this door."""
         return self.keeper.fileno() if self.door is None else self.door.listener
 
+    def reach_of(self, thread: int) -> doors.Reach:
+        """Return to what a thread connects that asks: as the kernel does that it descends from.
+
+        Raises:
+            Refused: It descends from none.
+        """
+        if (pid := nearest(thread, self.members)) == 0:
+            raise doors.Refused(errno.EACCES)
+        return self.members[pid].reach
+
     def close(self) -> None:
         """Close all that is open of it here."""
         self.keeper.close()
         if self.door is not None:
             os.close(self.door.listener)
-        for one in (self.asking, self.requests):
+        for one in (self.asking, *(member.requests for member in self.members.values())):
             if one is not None:
                 one.close()
 
@@ -78,6 +103,16 @@ class Doors:
         self._by_pid[pid] = kept
         self._look_at(kept)
 
+    def share(self, origin: int, pid: int, launch_file: str) -> None:
+        """Let a copy of a kernel use the door of its origin, as its own walls say."""
+        kept = self._by_pid.get(origin)
+        if kept is None or kept.door is None:
+            return
+        with open(launch_file, encoding="utf-8") as file:
+            plan = json.load(file)["walls"]
+        kept.members[pid] = Member(doors.reach_of(pid, plan))
+        self._by_pid[pid] = kept
+
     def __contains__(self, fd: int) -> bool:
         """Say whether a descriptor is one of a door."""
         return fd in self._by_fd
@@ -92,16 +127,22 @@ class Doors:
                 self._pass_on(kept, request)
         except Exception:  # what it brings is this kernel's own harm: nobody in it connects then
             traceback.print_exc()
-            self.close(kept.pid)
+            for pid in [kept.pid, *kept.members]:
+                self.close(pid)
 
     def close(self, pid: int) -> None:
         """Have nothing to do with a kernel's door any more: connecting fails there."""
         if (kept := self._by_pid.pop(pid, None)) is None:
             return
+        if (member := kept.members.pop(pid, None)) is not None:
+            if member.doorkeeper:
+                kill(member.doorkeeper)
+            if member.requests is not None:
+                member.requests.close()
+        if kept.members:
+            return
         del self._by_fd[kept.fd]
         self._poller.unregister(kept.fd)
-        if kept.doorkeeper:
-            kill(kept.doorkeeper)
         kept.close()
 
     def is_doorkeeper(self, pid: int) -> bool:
@@ -113,22 +154,25 @@ class Doors:
 
         What it was about to connect would wait for ever: that is answered here.
         """
+        if pid not in self._doorkeepers:
+            return
         self._doorkeepers.discard(pid)
-        for kept in self._by_pid.values():
-            if kept.doorkeeper == pid:
-                self._dismiss(kept)
+        for number, kept in self._by_pid.items():
+            member = kept.members.get(number)
+            if member is not None and member.doorkeeper == pid:
+                self._dismiss(kept, member)
 
-    def _dismiss(self, kept: Kept) -> None:
-        """Have no doorkeeper at a door; who waits for the one that was is told."""
-        assert kept.door is not None and kept.requests is not None
-        kept.requests.close()
-        kept.requests, kept.doorkeeper = None, 0
-        while kept.passed:
-            kept.door.answer(kept.passed.popleft(), errno.ECONNABORTED)
+    def _dismiss(self, kept: Kept, member: Member) -> None:
+        """Have no doorkeeper for a kernel; who waits for the one that was is told."""
+        assert kept.door is not None and member.requests is not None
+        member.requests.close()
+        member.requests, member.doorkeeper = None, 0
+        while member.passed:
+            kept.door.answer(member.passed.popleft(), errno.ECONNABORTED)
 
     def forget(self) -> None:
         """Close everything here, in a child that is to become something else."""
-        for kept in self._by_pid.values():
+        for kept in set(self._by_pid.values()):
             kept.close()
 
     def _look_at(self, kept: Kept) -> None:
@@ -142,47 +186,54 @@ class Doors:
             return
         self._poller.unregister(kept.fd)
         del self._by_fd[kept.fd]
-        kept.door, kept.asking = found
+        listener, kept.asking, plan = found
+        kept.members[kept.pid] = Member(doors.reach_of(kept.pid, plan))
+        kept.door = doors.Door(listener, kept.reach_of)
         kept.keeper.close()
         self._look_at(kept)
 
     def _pass_on(self, kept: Kept, request: doors.Request) -> None:
         assert kept.door is not None
+        member = kept.members[request.kernel]
         try:
             try:
-                self._send(kept, request)
+                self._send(kept, member, request)
             except (BrokenPipeError, ConnectionResetError):  # its end is still to be noted
-                self._dismiss(kept)
-                self._send(kept, request)
+                self._dismiss(kept, member)
+                self._send(kept, member, request)
         except OSError as error:  # it has more than enough to do, or there is none to be had
             is_full = isinstance(error, BlockingIOError)
             kept.door.answer(request.id, errno.EAGAIN if is_full else errno.ECONNABORTED)
         finally:
             doors.close(request)
 
-    def _send(self, kept: Kept, request: doors.Request) -> None:
-        """Give a request to the doorkeeper of a door; raises OSError."""
-        if kept.requests is None:
-            self._hire(kept)
-        assert kept.requests is not None
+    def _send(self, kept: Kept, member: Member, request: doors.Request) -> None:
+        """Give a request to the doorkeeper of a kernel; raises OSError."""
+        if member.requests is None:
+            self._hire(kept, member)
+        assert member.requests is not None
         has_folder = request.folder >= 0
         fds = [request.fd, request.folder] if has_folder else [request.fd]
-        packet = PREFIX.pack(request.id, has_folder) + request.address
-        socket.send_fds(kept.requests, [packet], fds, socket.MSG_DONTWAIT)
-        kept.passed.append(request.id)
+        others = [pid for pid in kept.members if pid != request.kernel]
+        if len(others) > OTHERS:  # who is whose could not be told
+            raise OSError(errno.EAGAIN, "too many copies")
+        told = struct.pack(f"{len(others)}I", *others)
+        packet = PREFIX.pack(request.id, has_folder, len(others)) + told + request.address
+        socket.send_fds(member.requests, [packet], fds, socket.MSG_DONTWAIT)
+        member.passed.append(request.id)
 
-    def _hire(self, kept: Kept) -> None:
-        """Fork the doorkeeper of a door."""
+    def _hire(self, kept: Kept, member: Member) -> None:
+        """Fork the doorkeeper of a kernel."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()
         if pid == 0:
-            attend(kept, theirs)
+            attend(kept, member.reach.kernel, theirs)
         theirs.close()
-        kept.requests, kept.doorkeeper = ours, pid
+        member.requests, member.doorkeeper = ours, pid
         self._doorkeepers.add(pid)
 
 
-def attend(kept: Kept, requests: socket.socket) -> NoReturn:
+def attend(kept: Kept, kernel: int, requests: socket.socket) -> NoReturn:
     """Connect what is passed on, until nobody passes on; the whole life of a doorkeeper."""
     try:
         signal.set_wakeup_fd(-1)
@@ -195,14 +246,16 @@ def attend(kept: Kept, requests: socket.socket) -> NoReturn:
                 with contextlib.suppress(OSError):  # what listed them
                     os.close(fd)
         guard.drop_capabilities()
-        keeper = doors.Keeper(kept.door, kept.pid, kept.asking)
+        keeper = doors.Keeper(kept.door, kernel, kept.asking)
         while True:
             data, fds, _, _ = socket.recv_fds(requests, REQUEST_BYTES, 2)
             if not data:
                 os._exit(0)
-            asked, has_folder = PREFIX.unpack_from(data)
-            address = data[PREFIX.size :]
-            keeper.take(doors.Request(asked, address, fds[0], fds[1] if has_folder else -1))
+            asked, has_folder, count = PREFIX.unpack_from(data)
+            others = struct.unpack_from(f"{count}I", data, PREFIX.size)
+            address = data[PREFIX.size + struct.calcsize(f"{count}I") :]
+            folder = fds[1] if has_folder else -1
+            keeper.take(doors.Request(asked, address, fds[0], folder), others)
     except BaseException:
         traceback.print_exc()
     finally:

@@ -55,7 +55,7 @@ def enter(launch: dict[str, Any], door: int = -1) -> tuple[guard.Walls, dict[int
     limits.enter(plan["limits"], starting=limits.STARTING)
     walls.enter()
     # Configuration and packages of the session run soon, so no socket is made after this.
-    listeners = bind_channels(launch["connection_file"]) if walls.stand else {}
+    listeners = bind_channels(launch["connection"]) if walls.stand else {}
     if launch["branches"]:
         listeners[BRANCHES] = bind_door(launch["connection_file"])
     walls.close_sockets()
@@ -99,10 +99,8 @@ def bind_door(connection_file: str) -> int:
     return listener.detach()
 
 
-def bind_channels(connection_file: str) -> dict[int, int]:
+def bind_channels(connection: dict[str, Any]) -> dict[int, int]:
     """Listen where the kernel's channels shall be; return the descriptors by port."""
-    with open(connection_file, encoding="utf-8") as file:
-        connection = json.load(file)
     listeners = {}
     for channel in CHANNELS:
         port = connection[f"{channel}_port"]

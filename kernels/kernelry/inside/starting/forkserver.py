@@ -356,7 +356,10 @@ class ForkServer:
         self._send(client, {"id": request["id"], "error": error.strerror or str(error)})
 
     def _watch(self, request: dict[str, Any]) -> None:
-        """Take "watch": {pid, started, launch}, a kernel of the server's that is not our child."""
+        """Take "watch": {pid, started, launch, origin}, a kernel that is not our child.
+
+        It is one of the server's, or a copy of another kernel, its origin.
+        """
         pid = request["pid"]
         try:
             pidfd = os.pidfd_open(pid)
@@ -368,12 +371,16 @@ class ForkServer:
             return
         self._watched[pidfd] = (pid, started, request["launch"])
         self._poller.register(pidfd, select.POLLIN)
+        try:
+            self._doors.share(request.get("origin", 0), pid, request["launch"])
+        except (OSError, LookupError, ValueError, TypeError):  # it has no door then
+            traceback.print_exc()
 
     def _unwatch(self, pidfd: int) -> None:
         self._note_ends()  # of one that became our child while we know what it was
         self._poller.unregister(pidfd)
         os.close(pidfd)
-        del self._watched[pidfd]
+        self._doors.close(self._watched.pop(pidfd)[0])
 
     def _list(self, client: socket.socket) -> None:
         """Answer "list": packets with {kernels}, {exits}, and at last who we are."""

@@ -19,15 +19,15 @@ import traceback
 from types import ModuleType
 from typing import Any, NoReturn, TextIO
 
+from ..calls import open_strictly
 from ..processes import OWN_FILE, descriptors
 from ..walls import guard
 from .entering import BRANCHES, end_without, enter, keep_lifeline
 from .own import Own, forget_secrets
-from .sockets import make_room
+from .sockets import make_room, own_room
 
 LOG_BYTES = 1 << 20  # size of a kernel's own log, which is turned over once
 DEBUGGER = "ipykernel.debugger"
-MOST_EXPENDABLE = "1000"  # of all processes: see proc(5), oom_score_adj
 INLINE_BACKEND = "module://matplotlib_inline.backend_inline"
 
 
@@ -58,7 +58,7 @@ def run_forked(
         own: What the fork server has found out about itself.
         door: Descriptor of a socket to who keeps its door.
     """
-    redirect_stdio(launch["log_file"])
+    redirect_stdio(launch)
     os.environ.clear()
     os.environ.update(launch["env"] | added)
     forget_secrets()
@@ -83,7 +83,7 @@ def run(
         door: Descriptor of a socket to who keeps its door; -1: it has none, or has it already.
     """
     sys.argv = [""]
-    before = descriptors() - {ready_fd, door}
+    before = descriptors() - {ready_fd, door, *(listeners or {}).values()}
     try:
         if listeners is None:
             walls, listeners = enter(launch, door)
@@ -92,7 +92,7 @@ def run(
         if own is not None:
             own.become(launch["directory"])
         make_room()
-        enable_stack_dumps(launch["stack_file"])
+        enable_stack_dumps(launch)
         prepare(with_shell=True)
         app = resume(launch, listeners)
         sys.orig_argv[:] = [sys.executable]
@@ -135,12 +135,17 @@ def live(app: Any, launch: dict[str, Any], before: frozenset[int]) -> None:
             if copy.is_frozen:
                 copy = freeze(app, copy, old, launch, before)
                 old, launch = launch, copy.launch()
+            if launch["directory"] != old["directory"] and launch["walls"]["level"] != "process":
+                launch["walls"]["write"] += own_room()
+                guard.narrow(old["walls"], launch["walls"])
             become(app, old, launch)
-            redirect_stdio(launch["log_file"])
+            make_room()
+            redirect_stdio(launch)
             keep_lifeline(copy.lifeline_fd)
             forget_secrets()
-            enable_stack_dumps(launch["stack_file"])
+            enable_stack_dumps(launch)
             resume(launch, copy.listeners)
+            guard.Walls(launch["walls"]).check()
             set_generators(kept)
         except BaseException:
             give_up(launch)
@@ -165,24 +170,13 @@ def freeze(
     from ..branching import carry_over, wait_frozen
 
     carry_over(app.profile_dir, old, launch)
-    redirect_stdio(os.devnull)
+    redirect_stdio({**launch, "log_file": os.devnull})
     end_without(copy.lifeline_fd)
-    before = set_oom_score(MOST_EXPENDABLE)
     say_ready(copy.ready_fd)
     files = {fd: position for fd, position in copy.positions.items() if fd in theirs}
     wanted = wait_frozen(copy.listeners[BRANCHES], files)
-    set_oom_score(before)
     os.close(copy.lifeline_fd)
     return wanted
-
-
-def set_oom_score(score: str) -> str:
-    """Say how soon Linux shall end this process when memory is used up; return what was so."""
-    with open("/proc/self/oom_score_adj", "r+", encoding="ascii") as file:
-        before = file.read()
-        file.seek(0)
-        file.write(score)
-    return before
 
 
 def connection_prefix(launch: dict[str, Any]) -> str:
@@ -202,7 +196,7 @@ def give_up(launch: dict[str, Any]) -> NoReturn:
 
     stderr may be a stream to nobody by now; the server quotes this file.
     """
-    with open_own(launch["log_file"], os.O_WRONLY | os.O_APPEND) as log:
+    with open_own(launch, "log_file", os.O_WRONLY | os.O_APPEND) as log:
         traceback.print_exc(file=log)
     os._exit(1)  # half-made sockets and threads could keep an orderly end waiting
 
@@ -267,27 +261,33 @@ def adopt(launch: dict[str, Any], *, make: bool) -> None:
             environment.adopt(wanted["prefix"])
 
 
-def enable_stack_dumps(path: str) -> None:
-    """Let SIGUSR1 dump all stacks to `path`, even while native code holds the lock."""
-    file = open_own(path, os.O_RDWR | os.O_APPEND | os.O_TRUNC)  # lives as long as we do
+def enable_stack_dumps(launch: dict[str, Any]) -> None:
+    """Let SIGUSR1 dump all stacks to a file, even while native code holds the lock."""
+    file = open_own(launch, "stack_file", os.O_RDWR | os.O_APPEND | os.O_TRUNC)  # lives with us
     faulthandler.enable(file=file)
     if hasattr(faulthandler, "register"):
         faulthandler.register(signal.SIGUSR1, file=file, all_threads=True)
 
 
-def redirect_stdio(log_file: str) -> None:
+def redirect_stdio(launch: dict[str, Any]) -> None:
     """Give a forked kernel the stdio that a spawned one is started with."""
-    with open_own(log_file, os.O_WRONLY | os.O_TRUNC) as log:
+    with open_own(launch, "log_file", os.O_WRONLY | os.O_TRUNC) as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
 
 
-def open_own(path: str, flags: int) -> TextIO:
+def open_own(launch: dict[str, Any], name: str, flags: int) -> TextIO:
     """Open a file of the session's directory from outside of its walls, to write.
 
     What the session's own processes put there instead is not followed and not waited for.
+
+    Args:
+        launch: What is launched.
+        name: Under which name of it the file's path is.
+        flags: As for `os.open`.
     """
-    fd = os.open(path, flags | os.O_CREAT | OWN_FILE, 0o600)
+    flags |= os.O_CREAT | os.O_CLOEXEC | OWN_FILE
+    fd = open_strictly(launch[name], launch["walls"]["unfollowed"], flags, 0o600)
     return open(fd, "r+" if flags & os.O_RDWR else "w", encoding="utf-8", closefd=True)
 
 

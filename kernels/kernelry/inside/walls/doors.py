@@ -28,18 +28,17 @@ import stat
 import struct
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
+from ..calls import checked, libc, open_beneath
 from ..processes import family
-from .calls import checked, libc
 
 NOTIF_RECV, NOTIF_SEND, NOTIF_ID_VALID = 0xC0502100, 0xC0182101, 0x40082102
 NOTIFICATION = struct.Struct("QII iIQ 6Q")  # struct seccomp_notif
 RESPONSE = struct.Struct("QqiI")  # struct seccomp_notif_resp
-PIDFD_GETFD, OPENAT2 = 438, 437  # the same on all machines
+PIDFD_GETFD = 438  # the same on all machines
 PIDFD_THREAD = os.O_EXCL
-BENEATH = 0x08 | 0x04 | 0x02  # RESOLVE_BENEATH, NO_SYMLINKS, NO_MAGICLINKS
 ADDRESS_BYTES = (2, 128)  # of any kind of socket
 SO_DOMAIN, SO_TYPE = 39, 3
 INTERNET = (socket.AF_INET, socket.AF_INET6)
@@ -64,29 +63,41 @@ class Request(NamedTuple):
     fd: int
     #: a folder of the session's, as it sees it; -1: the address is no path
     folder: int = -1
+    #: pid of the kernel to which who asks belongs
+    kernel: int = 0
 
 
 class Refused(Exception):
     """A request is answered with an error."""
 
 
+class Reach(NamedTuple):
+    """To what the processes of a kernel connect."""
+
+    #: pid of the kernel; 0: there is none but one, and it is not asked for
+    kernel: int
+    #: folders below which its sockets may lie
+    roots: tuple[bytes, ...]
+    #: folders below these in which they may not: where its kernel's are
+    closed: tuple[bytes, ...]
+    #: whether it has the internet
+    network: bool
+
+
 class Door:
-    """What a session's walls let through: connections, one by one.
+    """What the walls of a session, and of copies of its kernel, let through: connections.
+
+    A copy has the filter of its origin and can't have a listener of its own, so who asks is
+    looked up each time.
 
     Args:
         listener: Descriptor of the filter's notifications.
-        roots: Folders below which its sockets may lie.
-        closed: Folders below these in which they may not: where its kernel's are.
-        network: Whether it has the internet.
+        reach_of: Says to what a thread that asks connects; raises `Refused`.
     """
 
-    def __init__(
-        self, listener: int, roots: list[str], closed: list[str], *, network: bool
-    ) -> None:
+    def __init__(self, listener: int, reach_of: Callable[[int], Reach]) -> None:
         self.listener = listener
-        self._roots = [os.fsencode(root) + b"/" for root in roots]
-        self._closed = tuple(os.fsencode(root) + b"/" for root in closed)
-        self._network = network
+        self._reach_of = reach_of
 
     def next(self) -> Request | None:
         """Return who asks next; None: nobody does, or the answer was plain and is given.
@@ -113,12 +124,12 @@ class Door:
         with contextlib.suppress(FileNotFoundError):
             fcntl.ioctl(self.listener, NOTIF_SEND, RESPONSE.pack(asked, 0, -error, 0))
 
-    def connect(self, request: Request, family_of: int, diagnosis: "Diagnosis") -> None:
+    def connect(self, request: Request, members: list[int], diagnosis: "Diagnosis") -> None:
         """Connect a request as far as that is allowed, and answer it; may wait.
 
         Args:
             request: What was asked.
-            family_of: Pid of the process whose family is the session's.
+            members: Pids of the session's processes.
             diagnosis: Says who listens, in the session's network.
         """
         error = errno.EACCES
@@ -126,7 +137,7 @@ class Door:
             if request.folder < 0:
                 error = self._connect_to(request.fd, request.address)
             else:
-                error = self._connect_below(request, family_of, diagnosis)
+                error = self._connect_below(request, members, diagnosis)
         except Refused as refused:
             error = refused.args[0]
         except OSError as failed:
@@ -151,8 +162,10 @@ class Door:
             os.close(pidfd)
         request = Request(asked, address, mine)
         try:
-            if self._is_path(request):
-                request = self._below(request, thread)
+            reach = self._reach_of(thread)
+            request = request._replace(kernel=reach.kernel)
+            if self._is_path(request, reach):
+                request = self._below(request, thread, reach)
             # From here on it is known to have been the thread that asked, and no later one.
             fcntl.ioctl(self.listener, NOTIF_ID_VALID, ID.pack(asked))
             if len(address) != size:
@@ -162,10 +175,10 @@ class Door:
             close(request)
             raise
 
-    def _is_path(self, request: Request) -> bool:
+    def _is_path(self, request: Request, reach: Reach) -> bool:
         """Say whether a socket is connected to a path; raise `Refused` if to nothing."""
         domain, kind = (option(request.fd, name) for name in (SO_DOMAIN, SO_TYPE))
-        if domain in INTERNET and self._network:
+        if domain in INTERNET and reach.network:
             return False
         if domain != socket.AF_UNIX or kind not in STREAMS:
             raise Refused(errno.EACCES)
@@ -173,7 +186,7 @@ class Door:
             raise Refused(errno.EINVAL)
         return True
 
-    def _below(self, request: Request, thread: int) -> Request:
+    def _below(self, request: Request, thread: int, reach: Reach) -> Request:
         """Return a request with its folder; raise `Refused` if that is none of the session's."""
         path = request.address[2:].split(b"\0", 1)[0]
         if not path:  # an abstract name, or none
@@ -181,22 +194,22 @@ class Door:
         if not path.startswith(b"/"):
             path = os.path.join(os.readlink(f"/proc/{thread}/cwd".encode()), path)
         path = os.path.normpath(path)
-        roots = [root for root in self._roots if path.startswith(root)]
-        if not roots or path.startswith(self._closed):
+        roots = [root for root in reach.roots if path.startswith(root)]
+        if not roots or path.startswith(reach.closed):
             raise Refused(errno.EACCES)
         root = max(roots, key=len)
         seen = f"/proc/{thread}/root".encode() + root
         folder = os.open(seen, os.O_PATH | os.O_CLOEXEC)
         return request._replace(folder=folder, address=path[len(root) :])
 
-    def _connect_below(self, request: Request, family_of: int, diagnosis: "Diagnosis") -> int:
+    def _connect_below(self, request: Request, members: list[int], diagnosis: "Diagnosis") -> int:
         file = self._open(request.folder, request.address)
         try:
             about = os.fstat(file)
             sockets = diagnosis.listeners(about) if stat.S_ISSOCK(about.st_mode) else set[int]()
             if not sockets:
                 raise Refused(errno.ECONNREFUSED)
-            if not sockets <= held_by(family(family_of), sockets):
+            if not sockets <= held_by(members, sockets):
                 raise Refused(errno.EACCES)
             name = f"/proc/self/fd/{file}".encode()
             return self._connect_to(request.fd, struct.pack("=H", socket.AF_UNIX) + name + b"\0")
@@ -205,11 +218,8 @@ class Door:
 
     def _open(self, folder: int, beneath: bytes) -> int:
         """Open what lies below a folder, as what it is."""
-        how = ctypes.create_string_buffer(
-            struct.pack("QQQ", os.O_PATH | os.O_CLOEXEC, 0, BENEATH), 24
-        )
         try:
-            return checked(libc.syscall(OPENAT2, folder, beneath, how, ctypes.c_size_t(24)))
+            return open_beneath(folder, beneath, os.O_PATH | os.O_CLOEXEC)
         except OSError as error:
             # Where a link leads is nothing that it could learn.
             raise Refused(errno.ENOENT if error.errno == errno.ENOENT else errno.EACCES) from None
@@ -329,14 +339,19 @@ class Keeper:
         self._diagnosis = Diagnosis(asking)
         self._slots = threading.BoundedSemaphore(AT_ONCE)
 
-    def take(self, request: Request) -> None:
-        """Connect a request in a thread; waits while there are too many."""
-        self._slots.acquire()
-        threading.Thread(target=self._connect, args=(request,), daemon=True).start()
+    def take(self, request: Request, others: Collection[int] = ()) -> None:
+        """Connect a request in a thread; waits while there are too many.
 
-    def _connect(self, request: Request) -> None:
+        Args:
+            request: What was asked.
+            others: Pids of kernels that descend from this one, and are not of its session.
+        """
+        self._slots.acquire()
+        threading.Thread(target=self._connect, args=(request, others), daemon=True).start()
+
+    def _connect(self, request: Request, others: Collection[int]) -> None:
         try:
-            self._door.connect(request, self._family_of, self._diagnosis)
+            self._door.connect(request, family(self._family_of, others), self._diagnosis)
         finally:
             self._slots.release()
 
@@ -345,7 +360,9 @@ def keep_door(keeper: socket.socket) -> None:
     """Keep the door of a child of this process, which comes on `keeper`, until it has ended."""
     if (found := receive(keeper)) is None:
         return
-    door, asking = found
+    listener, asking, about = found
+    reach = reach_of(0, about)
+    door = Door(listener, lambda thread: reach)
     connecting = Keeper(door, os.getpid(), asking)
     waiting = select.poll()
     waiting.register(door.listener, select.POLLIN)
@@ -356,8 +373,7 @@ def keep_door(keeper: socket.socket) -> None:
 
 def hand_over(door: int, listener: int, asking: socket.socket, plan: dict[str, Any]) -> None:
     """Give a door to whoever keeps it, and keep nothing of it: who has it could answer itself."""
-    own = ["/dev/shm", *(["/tmp"] if plan["level"] == "box" else [])]
-    about = {name: plan[name] for name in ("write", "sockets", "network")} | {"own": own}
+    about = {name: plan[name] for name in ("level", "write", "sockets", "network")}
     with socket.socket(fileno=door) as keeper, asking:
         try:
             socket.send_fds(keeper, [json.dumps(about).encode()], [listener, asking.fileno()])
@@ -365,14 +381,21 @@ def hand_over(door: int, listener: int, asking: socket.socket, plan: dict[str, A
             os.close(listener)
 
 
-def receive(keeper: socket.socket) -> tuple[Door, socket.socket] | None:
-    """Return the door of a session, and what `Diagnosis` asks with; None: it has none."""
+def receive(keeper: socket.socket) -> tuple[int, socket.socket, dict[str, Any]] | None:
+    """Return a door's listener, what `Diagnosis` asks with, and the plan; None: there is none."""
     data, fds, _, _ = socket.recv_fds(keeper, ABOUT_BYTES, 2)
     for fd in fds:
         os.set_inheritable(fd, False)
     if not data or len(fds) != 2:
         return None
-    about = json.loads(data)
-    roots = [*about["write"], *about["own"]]
-    door = Door(fds[0], roots, about["sockets"], network=about["network"])
-    return door, socket.socket(fileno=fds[1])
+    return fds[0], socket.socket(fileno=fds[1]), json.loads(data)
+
+
+def reach_of(kernel: int, plan: dict[str, Any]) -> Reach:
+    """Return to what the processes of a kernel connect that is in the walls of a plan."""
+    own = ["/dev/shm", *(["/tmp"] if plan["level"] == "box" else [])]
+    roots, closed = (
+        tuple(os.fsencode(folder) + b"/" for folder in folders)
+        for folders in ([*plan["write"], *own], plan["sockets"])
+    )
+    return Reach(kernel, roots, closed, plan["network"])

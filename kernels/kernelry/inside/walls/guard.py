@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+from ..calls import checked, libc, open_strictly
 from . import doors, mounts, seccomp
-from .calls import checked, libc
 
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446  # the same on all machines
 CREATE_RULESET_VERSION = 1
@@ -187,6 +187,21 @@ class Walls:
         return any(path == root or path.startswith(root + "/") for root in self._plan[right])
 
 
+def narrow(old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Let this thread, which is in the walls of one plan, reach only what another one says, too.
+
+    For a copy of a kernel: it has its origin's walls, and what its origin may write is not its
+    own. Shared memory is the same for both; what is in it is found by who knows its name.
+
+    Raises:
+        WallError: It can't be done here, or does not stand.
+    """
+    with reporting("Landlock"):
+        restrict_files(new, "shared")
+    for path in set(old["write"]) - set(new["write"]):
+        check_refused(f"what is another session's ({path})", partial(os.listdir, path))
+
+
 def stay_alone() -> None:
     """See to it that this process can start no other any more, at any level; threads it can.
 
@@ -240,8 +255,9 @@ def check_refused(wall: str, attempt: Callable[[], object]) -> None:
         attempt()
     except PermissionError:
         return
-    except OSError:  # it got as far as that
-        pass
+    except OSError as error:
+        if error.errno == errno.ENOSYS:  # so says a door whose keeper is gone: nothing connects
+            return
     raise WallError(f"the wall around {wall} does not stand")
 
 
@@ -274,18 +290,19 @@ def restrict_files(plan: dict[str, Any], shared: str) -> None:
     attributes = ctypes.create_string_buffer(struct.pack("QQQ", HANDLED_FILES, tcp, SCOPED), 24)
     ruleset = checked(libc.syscall(CREATE_RULESET, attributes, ctypes.c_size_t(24), 0))
     try:
-        for name, rights in RIGHTS.items():
+        for name in RIGHTS:
             for path in plan[name]:
-                allow(ruleset, path, RIGHTS[shared] if name == "shared" else rights)
+                rights = RIGHTS[shared] if name == "shared" else RIGHTS[name]
+                allow(ruleset, path, rights, plan["unfollowed"])
         checked(libc.syscall(RESTRICT_SELF, ruleset, 0))
     finally:
         os.close(ruleset)
 
 
-def allow(ruleset: int, path: str, rights: int) -> None:
-    """Add a path, and all below it; one that is not there is left out."""
+def allow(ruleset: int, path: str, rights: int, unfollowed: list[str]) -> None:
+    """Add a path, and all below it; one that is not there, or behind a link, is left out."""
     try:
-        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        fd = open_strictly(path, unfollowed, os.O_PATH | os.O_CLOEXEC)
     except OSError:
         return
     try:

@@ -11,7 +11,7 @@ machine allows. Where it can't be had, the machine's is used.
 import os
 from functools import cache
 
-from .calls import checked, libc
+from ..calls import checked, libc
 
 PLACE = "/dev/shm"
 CLONE_NEWNS, CLONE_NEWUSER = 0x00020000, 0x10000000

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from .calls import libc
+from ..calls import libc
 
 PR_SET_SECCOMP = 22
 SECCOMP_SET_MODE_FILTER = 1
