@@ -119,10 +119,10 @@ async def test_a_live_checkpoint_brings_everything_back_and_says_so(
         kept = await agent.call("create_checkpoint", name="before", live=True)
         assert "everything as it is, in memory" in kept.text
         await agent.run("rows.clear(); later = 1; next(numbers)")
+        found = "(len(rows), same is rows, next(numbers), 'later' in globals())"
         for _ in range(2):
             back = await agent.call("restore_checkpoint", checkpoint_id="before")
             assert "What was made since is gone; files stay." in back.text
-            found = "(len(rows), same is rows, next(numbers), 'later' in globals())"
             assert await agent.value(found) == "(1000, True, 1, False)"
         await agent.run("import os; os._exit(1)")
         back = await agent.call("resume_session")

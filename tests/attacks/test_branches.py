@@ -16,6 +16,7 @@ import pytest
 
 from kernelry import Config, ExecutionStatus, Run, Session, Sessions, SessionSpec
 from kernelry.errors import KernelryError
+from kernelry.lives import promote
 from kernelry.scripts import run_script
 from tests.attacks.conftest import need
 from tests.attacks.test_bite import Rule, weaken
@@ -189,7 +190,7 @@ print(found)
 #: a rule -> the line that keeps it, what stands there instead, and what gets through then
 RULES = {
     "a branch's walls are narrowed": (
-        ("starting/launcher.py", 'guard.narrow(old["walls"], launch["walls"])', "pass"),
+        ("starting/launcher.py", "guard.narrow(old, new)", "pass"),
         {"listed", "read", "written", "signalled", "environment"},
     ),
     "each kernel connects to its own": (
@@ -242,6 +243,9 @@ async def test_what_an_origin_puts_where_a_branch_was_leads_nobody_elsewhere(
     """All that the server does there it does beneath: at the end, at a start, for a script."""
     origin = await live.create(SessionSpec(id="a"))
     victim = await live.create(SessionSpec(id="victim"))
+    heir = await live.create(SessionSpec(id="heir"))
+    victim.environment.site.joinpath("kept_by_the_victim.py").write_text("open('promoted', 'w')")
+    (victim.directory / "kernel.log").write_text("kept")
     await printed(live, victim, "import os; open(os.environ['TMPDIR'] + '/kept', 'w').write('1')")
     first = await branch_of(live, origin, "b")
     below = await branch_of(live, first, "c")
@@ -254,6 +258,9 @@ async def test_what_an_origin_puts_where_a_branch_was_leads_nobody_elsewhere(
     for act in (
         lambda: run_script(below, "s.py", [], timeout=30),
         lambda: live.run(below, "1"),
+        lambda: promote(live.checkpoints, below, heir, 5.0),
+        lambda: live.run(heir, "import kept_by_the_victim"),
+        lambda: below.environment.copy_files(heir.directory / "stolen", heir.walls),
         lambda: live.branching.create(below, SessionSpec(id="e")),
         lambda: live.checkpoints.create(below, name="n"),
         lambda: below.restart(),
@@ -274,6 +281,8 @@ async def test_what_an_origin_puts_where_a_branch_was_leads_nobody_elsewhere(
         assert tree(victim.directory) == before
     stolen = live.workspace.root / "stolen"
     assert not stolen.exists() or stolen.read_text() == "[]"
+    assert not (live.workspace.root / "promoted").exists()
+    assert not list(heir.directory.rglob("stolen/**/kept_by_the_victim.py"))
     assert await value(live, victim, "open(os.environ['TMPDIR'] + '/kept').read()") == "'1'"
     await until(lambda: not branches_of(live, origin), "its area goes with it")
 
@@ -284,11 +293,11 @@ def branches_of(live: Sessions, origin: Session) -> list[str]:
     return sorted(os.listdir(area)) if area.is_dir() else []
 
 
-def tree(folder: Path) -> set[str]:
-    """Return the paths of what is in a folder, but for what its own kernel writes as it runs."""
+def tree(folder: Path) -> dict[str, int]:
+    """Return the paths and sizes of what is in a folder, but for what its kernel writes there."""
     passing = {"journal.jsonl", "touched", "spill"}
     return {
-        str(path.relative_to(folder))
+        str(path.relative_to(folder)): path.lstat().st_size
         for path in folder.rglob("*")
         if not passing & set(path.relative_to(folder).parts)
     }
@@ -302,20 +311,60 @@ def has_ended(pid: int) -> bool:
         return True
 
 
-async def test_a_process_that_a_dead_branch_left_is_ended(live: Sessions) -> None:
-    """It became its origin's, where it would connect as that one."""
-    origin = await live.create(SessionSpec(id="a"))
-    session = await branch_of(live, origin, "b")
-    pid = int(
-        await printed(
-            live,
-            session,
-            "import subprocess, sys\n"
-            "left = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'],"
-            " start_new_session=True)\nprint(left.pid)",
-        )
+ORPHAN = """
+import os, socket, sys, time
+while os.getppid() == int(sys.argv[1]): pass
+try:
+    with socket.socket(socket.AF_UNIX) as client: client.connect({socket!r})
+    told = "connected"
+except OSError as error:
+    told = "refused"
+open("orphan.txt.new", "w").write(told)
+os.rename("orphan.txt.new", "orphan.txt")
+time.sleep(600)
+"""
+
+
+def starting(program: str) -> str:
+    """Return code that starts a program which bears no mark, and prints its pid."""
+    return (
+        "import os, subprocess, sys\n"
+        f"program = [sys.executable, '-I', '-c', {program!r}, str(os.getpid())]\n"
+        "left = subprocess.Popen(program, env={}, start_new_session=True)\nprint(left.pid)"
     )
-    assert psutil.pid_exists(pid)
-    assert (await run(live, session, "import os; os._exit(3)")).status is ExecutionStatus.DIED
-    await until(lambda: has_ended(pid), "it is ended")
-    assert await value(live, origin, "1 + 1") == "2"
+
+
+@pytest.mark.parametrize("groups", [True, False], ids=["groups", "no groups"])
+async def test_what_a_dead_branch_left_is_ended(config: Config, groups: bool) -> None:
+    """It becomes its origin's child, and bears no name: its rank was set before, and stays."""
+    need_guard()
+    settings = replace(config, isolation="guard", control_groups=groups)
+    async with Sessions(settings) as live:
+        origin = await live.create(SessionSpec(id="a"))
+        session = await branch_of(live, origin, "b")
+        await listening(live, origin)
+        pid = int(await printed(live, session, starting(ORPHAN.format(socket="a.sock"))))
+        assert not has_ended(pid)
+        died = await run(live, session, "os._exit(3)")
+        assert died.status is ExecutionStatus.DIED
+        await until(lambda: has_ended(pid), "it is ended")
+        assert await value(live, origin, "1 + 1") == "2"
+
+
+async def test_what_a_dead_branch_left_connects_to_nothing_while_it_lives(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its kernel's end and its own it is a child of its origin's kernel."""
+    need_guard()
+    monkeypatch.setattr("kernelry.engines.branching.end_orphans", lambda pid: None)
+    async with Sessions(replace(config, isolation="guard", control_groups=False)) as live:
+        origin = await live.create(SessionSpec(id="a"))
+        session = await branch_of(live, origin, "b")
+        await listening(live, origin)
+        pid = int(await printed(live, session, starting(ORPHAN.format(socket="a.sock"))))
+        assert (await run(live, session, "os._exit(3)")).status is ExecutionStatus.DIED
+        told = live.workspace.root / "orphan.txt"
+        await until(told.exists, "it has tried")
+        assert told.read_text() == "refused"
+        assert not has_ended(pid)
+    await until(lambda: has_ended(pid), "it goes with its origin")

@@ -30,6 +30,7 @@ from kernelry.processes import (
     Group,
     KernelProcess,
     cpu_time,
+    end_orphans,
     exit_code,
     parent_of,
     waited,
@@ -41,8 +42,6 @@ BACKLOG = 100
 CHANNELS = ("shell", "stdin", "control", "iopub")
 GO = b"1"  # somebody looks after the copy
 LINES = 20  # of what a kernel names
-EXPENDABLE = 1000  # the most so of all processes: see proc(5), oom_score_adj
-OOM_MORE = 100  # than the server, of any kernel; see kernelry/inside/walls/limits.py
 REAP_TRIES = 10
 REAP_PAUSE = 0.05  # seconds between them
 REAP_DEADLINE = 60.0  # seconds; a kernel in native code hears of it later
@@ -187,12 +186,15 @@ async def reap(process: KernelProcess, kernels: Sequence["LocalKernel | FrozenKe
     That is its origin, or when that has ended the one which the origin was forked from; when
     there is none any more it is the fork server, which waits by itself. A parent that ends just
     then leaves it to the next one. The processor time of the copy becomes that of whoever waits:
-    it is noted, to be taken off again.
+    it is noted, to be taken off again. What the copy has left running is that one's now, too: it is
+    ended.
     """
     pid = process.pid
     for _ in range(REAP_TRIES):
         parent = parent_of(pid)
         kernel = next((one for one in kernels if one.process.pid == parent), None)
+        if kernel is not None:
+            await in_thread(end_orphans, parent, name="orphans")
         if isinstance(kernel, FrozenKernel):
             await kernel.reap(pid)
         elif kernel is not None:
@@ -278,22 +280,6 @@ class FrozenKernel:
     def leave(self) -> None:
         """Leave it for the next server."""
         self.process.leave()
-
-
-def set_oom_score(process: KernelProcess, *, frozen: bool) -> None:
-    """Say how soon Linux shall end a copy when memory is used up: a frozen one first of all.
-
-    From here: behind walls it could not say that itself.
-    """
-    try:
-        mine = int(Path("/proc/self/oom_score_adj").read_text(encoding="ascii"))
-        wanted = EXPENDABLE if frozen else min(mine + OOM_MORE, EXPENDABLE)
-        path = Path(f"/proc/{process.pid}/oom_score_adj")
-        with path.open("w", encoding="ascii") as file:  # from here on it is this process's
-            if not process.has_ended:
-                file.write(str(wanted))
-    except OSError:  # it has ended, or is not to be changed here: then Linux chooses as ever
-        return
 
 
 def held(copies: Iterable[int], kernels: Iterable[int]) -> int:

@@ -184,6 +184,9 @@ class ForkServer:
             process: The kernel's.
             launch_file: What it was launched with.
             origin: Pid of the kernel that it is a copy of; 0: it is none, or that is known.
+
+        Raises:
+            KernelStartError: It does not hear of a copy in time.
         """
         if isinstance(process, BranchProcess):  # it tells how that ends if its origin does first
             self._children[process.pid] = process
@@ -200,7 +203,10 @@ class ForkServer:
                 await self._send(json.dumps(packet).encode(), None)
                 if (heard := self._watching.get(process.pid)) is not None:
                     await heard
-        except OSError:  # gone, or stuck (TimeoutError): whoever starts the next one asks again
+        except OSError as error:  # gone, or stuck: whoever starts the next one asks again
+            if origin and isinstance(error, TimeoutError):
+                msg = f"the fork server does not hear of a copy in {LIST_DEADLINE:g} s"
+                raise KernelStartError(msg) from error
             log.warning("process %d does not hear of kernel %d", self.pid, process.pid)
         finally:
             self._watching.pop(process.pid, None)

@@ -142,8 +142,8 @@ class Launch:
 
     async def discard(self) -> None:
         """Remove the private directory; its kernel has ended, and no session has it."""
-        for folder in (self.directory, *self.areas):
-            await to_the_end(in_thread(remove_tree, folder))
+        folders = (self.directory, *self.areas)
+        await to_the_end(asyncio.gather(*(in_thread(remove_tree, one) for one in folders)))
 
     @property
     def takes_branches(self) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from kernelry.engines.branching import Copy, FrozenKernel, copy_of, reap, set_oom_score
+from kernelry.engines.branching import Copy, FrozenKernel, copy_of, reap
 from kernelry.engines.forkserver import ForkServer, Profile
 from kernelry.engines.guardians import Started
 from kernelry.engines.kernel import LocalKernel, handshake, is_same_process, prove, remove_files
@@ -38,6 +38,7 @@ from kernelry.processes import (
     kill_family,
     known_group,
     remove_unused,
+    set_oom_score,
 )
 from kernelry.shielding import to_the_end
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from kernelry.beneath import strict_root
+from kernelry.errors import IsolationError
 from kernelry.models import Isolation, Limits
 
 INSIDE = Path(__file__).parents[1] / "inside" / "__main__.py"
@@ -81,14 +82,20 @@ class Walls:
             sockets: Where it makes sockets, and nothing else.
         """
         has_walls = self.isolation is not Isolation.PROCESS
-        writes = list(writes)
+        reads, writes = list(reads), list(writes)
+        tops = {top for path in (*reads, *writes) if (top := strict_root(Path(path)))}
+        if tops and self.isolation is Isolation.BOX:
+            raise IsolationError(
+                "the folder of a branch that was made at level 'guard' can't be mounted in a box: "
+                "its origin can change the way to it. Restore a checkpoint of it elsewhere."
+            )
         return {
             "level": self.isolation.value,
             "network": self.network,
             "limits": self.limits.of_a_process,
             "read": [*system_reads(), *real([*reads, *self.allow_read])] if has_walls else [],
             "write": real([*writes, *self.allow_write]) if has_walls else [],
-            "unfollowed": sorted({str(top) for path in writes if (top := strict_root(path))}),
+            "unfollowed": sorted({str(path) for top in tops for path in (top, top.resolve())}),
             "device": [*DEVICES, *self._terminals, *gpus()],
             "shared": [SHARED_MEMORY],
             "sockets": real(sockets) if has_walls else [],
@@ -197,12 +204,13 @@ def gpus() -> list[str]:
 def real(paths: Iterable[Path | str]) -> list[str]:
     """Return where paths lead, and themselves if that is elsewhere; each once, if it is there.
 
-    Where others can change the way (`follow_none_below`) a path is taken as it is.
+    Where others can change the way (`follow_none_below`) nothing below is looked at.
     """
     found: dict[str, None] = {}
     for path in map(Path, paths):
-        if strict_root(path):
+        if top := strict_root(path):
             found[str(path)] = None
+            found[str(top.resolve() / path.relative_to(top))] = None
         elif path.exists() or path.is_symlink():
             found[str(path.absolute())] = None
             found[str(path.resolve())] = None

@@ -20,6 +20,8 @@ HAS_DOOR = "KERNELRY_DOOR"  # variable that says that there is one
 #: a link is no file of a session, and a FIFO without a reader would block
 OWN_FILE = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 PR_SET_CHILD_SUBREAPER = 36
+RLIMIT_LOCKS, HIGHEST_RANK = 10, 1 << 30
+LOOKS = 3  # from a thread up to the kernel it belongs to: who is on the way may end meanwhile
 PAUSE = 0.002  # seconds between looks at what was killed and is not gone yet
 
 
@@ -84,6 +86,31 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def lower_rank() -> None:
+    """Rank below whoever this process is a copy of, and all that it starts with it, for good.
+
+    The rank is the hard limit of a resource that Linux limits no more. It is inherited, shown to
+    others, and without a capability can't be raised again: so what a copy has left is told from
+    what its origin has started, also when it has become a child of that.
+    """
+    import resource
+
+    hard = resource.getrlimit(RLIMIT_LOCKS)[1]
+    if not 0 < hard < HIGHEST_RANK:
+        hard = HIGHEST_RANK
+    resource.setrlimit(RLIMIT_LOCKS, (hard - 1, hard - 1))
+
+
+def rank(pid: int) -> int:
+    """Return the rank of a process or thread; 0: it has ended. See `lower_rank`."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/limits", "rb") as file:
+        for line in file:
+            if line.startswith(b"Max file locks"):
+                hard = line.split()[4]
+                return min(int(hard), HIGHEST_RANK) if hard.isdigit() else HIGHEST_RANK
+    return 0
+
+
 def family(pid: int, without: Collection[int] = ()) -> list[int]:
     """Return a process and all that descends from it; not through those that are left out."""
     members = [pid]
@@ -94,10 +121,13 @@ def family(pid: int, without: Collection[int] = ()) -> list[int]:
 
 def nearest(thread: int, pids: Collection[int]) -> int:
     """Return which of some processes a thread belongs to or descends from, the nearest; 0: none."""
-    pid = status_number(thread, b"Tgid:")
-    while pid > 1 and pid not in pids:
-        pid = status_number(pid, b"PPid:")
-    return pid if pid in pids else 0
+    for _ in range(LOOKS):
+        pid = status_number(thread, b"Tgid:")
+        while pid > 1 and pid not in pids:
+            pid = status_number(pid, b"PPid:")
+        if pid in pids:
+            return pid
+    return 0
 
 
 def status_number(pid: int, name: bytes) -> int:

@@ -10,6 +10,8 @@ from pathlib import Path
 from kernelry.beneath import reading
 from kernelry.paths import StateDirectory
 
+REMOVED_AT_ONCE = 1000  # of what is in one area; the next start goes on
+
 
 def unused_above(state: StateDirectory, directory: Path, used: Collection[str]) -> Iterator[Path]:
     """Yield the areas that nobody needs any more when a session's directory is gone.
@@ -30,23 +32,29 @@ def unused_above(state: StateDirectory, directory: Path, used: Collection[str]) 
         area = area.parent
 
 
-def unused_below(state: StateDirectory, area: Path, used: Collection[str]) -> Iterator[Path]:
-    """Yield what nobody needs in an area, or among all: directories of branches, and areas.
+def unused_below(state: StateDirectory, used: Collection[str]) -> Iterator[Path]:
+    """Yield what nobody needs below the folder of all areas: directories of branches, and areas.
+
+    Of an area not more than some: what a session puts there shall hold up no start.
 
     Args:
         state: The state directory.
-        area: Which; no link below is followed.
         used: The directories of all sessions, as their records say.
     """
-    needed = {state.sessions / name for name in used}
-    for name in reading.names(area, ""):
-        path = area / name
-        if path in needed:
-            continue
-        if any(is_for(state, path, directory) for directory in needed):
-            yield from unused_below(state, path, used)
-        else:
-            yield path
+    directories = {state.sessions / name for name in used}
+    areas = {state.branches}
+    for path in directories:
+        areas |= {above for above in (state.area(path), *path.parents) if above != state.sessions}
+    looked = [state.branches]
+    for area in looked:  # it grows while we go through it
+        unused = []
+        for name in reading.names(area, ""):
+            path = area / name
+            if path in areas:
+                looked.append(path)
+            elif path not in directories:
+                unused.append(path)
+        yield from unused[:REMOVED_AT_ONCE]
 
 
 def is_for(state: StateDirectory, area: Path, directory: Path) -> bool:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
 import psutil
 
@@ -223,14 +224,15 @@ class Branching:
         """
         sessions = [self._lifecycle.make(record) for record in records]
         try:
-            for session in sessions:
-                await origin.environment.copy_to(session.environment, origin.walls)
             if isinstance(by, str):
                 made = await self._restore(origin, sessions, by)
             else:
-                made = await self._fork(by, sessions)
+                made = await self._fork(origin, by, sessions)
             for branch in made:
                 await branch.session.note("session.branched", about(branch, origin.id))
+        except NoCopyError:  # before any of them was anything
+            await to_the_end(asyncio.gather(*map(self._lifecycle.remove_folders, sessions)))
+            raise
         except BaseException:
             # The ids are taken until they are gone.
             await to_the_end(asyncio.gather(*map(self._undo, sessions), return_exceptions=True))
@@ -242,7 +244,9 @@ class Branching:
         await session.kill("the branch did not come to be")
         await self._lifecycle.forget(session)
 
-    async def _fork(self, kernel: LocalKernel, sessions: Sequence[Session]) -> list[Branch]:
+    async def _fork(
+        self, origin: Session, kernel: LocalKernel, sessions: Sequence[Session]
+    ) -> list[Branch]:
         """Have all forked, beside each other.
 
         Raises:
@@ -250,8 +254,9 @@ class Branching:
         """
 
         async def one(session: Session) -> Branch:
+            bring = partial(origin.environment.copy_to, session.environment, origin.walls)
             copy, named = await self._kernels.branch(
-                kernel, session.directory, session.environment, session.walls
+                kernel, session.directory, session.environment, session.walls, bring
             )
             crash_point("branch.forked")
             await session.take_branch(copy)
@@ -271,6 +276,8 @@ class Branching:
         self, origin: Session, sessions: Sequence[Session], why: str
     ) -> list[Branch]:
         """Give each a kernel of its own with the variables that can be saved."""
+        for session in sessions:
+            await origin.environment.copy_to(session.environment, origin.walls)
         checkpoint = await self._checkpoints.save_now(origin, CheckpointReason.BRANCH)
         made = []
         try:

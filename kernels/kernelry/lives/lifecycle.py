@@ -314,13 +314,17 @@ class Lifecycle:
         crash_point("delete.forgotten")
         await self._services.artifacts.remove_unused()
         await self._checkpoints.remove_files(checkpoints, of=session.id)
+        await self.remove_folders(session)
+        return kept
+
+    async def remove_folders(self, session: Session) -> None:
+        """Remove the private directory of a session that is gone, and areas that nobody needs."""
         await remove(session.directory)
         launches = self._services.launches
         launches.made.discard(session.record.directory)
         used = launches.made | {one.record.directory for one in self._sessions.values()}
         for area in unused_above(launches.state, session.directory, used):
             await remove(area)
-        return kept
 
 
 async def furnish(session: Session, packages: Sequence[str]) -> None:

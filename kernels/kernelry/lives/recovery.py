@@ -214,11 +214,9 @@ class Recovery:
     def _find_garbage(self, kernels: dict[str, KernelRecord]) -> list[Path]:
         kept = {session.record.directory for session in self._sessions.values()}
         sockets = self._claimed(kernels)
-        areas = self._state.branches
-        garbage = [
-            path for path in entries(self._state.sessions) if path.name not in kept | {areas.name}
-        ]
-        garbage += unused_below(self._state, areas, kept)
+        kept.add(self._state.branches.name)
+        garbage = [path for path in entries(self._state.sessions) if path.name not in kept]
+        garbage += unused_below(self._state, kept)
         runtime = entries(self._state.runtime)
         return garbage + [path for path in runtime if path.is_dir() and path.name not in sockets]
 

@@ -16,6 +16,7 @@ from kernelry.processes.families import (
     boot_id,
     branches,
     cpu_time,
+    end_orphans,
     end_strays,
     exit_code,
     family,
@@ -33,6 +34,7 @@ from kernelry.processes.process import (
     KernelProcess,
     SpawnedProcess,
     is_readable,
+    set_oom_score,
 )
 
 __all__ = [
@@ -51,6 +53,7 @@ __all__ = [
     "can_group",
     "cpu_time",
     "end_groups",
+    "end_orphans",
     "end_strays",
     "exit_code",
     "family",
@@ -63,5 +66,6 @@ __all__ = [
     "members",
     "parent_of",
     "remove_unused",
+    "set_oom_score",
     "waited",
 ]

@@ -9,6 +9,7 @@ import functools
 import os
 import signal
 import sys
+import time
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -20,6 +21,9 @@ from kernelry.paths import process_start
 #: variable that names the kernel, in everything that it starts
 KERNEL_MARK = "_KERNELRY_KERNEL"
 TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+HIGHEST_RANK = 1 << 30
+ORPHAN_LOOKS = 20
+ORPHAN_PAUSE = 0.005  # seconds for what was killed to be gone
 FAMILY_LIMIT = 10_000  # processes that are counted; more are as bad
 
 
@@ -140,6 +144,39 @@ def family(pid: int) -> list[int]:
             break
         found += children(member)
     return found
+
+
+def rank(pid: int) -> int:
+    """Return the rank of a process, lower than its origin's if it is a copy's; 0: it has ended.
+
+    It can't be raised within walls; see kernelry/inside/processes.py.
+    """
+    with suppress(OSError, ValueError, IndexError):
+        text = Path(f"/proc/{pid}/limits").read_text(encoding="ascii")
+        hard = text.partition("Max file locks")[2].split()[1]
+        return min(int(hard), HIGHEST_RANK) if hard.isdigit() else HIGHEST_RANK
+    return 0
+
+
+def end_orphans(pid: int) -> None:
+    """Kill what copies of a kernel have left, which is the kernel's now; it goes on itself."""
+    for _ in range(ORPHAN_LOOKS):  # some start others meanwhile
+        own = rank(pid)
+        orphans = [other for other in family(pid)[1:] if 0 < rank(other) < own]
+        if not (alive := [other for other in orphans if state_of(other) not in "ZX"]):
+            return
+        for other in alive:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(other, signal.SIGKILL)
+        time.sleep(ORPHAN_PAUSE)
+
+
+def state_of(pid: int) -> str:
+    """Return in one letter what a process does; Z or X: it has ended."""
+    with suppress(OSError, IndexError):
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        return stat.rpartition(")")[2].split()[0]
+    return "X"
 
 
 def members(pids: Iterable[int]) -> list[psutil.Process]:

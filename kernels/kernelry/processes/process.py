@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -17,6 +18,8 @@ from kernelry.processes.families import branches, children, exit_code, family, m
 
 FAMILY_DEADLINE = 0.5  # seconds for killed descendants to be gone; zombies may stay longer
 SIGNALLED = 128  # exit code of bubblewrap, less the signal that ended what was in the box
+EXPENDABLE = 1000  # the most so of all processes: see proc(5), oom_score_adj
+OOM_MORE = 100  # than the server, of any kernel; see kernelry/inside/walls/limits.py
 CODE_DEADLINE = 1.0  # seconds the fork server has to tell how its child ended
 
 
@@ -280,3 +283,19 @@ class BranchProcess(ForkedProcess):
             self.tell_code(code)
         else:
             super()._on_gone()
+
+
+def set_oom_score(process: KernelProcess, *, frozen: bool) -> None:
+    """Say how soon Linux shall end a copy when memory is used up: a frozen one first of all.
+
+    From here: behind walls it could not say that itself.
+    """
+    try:
+        mine = int(Path("/proc/self/oom_score_adj").read_text(encoding="ascii"))
+        wanted = EXPENDABLE if frozen else min(mine + OOM_MORE, EXPENDABLE)
+        path = Path(f"/proc/{process.pid}/oom_score_adj")
+        with path.open("w", encoding="ascii") as file:  # from here on it is this process's
+            if not process.has_ended:
+                file.write(str(wanted))
+    except OSError:  # it has ended, or is not to be changed here: then Linux chooses as ever
+        return

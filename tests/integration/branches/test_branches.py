@@ -558,3 +558,44 @@ async def test_branches_of_a_session_that_is_coming_back_have_its_variables(live
     works = (live.branching.create(origin, SessionSpec(id=name)) for name in ("b", "c"))
     for done in await asyncio.gather(*works):
         assert await value(live, done.branches[0].session, "len(x)") == "100000"
+
+
+async def test_behind_walls_the_deepest_branch_comes_by_a_checkpoint(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kernelry.lives.branching.DEEPEST", 2)
+    async with Sessions(replace(config, isolation="guard")) as live:
+        session = await live.create(SessionSpec(id="a"))
+        await printed(live, session, "x = [1]")
+        found = []
+        for name in ("b", "c", "d", "e"):
+            (made,) = (await live.branching.create(session, SessionSpec(id=name))).branches
+            found.append(made.is_live)
+            assert made.is_live or "no more layers" in made.why
+            session = made.session
+            assert await value(live, session, "x") == "[1]"
+        assert found == [True, True, False, True]
+        events = await live.events.latest("d", 100)
+        assert not [one for one in events if one.topic == "session.deleted"]
+
+
+async def test_what_nobody_needs_of_areas_goes_at_the_next_start(config: Config) -> None:
+    """A server that was killed, or a session's code, has left it there."""
+    settings = replace(config, isolation="guard", save_on_stop=True)
+    async with Sessions(settings) as first:
+        session = await first.create(SessionSpec(id="a"))
+        (made,) = (await first.branching.create(session, SessionSpec(id="b"))).branches
+        area = made.session.directory.parent
+        for path in (area / "junk", area.parent / "0123456789abcdef" / "x" / "y"):
+            path.mkdir(parents=True)
+        (area / "file").touch()
+        (area / "link").symlink_to(config.workspace)
+        needed = made.session.directory
+    async with Sessions(settings) as second:
+        await until(
+            lambda: {path.name for path in area.iterdir()} <= {needed.name, f"{needed.name}-"},
+            "what nobody needs is gone",
+        )
+        await until(lambda: not (area.parent / "0123456789abcdef").exists(), "so has the area")
+        assert needed.is_dir() and config.workspace.is_dir()
+        assert {one.id for one in second.list()} == {"default", "a", "b"}

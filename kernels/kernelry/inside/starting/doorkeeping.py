@@ -17,7 +17,7 @@ import traceback
 from collections import deque
 from typing import NoReturn
 
-from ..processes import kill, nearest
+from ..processes import kill, nearest, rank
 from ..walls import doors, guard
 
 PREFIX = struct.Struct("Q?H")  # a request's number, whether its address is a path, how many others
@@ -58,6 +58,8 @@ class Kept:
         self.asking: socket.socket | None = None
         #: by pid
         self.members: dict[int, Member] = {}
+        #: whether there was ever a copy
+        self.is_shared = False
 
     @property
     def fd(self) -> int:
@@ -68,9 +70,10 @@ class Kept:
         """Return to what a thread connects that asks: as the kernel does that it descends from.
 
         Raises:
-            Refused: It descends from none.
+            Refused: It descends from none, or is what a copy has left, which is its origin's now.
         """
-        if (pid := nearest(thread, self.members)) == 0:
+        pid = nearest(thread, self.members)
+        if pid == 0 or (self.is_shared and rank(thread) != rank(pid)):
             raise doors.Refused(errno.EACCES)
         return self.members[pid].reach
 
@@ -108,10 +111,13 @@ class Doors:
         kept = self._by_pid.get(origin)
         if kept is None or kept.door is None:
             return
+        # Should its plan not be readable it connects to nothing, and not as its origin does.
+        kept.members[pid] = Member(doors.Reach(pid, (), (), network=False))
+        kept.is_shared = True
+        self._by_pid[pid] = kept
         with open(launch_file, encoding="utf-8") as file:
             plan = json.load(file)["walls"]
         kept.members[pid] = Member(doors.reach_of(pid, plan))
-        self._by_pid[pid] = kept
 
     def __contains__(self, fd: int) -> bool:
         """Say whether a descriptor is one of a door."""
@@ -128,7 +134,8 @@ class Doors:
         except Exception:  # what it brings is this kernel's own harm: nobody in it connects then
             traceback.print_exc()
             for pid in [kept.pid, *kept.members]:
-                self.close(pid)
+                if self._by_pid.get(pid) is kept:  # the first may be gone, and its number another's
+                    self.close(pid)
 
     def close(self, pid: int) -> None:
         """Have nothing to do with a kernel's door any more: connecting fails there."""

@@ -362,19 +362,20 @@ class ForkServer:
         """
         pid = request["pid"]
         try:
+            self._doors.share(request.get("origin", 0), pid, request["launch"])
+        except (OSError, LookupError, ValueError, TypeError):  # it connects to nothing then
+            traceback.print_exc()
+        try:
             pidfd = os.pidfd_open(pid)
-        except OSError:  # it has ended already
+        except OSError:  # it has ended already, or this process has no descriptor left
             return
         started = request["started"]
         if not is_still(pid, started):
             os.close(pidfd)
+            self._doors.close(pid)
             return
         self._watched[pidfd] = (pid, started, request["launch"])
         self._poller.register(pidfd, select.POLLIN)
-        try:
-            self._doors.share(request.get("origin", 0), pid, request["launch"])
-        except (OSError, LookupError, ValueError, TypeError):  # it has no door then
-            traceback.print_exc()
 
     def _unwatch(self, pidfd: int) -> None:
         self._note_ends()  # of one that became our child while we know what it was

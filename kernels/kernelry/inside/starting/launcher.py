@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any, NoReturn, TextIO
 
 from ..calls import open_strictly
-from ..processes import OWN_FILE, descriptors
+from ..processes import OWN_FILE, descriptors, lower_rank
 from ..walls import guard
 from .entering import BRANCHES, end_without, enter, keep_lifeline
 from .own import Own, forget_secrets
@@ -135,9 +135,8 @@ def live(app: Any, launch: dict[str, Any], before: frozenset[int]) -> None:
             if copy.is_frozen:
                 copy = freeze(app, copy, old, launch, before)
                 old, launch = launch, copy.launch()
-            if launch["directory"] != old["directory"] and launch["walls"]["level"] != "process":
-                launch["walls"]["write"] += own_room()
-                guard.narrow(old["walls"], launch["walls"])
+            if launch["directory"] != old["directory"]:
+                enter_another(old["walls"], launch["walls"])
             become(app, old, launch)
             make_room()
             redirect_stdio(launch)
@@ -150,6 +149,14 @@ def live(app: Any, launch: dict[str, Any], before: frozenset[int]) -> None:
         except BaseException:
             give_up(launch)
         say_ready(copy.ready_fd)
+
+
+def enter_another(old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Leave the walls of a session for those of another one, which are within them."""
+    lower_rank()
+    if new["level"] != "process":
+        new["write"] += own_room()
+        guard.narrow(old, new)
 
 
 def freeze(

@@ -17,7 +17,7 @@ PREFIX = "pymp-"  # of what multiprocessing.util.get_temp_dir makes
 OWN_BYTES = 40  # of the names that multiprocessing adds
 LIMIT = 107
 PLACES = ("/tmp", "/dev/shm")  # in a box both are the session's own, at guard the second one is
-TRIES = 50
+TRIES, SHORT = 20, 10
 MADE = "kernelry_room"  # attribute of what we have put in the place of a function
 #: where there is room; a copy's is its own, in its origin's
 places: list[str] = list(PLACES)
@@ -49,8 +49,8 @@ def own_room() -> list[str]:
     Returns:
         The folder, with a short name, or nothing: its origin has none that is private.
     """
-    for _ in range(TRIES):
-        folder = os.path.join(places[-1], secrets.token_hex(1))
+    for number in range(TRIES):  # most names are taken when there are many, or somebody takes them
+        folder = os.path.join(places[-1], secrets.token_hex(1 if number < SHORT else 4))
         try:
             os.mkdir(folder, 0o700)
         except FileExistsError:
