@@ -27,7 +27,6 @@ LINKS = 40  # that Linux follows from one path
 UNKNOWN_HOLDER = "another process"
 DATABASE_NAME = "kernelry.sqlite"
 LOCK_NAME = "lock"
-BRANCHES = "branches"  # beside the directories of sessions, which have other names
 AREA = "-"  # ends the name of the area of a branch
 NUMBERED_STATE_DIRS = 64  # how many servers of one user may run with a state of their own
 
@@ -106,7 +105,15 @@ class StateDirectory:
     @property
     def branches(self) -> Path:
         """Holds what copies of kernels behind walls may write: each has an area for its own."""
-        return self.sessions / BRANCHES
+        return self.path / "branches"
+
+    def place(self, name: str) -> Path:
+        """Return the private directory of a session.
+
+        Args:
+            name: As its record says: relative to those of sessions.
+        """
+        return Path(os.path.normpath(self.sessions / name))
 
     def area(self, directory: Path) -> Path:
         """Return where a session's kernel, behind walls, may write for copies of it.

@@ -430,7 +430,7 @@ class Sessions(Directory):
         named = None if session_ids is None else self.matching(session_ids)
         chosen, kept = choose(named, self._sessions.values(), older_than=older_than)
         known = {session.directory.name for session in self._sessions.values()}
-        known |= self._launches.made | {self._ground.state.branches.name}
+        known |= self._launches.made
         stray = await in_thread(find_stray, self.sessions_dir, known)
         report = CleanUpReport(
             deleted=[session.id for session in chosen],

@@ -174,7 +174,7 @@ async def test_a_branch_reaches_nothing_of_the_server(live: Sessions, config: Co
 import os
 found = []
 for path in ({str(state)!r}, {str(state / "kernelry.sqlite")!r}, {str(state / "checkpoints")!r},
-             {str(live.sessions_dir)!r}, {str(live.sessions_dir / "branches")!r}):
+             {str(live.sessions_dir)!r}, {str(state / "branches")!r}):
     try:
         os.close(os.open(path, os.O_RDONLY)); found.append(path)
     except OSError: pass
@@ -289,7 +289,7 @@ async def test_what_an_origin_puts_where_a_branch_was_leads_nobody_elsewhere(
 
 def branches_of(live: Sessions, origin: Session) -> list[str]:
     """Return what is left in the area of a session."""
-    area = live.sessions_dir / "branches" / origin.directory.name
+    area = live.sessions_dir.parent / "branches" / origin.directory.name
     return sorted(os.listdir(area)) if area.is_dir() else []
 
 

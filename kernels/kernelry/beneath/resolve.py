@@ -38,7 +38,8 @@ def follow_none_below(folder: Path) -> None:
 
 def strict_root(path: Path) -> Path | None:
     """Return the folder below which a path lies in which no link is followed; None: in none."""
-    return next((folder for folder in _strict if path.is_relative_to(folder)), None)
+    plain = Path(os.path.normpath(path))
+    return next((folder for folder in _strict if plain.is_relative_to(folder)), None)
 
 
 def make_private(path: Path) -> None:
@@ -51,7 +52,7 @@ def make_private(path: Path) -> None:
         path.mkdir(mode=PRIVATE_FOLDER_MODE, parents=True, exist_ok=True)
         return
     top.mkdir(mode=PRIVATE_FOLDER_MODE, parents=True, exist_ok=True)
-    below = path.relative_to(top).as_posix()
+    below = Path(os.path.relpath(path, top)).as_posix()
     with folder(top, below, make=True, mode=PRIVATE_FOLDER_MODE):
         return
 
@@ -136,7 +137,7 @@ def _root(root: Path) -> Iterator[int]:
     fd = os.open(top or root, ENTER & ~os.O_NOFOLLOW)
     try:
         if top is not None:
-            outer, fd = fd, _open(fd, root.relative_to(top).parts, ENTER)
+            outer, fd = fd, _open(fd, Path(os.path.relpath(root, top)).parts, ENTER)
             os.close(outer)
         yield fd
     finally:

@@ -209,8 +209,9 @@ def real(paths: Iterable[Path | str]) -> list[str]:
     found: dict[str, None] = {}
     for path in map(Path, paths):
         if top := strict_root(path):
-            found[str(path)] = None
-            found[str(top.resolve() / path.relative_to(top))] = None
+            below = os.path.relpath(path, top)
+            found[str(top / below)] = None
+            found[str(top.resolve() / below)] = None
         elif path.exists() or path.is_symlink():
             found[str(path.absolute())] = None
             found[str(path.resolve())] = None

@@ -7,6 +7,7 @@ write the scripts that it imports.
 import ast
 import base64
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -130,7 +131,7 @@ async def export(
     def write() -> Exported:
         chapters = []
         for record, executions in told:
-            spill_dir = sessions_dir / record.directory / "spill"
+            spill_dir = Path(os.path.normpath(sessions_dir / record.directory / "spill"))
             chapter = Chapter(record, executions, spill_dir)
             if form is Form.NOTEBOOK:
                 brought = (packages or {}).get(record.id, ()), scripts_of(executions, workspace)

@@ -75,13 +75,13 @@ class Launches:
         return name
 
     def new_branch(self, origin: Path) -> str:
-        """Return a name for the private directory of a branch: its path below those of sessions.
+        """Return a name for the private directory of a branch: its path from those of sessions.
 
         Args:
             origin: That of its origin.
         """
-        area = self.state.area(origin).relative_to(self.state.sessions)
-        name = f"{area}/{secrets.token_hex(4)}"
+        area = self.state.area(origin).relative_to(self.state.path)
+        name = f"../{area}/{secrets.token_hex(4)}"
         self.made.add(name)
         return name
 

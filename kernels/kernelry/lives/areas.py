@@ -24,7 +24,7 @@ def unused_above(state: StateDirectory, directory: Path, used: Collection[str]) 
         used: The directories of all other sessions, as their records say.
     """
     area = state.area(directory)
-    while not any(is_for(state, area, state.sessions / name) for name in used):
+    while not any(is_for(state, area, state.place(name)) for name in used):
         if area.parent == state.branches:  # that of a session which is no branch
             yield area
             return
@@ -41,10 +41,10 @@ def unused_below(state: StateDirectory, used: Collection[str]) -> Iterator[Path]
         state: The state directory.
         used: The directories of all sessions, as their records say.
     """
-    directories = {state.sessions / name for name in used}
+    directories = {state.place(name) for name in used}
     areas = {state.branches}
     for path in directories:
-        areas |= {above for above in (state.area(path), *path.parents) if above != state.sessions}
+        areas.update((state.area(path), *path.parents))
     looked = [state.branches]
     for area in looked:  # it grows while we go through it
         unused = []

@@ -42,6 +42,7 @@ from kernelry.specs import ID, check_spec, check_values
 BETWEEN = "branches begin between two executions"
 MOST = 100  # branches that are made at once
 DEEPEST = 13  # branches of branches behind walls: Linux has 16 layers, the code may want some
+ABOVE = 2  # separators in what leads to the area of a session that is no branch
 OWN_BYTES = 16 << 20  # of memory that each needs at least; what they share costs nothing
 #: what a branch has from its origin, and can't be given otherwise
 INHERITED = (
@@ -201,7 +202,7 @@ class Branching:
         if origin.walls.isolation is Isolation.PROCESS:
             return list(records)
         launches = origin.services.launches
-        if origin.record.directory.count("/") > DEEPEST:
+        if depth_of(origin.record.directory) >= DEEPEST:
             raise NoCopyError(
                 f"it is the {DEEPEST}th branch of a branch: walls have no more layers"
             )
@@ -307,6 +308,11 @@ class Branching:
             for branch in made if spec.packages else ():
                 await furnish(branch.session, spec.packages)
             stack.pop_all()
+
+
+def depth_of(directory: str) -> int:
+    """Return how many origins a session has whose walls are narrowed in its own; see `areas`."""
+    return max(directory.count("/") - ABOVE, 0)
 
 
 def about(branch: Branch, origin: str) -> dict[str, object]:

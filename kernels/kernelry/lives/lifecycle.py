@@ -287,7 +287,7 @@ class Lifecycle:
         launches = self._services.launches
         if not record.directory:
             record = replace(record, directory=launches.new_name())
-        directory = launches.state.sessions / record.directory
+        directory = launches.state.place(record.directory)
         python = Path(record.python) if record.python else launches.python
         environment = launches.session_environment(directory, python)
         return Session(record, directory, environment, self._services)

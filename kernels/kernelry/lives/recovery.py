@@ -214,7 +214,6 @@ class Recovery:
     def _find_garbage(self, kernels: dict[str, KernelRecord]) -> list[Path]:
         kept = {session.record.directory for session in self._sessions.values()}
         sockets = self._claimed(kernels)
-        kept.add(self._state.branches.name)
         garbage = [path for path in entries(self._state.sessions) if path.name not in kept]
         garbage += unused_below(self._state, kept)
         runtime = entries(self._state.runtime)
