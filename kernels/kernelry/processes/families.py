@@ -120,7 +120,8 @@ def children(pid: int) -> list[int]:
 
 def is_branch(pid: int) -> bool:
     """Say whether a process is a kernel that was forked from another."""
-    return pid in branches and process_start(pid) == branches[pid]
+    started = branches.get(pid)  # which may go meanwhile: this is asked in threads
+    return started is not None and process_start(pid) == started
 
 
 def all_children(pid: int) -> list[int]:
