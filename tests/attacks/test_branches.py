@@ -167,7 +167,7 @@ async def test_a_branch_whose_origin_is_gone_is_as_far_from_others(live: Session
     assert {"connected", "connected_in_the_workspace"} <= await through(live, later, later)
 
 
-async def test_a_branch_reaches_nothing_of_the_server(live: Sessions, config: Config) -> None:
+async def test_a_branch_reaches_nothing_of_the_server(live: Sessions) -> None:
     session = await branch_of(live, await live.create(SessionSpec(id="a")), "b")
     state = live.sessions_dir.parent
     code = f"""
@@ -238,7 +238,7 @@ PUT = {
 
 @pytest.mark.parametrize("put", PUT)
 async def test_what_an_origin_puts_where_a_branch_was_leads_nobody_elsewhere(
-    live: Sessions, tmp_path: Path, put: str
+    live: Sessions, put: str
 ) -> None:
     """All that the server does there it does beneath: at the end, at a start, for a script."""
     origin = await live.create(SessionSpec(id="a"))

@@ -150,7 +150,10 @@ class LiveCheckpoints:
                 session, origin, kept.frozen, f"checkpoint {checkpoint.id} was restored"
             )
         except NoCopyError as error:
-            raise CheckpointError(f"it can't be restored: {error.why}; nothing was.") from error
+            msg = f"it can't be restored: {error.why}; nothing was."
+            if session is not origin:
+                msg += f" Restore it into '{origin.id}'; one without live=true goes to any session."
+            raise CheckpointError(msg) from error
         except KernelStartError as error:
             msg = f"its kernel did not come to be: {error} restore_checkpoint tries again."
             raise CheckpointError(msg) from error

@@ -23,10 +23,12 @@ def unused_above(state: StateDirectory, directory: Path, used: Collection[str]) 
         directory: What is gone.
         used: The directories of all other sessions, as their records say.
     """
+    branches = [state.place(name) for name in used if "/" in name]  # few of many, most often
     area = state.area(directory)
-    while not any(is_for(state, area, state.place(name)) for name in used):
+    while not any(is_for(state, area, branch) for branch in branches):
         if area.parent == state.branches:  # that of a session which is no branch
-            yield area
+            if area.name not in used:
+                yield area
             return
         yield area
         area = area.parent

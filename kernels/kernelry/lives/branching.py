@@ -204,7 +204,7 @@ class Branching:
         launches = origin.services.launches
         if depth_of(origin.record.directory) >= DEEPEST:
             raise NoCopyError(
-                f"it is the {DEEPEST}th branch of a branch: walls have no more layers"
+                f"'{origin.id}' is the {DEEPEST}th branch in a row: walls have no more layers"
             )
         return [
             replace(record, directory=launches.new_branch(origin.directory)) for record in records

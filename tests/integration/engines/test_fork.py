@@ -54,7 +54,7 @@ async def test_kernels_are_forked_from_one_process(sessions: Sessions) -> None:
 async def test_kernels_that_nobody_has_leave_no_directory(config: Config) -> None:
     async with Sessions(replace(config, warm=1)) as sessions:
         await sessions.wait_until_warm()
-        (warm,) = folders(sessions)  # nothing is left of how forking was tried
+        (warm,) = sessions.sessions_dir.iterdir()  # nothing is left of how forking was tried
         (kernel,) = psutil.Process(sessions.fork_server_pid).children()
         kernel.kill()
         await asyncio.to_thread(kernel.wait, HANG)
@@ -63,16 +63,9 @@ async def test_kernels_that_nobody_has_leave_no_directory(config: Config) -> Non
         async with asyncio.timeout(HANG):
             while warm.exists():
                 await asyncio.sleep(0.01)
-    assert folders(sessions) == [session.directory]
-    areas = (
-        sessions.sessions_dir.parent / "branches"
-    )  # where copies of kernels behind walls may write
+    assert [path.name for path in sessions.sessions_dir.iterdir()] == [session.directory.name]
+    areas = sessions.sessions_dir.parent / "branches"  # of kernels behind walls, for their copies
     assert {path.name for path in areas.glob("*")} <= {session.directory.name}
-
-
-def folders(sessions: Sessions) -> list[Path]:
-    """Return the private folders that there are."""
-    return list(sessions.sessions_dir.iterdir())
 
 
 async def test_a_warm_kernel_is_handed_over_with_its_directory(config: Config) -> None:
