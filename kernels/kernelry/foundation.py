@@ -11,7 +11,6 @@ from kernelry.apart import in_thread
 from kernelry.artifacts import Artifacts, Keeper
 from kernelry.config import Config, interpreter
 from kernelry.crashpoints import crash_point
-from kernelry.engines import Walls
 from kernelry.errors import KernelStartError
 from kernelry.launching import Launches, Levels, check_workspace, writable
 from kernelry.models import Isolation
@@ -19,6 +18,7 @@ from kernelry.packages import Installer, Interpreters
 from kernelry.paths import StateDirectory, Workspace, claim_state_directory
 from kernelry.shielding import to_the_end
 from kernelry.store import Store
+from kernelry.walls import Walls
 from kernelry.workspace import Watch
 from kernelry.yielding import yielding
 

@@ -22,7 +22,7 @@ from kernelry.artifacts import Artifacts
 from kernelry.checkpoints import Checkpoints
 from kernelry.config import Config
 from kernelry.directory import Directory
-from kernelry.engines import Started, Walls
+from kernelry.engines import Started
 from kernelry.errors import (
     ExecutionNotFoundError,
     InvalidArgumentError,
@@ -61,6 +61,7 @@ from kernelry.shielding import abandon, given_up
 from kernelry.specs import check_code, check_parent
 from kernelry.store import Store
 from kernelry.templates import applied
+from kernelry.walls import Walls
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from kernelry import ExecutionStatus, Limits, config
-from kernelry.engines import guardians, launch, servers, walls
+from kernelry import ExecutionStatus, Limits, config, walls
+from kernelry.engines import guardians, launch, servers
 from kernelry.errors import KernelryError
 from kernelry.processes import parent_of
 from tests.acceptance.harness import until

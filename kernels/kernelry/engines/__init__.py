@@ -7,11 +7,8 @@ from kernelry.engines.kernel import LocalKernel
 from kernelry.engines.launch import Environment, Launch, OutputLimits
 from kernelry.engines.local import LocalEngine
 from kernelry.engines.pool import WarmKernel, WarmPool
-from kernelry.engines.walls import INSIDE, SYSTEM, Walls, links, outside, own_paths
 
 __all__ = [
-    "INSIDE",
-    "SYSTEM",
     "Environment",
     "FrozenKernel",
     "Launch",
@@ -21,11 +18,7 @@ __all__ = [
     "OutputLimits",
     "Profile",
     "Started",
-    "Walls",
     "WarmKernel",
     "WarmPool",
     "held",
-    "links",
-    "outside",
-    "own_paths",
 ]

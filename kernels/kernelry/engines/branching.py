@@ -19,7 +19,6 @@ from kernelry.apart import in_thread
 from kernelry.engines.forkserver import ForkServer
 from kernelry.engines.kernel import LocalKernel, record_of, remove_files
 from kernelry.engines.launch import Launch, await_ready, ready_pipe
-from kernelry.engines.walls import Walls
 from kernelry.errors import KernelSilentError, KernelStartError
 from kernelry.messaging import BRANCHES, PORTS, Connection
 from kernelry.models import KernelRecord
@@ -36,6 +35,7 @@ from kernelry.processes import (
     waited,
 )
 from kernelry.shielding import to_the_end
+from kernelry.walls import Walls
 
 PACKET_BYTES = 1 << 16
 BACKLOG = 100

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from kernelry.engines.launch import Launch, await_ready, ready_pipe
-from kernelry.engines.walls import INSIDE
 from kernelry.errors import KernelStartError
 from kernelry.messaging import Connection
 from kernelry.models import Isolation
@@ -31,6 +30,7 @@ from kernelry.processes import (
     is_known,
     parent_of,
 )
+from kernelry.walls import INSIDE
 
 log = logging.getLogger(__name__)
 

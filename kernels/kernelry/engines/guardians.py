@@ -22,9 +22,9 @@ from typing import Any
 from kernelry.engines.forkserver import ForkServer, Inventory, Profile
 from kernelry.engines.kernel import LocalKernel, handshake, prove, remove_files
 from kernelry.engines.launch import Launch, log_tail
-from kernelry.engines.walls import INSIDE
 from kernelry.errors import KernelStartError
 from kernelry.messaging import Channels, Connection
+from kernelry.walls import INSIDE
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,6 @@ from kernelry import bounds
 from kernelry.apart import in_thread
 from kernelry.beneath import put_aside, remove_tree
 from kernelry.engines.forkserver import ForkServer
-from kernelry.engines.walls import Walls
 from kernelry.errors import KernelSilentError, KernelStartError
 from kernelry.messaging import Channels, Connection, Entry, Message, parse, understood
 from kernelry.models import KernelRecord
@@ -23,6 +22,7 @@ from kernelry.processes import (
     is_known,
     known_group,
 )
+from kernelry.walls import Walls
 
 RESEND_AFTER = 0.1  # seconds without IOPub after which readiness is asked for again
 SHUTDOWN_GRACE = 0.5  # seconds an asked kernel has to run its exit handlers

@@ -16,12 +16,12 @@ from typing import Any
 from kernelry import bounds
 from kernelry.apart import in_thread
 from kernelry.beneath import make_private, reading, remove_tree
-from kernelry.engines.walls import INSIDE, Walls, own_paths
 from kernelry.errors import KernelStartError
 from kernelry.messaging import Connection
 from kernelry.models import Isolation
 from kernelry.processes import KERNEL_MARK, KernelProcess, is_readable
 from kernelry.shielding import to_the_end
+from kernelry.walls import INSIDE, Walls, own_paths
 
 NEEDED_BYTES = 1 << 20  # a log, a journal, IPython's profile
 LOG_LINES = 20  # lines of the kernel's log that a failed start quotes

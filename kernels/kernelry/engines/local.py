@@ -23,7 +23,6 @@ from kernelry.engines.kernel import LocalKernel, handshake, is_same_process, pro
 from kernelry.engines.launch import Launch
 from kernelry.engines.servers import ForkServers
 from kernelry.engines.spawn import spawn
-from kernelry.engines.walls import Walls
 from kernelry.errors import KernelStartError
 from kernelry.messaging import BRANCHES, PORTS, Channels, Connection, new_id
 from kernelry.models import Isolation, KernelRecord, Limits
@@ -41,6 +40,7 @@ from kernelry.processes import (
     set_oom_score,
 )
 from kernelry.shielding import to_the_end
+from kernelry.walls import Walls
 
 CHANNELS = [PORTS[name] for name in ("shell", "iopub", "control")]  # no kernel is without
 START_DEADLINE = 60.0  # seconds from the start of a process to its answer

@@ -12,12 +12,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from kernelry.config import Config
-from kernelry.engines import Walls
 from kernelry.errors import ConflictError, IsolationError
 from kernelry.launching.places import check_places
 from kernelry.models import Isolation, SessionRecord, SessionSpec
 from kernelry.processes import can_group
 from kernelry.programs import run_program
+from kernelry.walls import Walls
 
 log = logging.getLogger(__name__)
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kernelry.config import AUTO_PRELOADS, Config, kernel_environment
-from kernelry.engines import Launch, Profile, Walls
+from kernelry.engines import Launch, Profile
 from kernelry.packages import Installer, Interpreters, SessionEnvironment
 from kernelry.paths import StateDirectory
+from kernelry.walls import Walls
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from kernelry.config import Config
-from kernelry.engines import own_paths
 from kernelry.errors import IsolationError
 from kernelry.paths import is_within, leads_through, runtime_base
+from kernelry.walls import own_paths
 
 #: variables that name what programs of ours read, and trust
 TRUSTED_VARIABLES = ("UV_CACHE_DIR", "UV_CONFIG_FILE", "NETRC", "SSL_CERT_FILE", "SSL_CERT_DIR")

@@ -14,7 +14,6 @@ from kernelry.engines import (
     LocalKernel,
     NoCopyError,
     Started,
-    Walls,
     WarmKernel,
     WarmPool,
 )
@@ -23,6 +22,7 @@ from kernelry.launching.descriptors import check_descriptors
 from kernelry.launching.isolation import Levels, check_network
 from kernelry.launching.launches import Launches
 from kernelry.packages import SessionEnvironment, check_place
+from kernelry.walls import Walls
 
 GUARDIAN_DEADLINE = 10.0  # seconds for a fork server to start, before kernels are left to it
 

@@ -25,7 +25,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kernelry import bounds
-from kernelry.engines import INSIDE, Walls
 from kernelry.packages.distributions import canonical
 from kernelry.packages.interpreters import Interpreter
 from kernelry.packages.merging import plan_merge, read_below
@@ -42,6 +41,7 @@ from kernelry.packages.wheels import Expected, take_wheel
 from kernelry.paths import private_directory
 from kernelry.programs import Completed, run_program
 from kernelry.shielding import to_the_end
+from kernelry.walls import INSIDE, Walls
 
 # Older versions of uv break their lines.
 #: what uv would install

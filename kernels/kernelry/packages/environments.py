@@ -18,7 +18,7 @@ from pathlib import Path
 
 from kernelry.apart import Apart, in_thread
 from kernelry.beneath import folder, make_private, remove_tree
-from kernelry.engines import Environment, Walls
+from kernelry.engines import Environment
 from kernelry.errors import InstallError
 from kernelry.models import Isolation
 from kernelry.packages.distributions import Package, packages
@@ -26,6 +26,7 @@ from kernelry.packages.installs import Installation, Installer
 from kernelry.packages.uv import uv_binary
 from kernelry.programs import run_program
 from kernelry.shielding import to_the_end
+from kernelry.walls import Walls
 
 LOG_BYTES = 256 << 10  # of a session's install.log; half of it is kept when it is full
 LINE_CHARS = 200  # of the newest line

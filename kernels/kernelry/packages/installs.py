@@ -20,7 +20,6 @@ from pathlib import Path
 
 from kernelry import bounds
 from kernelry.beneath import ASIDE, folder, make_private, put_aside, remove_tree
-from kernelry.engines import INSIDE, Walls
 from kernelry.errors import InstallError
 from kernelry.models import Limits
 from kernelry.packages.builds import FOLDERS, NO_WHEEL, PLANNED, Builds, pins_of
@@ -34,6 +33,7 @@ from kernelry.packages.uv import uv_binary
 from kernelry.paths import private_directory
 from kernelry.programs import Completed, run_program
 from kernelry.shielding import to_the_end
+from kernelry.walls import INSIDE, Walls
 
 Install = Callable[[Path, Sequence[str]], Awaitable[Completed]]
 

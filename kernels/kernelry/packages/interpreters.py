@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kernelry.beneath import reading
-from kernelry.engines import SYSTEM, Walls, links, own_paths
 from kernelry.errors import InvalidArgumentError
 from kernelry.models import Limits
 from kernelry.packages.distributions import distributions
 from kernelry.paths import is_within
 from kernelry.programs import run_program
+from kernelry.walls import SYSTEM, Walls, links, own_paths
 
 OLDEST = (3, 11)  # of Python
 OLDEST_IPYKERNEL = (6, 29)

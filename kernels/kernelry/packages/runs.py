@@ -11,9 +11,9 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernelry.engines import Walls
 from kernelry.packages.uv import Aside, pip_arguments, uv_command
 from kernelry.programs import Completed, Waiting, run_program, waiting_program
+from kernelry.walls import Walls
 
 TOLD_LATER = "-"  # as a program's name; see inside/walls/confined.py
 SHORTEST = 0.1  # seconds that a run gets when there are none left

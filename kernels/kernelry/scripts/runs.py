@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from kernelry.beneath import make_private
-from kernelry.engines import outside
 from kernelry.programs import Completed, run_program
 from kernelry.session import Session
 from kernelry.shielding import to_the_end
 from kernelry.usage import ScriptRun
+from kernelry.walls import outside
 from kernelry.workspace import scripts
 
 

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from kernelry.engines import LocalKernel, Walls
+from kernelry.engines import LocalKernel
 from kernelry.errors import KernelSilentError
 from kernelry.models import SessionRecord
 from kernelry.packages import InstallReport, SessionEnvironment
 from kernelry.session import inspection
 from kernelry.session.services import Services
+from kernelry.walls import Walls
 
 
 class Owner(Protocol):

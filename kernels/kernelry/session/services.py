@@ -9,13 +9,14 @@ from typing import Any, Protocol
 
 from kernelry.apart import Apart
 from kernelry.artifacts import Artifacts, Keeper
-from kernelry.engines import LocalKernel, Walls
+from kernelry.engines import LocalKernel
 from kernelry.launching import Launches
 from kernelry.packages import SessionEnvironment
 from kernelry.paths import Workspace
 from kernelry.session.undoing import Undoing
 from kernelry.store import Store
 from kernelry.usage import Scripts
+from kernelry.walls import Walls
 from kernelry.workspace import Watch
 
 log = logging.getLogger(__name__)

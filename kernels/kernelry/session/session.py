@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kernelry.beneath import writing
 from kernelry.crashpoints import crash_point
-from kernelry.engines import LocalKernel, Walls
+from kernelry.engines import LocalKernel
 from kernelry.errors import (
     ConflictError,
     KernelDeadError,
@@ -39,6 +39,7 @@ from kernelry.session.services import Services, isolated
 from kernelry.shielding import to_the_end
 from kernelry.transitions import HELPS, Opening
 from kernelry.usage import oom_kills
+from kernelry.walls import Walls
 
 DEFAULT = "default"  # the session that is always there
 #: what is opened in a session's directory before its kernel's walls stand: the kernel before may

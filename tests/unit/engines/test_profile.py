@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from kernelry.engines import INSIDE, forkserver
+from kernelry.engines import forkserver
 from kernelry.engines.forkserver import Profile
+from kernelry.walls import INSIDE
 
 
 def test_a_fork_server_with_another_code_for_kernels_is_another_one(

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from kernelry.engines.launch import cloudpickle as own_cloudpickle
-from kernelry.engines.walls import INSIDE
+from kernelry.walls import INSIDE
 
 PACKAGE = "inside_of_a_snapshot_test"
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from kernelry.engines import Walls
 from kernelry.packages import Interpreters
+from kernelry.walls import Walls
 
 
 def test_what_sessions_can_change_is_left_out_and_what_is_no_path_stays(

@@ -5,7 +5,7 @@ closes TCP; seccomp closes what Landlock has no rules for; capabilities are give
 it can be taken back, and none needs a privilege. It must be in force before the process has
 a second thread: Landlock binds the thread that asks for it, and code could move to another.
 
-What the walls are is decided by the server (kernelry/engines/walls.py); this only builds them
+What the walls are is decided by the server (kernelry/walls.py); this only builds them
 and looks whether they stand. Not covered: mode, owner and times of files of the same user.
 """
 

@@ -20,7 +20,7 @@ from kernelry.beneath import strict_root
 from kernelry.errors import IsolationError
 from kernelry.models import Isolation, Limits
 
-INSIDE = Path(__file__).parents[1] / "inside" / "__main__.py"
+INSIDE = Path(__file__).parent / "inside" / "__main__.py"
 HELD_BACK = "KERNELRY_HELD_BACK_"  # see inside/walls/confined.py
 LINKS = 40  # that Linux follows from one path
 BOX_TMP_BYTES = 1 << 30  # size of a box's own /tmp
