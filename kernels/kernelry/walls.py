@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from kernelry.beneath import strict_root
-from kernelry.errors import IsolationError
 from kernelry.models import Isolation, Limits
 
 INSIDE = Path(__file__).parent / "inside" / "__main__.py"
@@ -84,18 +83,17 @@ class Walls:
         has_walls = self.isolation is not Isolation.PROCESS
         reads, writes = list(reads), list(writes)
         tops = {top for path in (*reads, *writes) if (top := strict_root(Path(path)))}
-        if tops and self.isolation is Isolation.BOX:
-            raise IsolationError(
-                "the folder of a branch that was made at level 'guard' can't be mounted in a box: "
-                "its origin can change the way to it. Restore a checkpoint of it elsewhere."
-            )
+        unfollowed = sorted({str(path) for top in tops for path in (top, top.resolve())})
+        read = [*system_reads(), *real([*reads, *self.allow_read])] if has_walls else []
+        written = real([*writes, *self.allow_write]) if has_walls else []
         return {
             "level": self.isolation.value,
             "network": self.network,
             "limits": self.limits.of_a_process,
-            "read": [*system_reads(), *real([*reads, *self.allow_read])] if has_walls else [],
-            "write": real([*writes, *self.allow_write]) if has_walls else [],
-            "unfollowed": sorted({str(path) for top in tops for path in (top, top.resolve())}),
+            "read": read,
+            "write": written,
+            "unfollowed": unfollowed,
+            "shares_folders": any(mount_of(path, unfollowed) != path for path in [*read, *written]),
             "device": [*DEVICES, *self._terminals, *gpus()],
             "shared": [SHARED_MEMORY],
             "sockets": real(sockets) if has_walls else [],
@@ -167,9 +165,13 @@ class Walls:
         linked = [path for path in ROOT_LINKS if Path(path).is_symlink()]
         for path in linked:
             argv += ["--symlink", str(Path(path).readlink()), path]
-        written = [*plan["write"], *plan["sockets"]]
+
+        def mount(*paths: str) -> list[str]:
+            return list(dict.fromkeys(mount_of(path, plan["unfollowed"]) for path in paths))
+
+        written = mount(*plan["write"], *plan["sockets"])
         mounted = ["/proc", *linked, *written]
-        for path in sorted(plan["read"], key=len):
+        for path in sorted(mount(*plan["read"]), key=len):
             if not is_below(path, mounted):
                 mounted.append(path)
                 argv += ["--ro-bind-try", path, path]
@@ -216,6 +218,22 @@ def real(paths: Iterable[Path | str]) -> list[str]:
             found[str(path.absolute())] = None
             found[str(path.resolve())] = None
     return list(found)
+
+
+def mount_of(path: str, unfollowed: Iterable[str]) -> str:
+    """Return what is mounted for a path: itself, or what its way leads through.
+
+    Below some folders others can change the way, but for its first step. So all is mounted that is
+    behind that, and Landlock opens what is meant.
+
+    Args:
+        path: Where it is.
+        unfollowed: The folders.
+    """
+    for top in unfollowed:
+        if path.startswith(top + os.sep):
+            return str(Path(top, path[len(top) + 1 :].partition(os.sep)[0]))
+    return path
 
 
 def is_below(path: str, roots: Iterable[str]) -> bool:

@@ -7,7 +7,7 @@ import pytest
 from .harness import Agent, Answer, Place, stdio_agent
 
 PROCESS = ("--isolation", "process")
-at_each_level = pytest.mark.parametrize("level", ["process", "guard"])
+at_each_level = pytest.mark.parametrize("level", ["process", "guard", "box"])
 SETUP = "import threading\nrows = list(range(1000)); same = rows\ngate = threading.Lock()"
 
 
@@ -48,13 +48,14 @@ async def test_history_and_events_say_where_a_branch_began(place: Place) -> None
         assert branched["data"]["how"] == "live"
 
 
-async def test_in_boxes_the_answer_says_how_and_what_is_missing(place: Place) -> None:
-    async with stdio_agent(place, "--isolation", "box") as agent:
-        await agent.run(SETUP)
+async def test_by_a_checkpoint_the_answer_says_why_and_what_is_missing(place: Place) -> None:
+    async with stdio_agent(place) as agent:
+        await agent.run(SETUP + "\nfrom concurrent.futures import ThreadPoolExecutor")
+        await agent.run("pool = ThreadPoolExecutor(); pool.submit(int).result()")
         made = await agent.call("create_session", session_id="b", branch_of="default")
         (told,) = made.data["sessions"]
-        assert told["how"] == "checkpoint" and "box" in told["why"]
-        assert list(told["left_out"]) == ["gate"]
+        assert told["how"] == "checkpoint" and "a pool of threads" in told["why"]
+        assert sorted(told["left_out"]) == ["gate", "pool"]
         assert "By a checkpoint" in made.text and "- gate (_thread.lock)" in made.text
         assert await agent.value("(len(rows), same is rows)", "b") == "(1000, True)"
 

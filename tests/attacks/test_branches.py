@@ -17,9 +17,11 @@ import pytest
 from kernelry import Config, ExecutionStatus, Run, Session, Sessions, SessionSpec
 from kernelry.errors import KernelryError
 from kernelry.lives import promote
+from kernelry.processes import family, number_inside
 from kernelry.scripts import run_script
 from tests.attacks.conftest import need
 from tests.attacks.test_bite import Rule, weaken
+from tests.attacks.world import Level
 from tests.faults.kernels import HANG, printed, run, until, value
 
 #: what a session tries on another one: each prints what came of it
@@ -68,22 +70,28 @@ _ = open({folder!r} + '/secret', 'w').write('of {name}')
 """
 
 
+@pytest.fixture(params=["guard", "box"])
+def level(request: pytest.FixtureRequest) -> Level:
+    found: Level = request.param
+    need_level(found)
+    return found
+
+
 @pytest.fixture
-async def live(config: Config) -> AsyncIterator[Sessions]:
-    need_guard()
-    async with Sessions(replace(config, isolation="guard")) as service:
+async def live(config: Config, level: Level) -> AsyncIterator[Sessions]:
+    async with Sessions(replace(config, isolation=level)) as service:
         yield service
 
 
-def need_guard() -> None:
-    """Skip where there is no guard; in a thread, as it runs a loop of its own."""
+def need_level(level: Level) -> None:
+    """Skip where there is no such level; in a thread, as it runs a loop of its own."""
     import threading
 
     failed: list[BaseException] = []
 
     def ask() -> None:
         try:
-            need("guard")
+            need(level)
         except BaseException as error:
             failed.append(error)
 
@@ -106,7 +114,7 @@ async def through(live: Sessions, session: Session, victim: Session) -> set[str]
     given = {
         "FOLDER": str(victim.directory / "tmp"),
         "LISTENS": str(victim.directory / "tmp" / "listens"),
-        "PID": victim.kernel.process.pid,
+        "PID": number_inside(victim.kernel.process.leader),
         "SOCKET": str(live.workspace.root / f"{victim.id}.sock"),
         "CHANNEL": f"{victim.kernel.record.path}-1",
     }
@@ -206,16 +214,34 @@ RULES = {
 
 @pytest.mark.parametrize("name", RULES)
 async def test_without_its_rule_a_branch_reaches_its_origin(
-    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, level: Level
 ) -> None:
-    need_guard()
     patch, expected = RULES[name]
     weaken(Rule("", frozenset(), patch=patch), tmp_path, monkeypatch, looking=False)
-    async with Sessions(replace(config, isolation="guard")) as live:
+    async with Sessions(replace(config, isolation=level)) as live:
         origin = await live.create(SessionSpec(id="a"))
         session = await branch_of(live, origin, "b")
         await listening(live, origin)
         assert expected <= await through(live, session, origin)
+
+
+async def test_where_walls_can_not_be_narrowed_a_branch_has_a_kernel_of_its_own(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a box on Linux before 6.12, which does without Landlock."""
+    need_level("box")
+    patch = ("walls/guard.py", "NEEDED_ABI = 6", "NEEDED_ABI = 99")
+    weaken(Rule("", frozenset(), patch=patch), tmp_path, monkeypatch, looking=False)
+    async with Sessions(replace(config, isolation="box", kernel_start="spawn")) as live:
+        origin = await live.create(SessionSpec(id="a"))
+        await printed(live, origin, "import threading; lock = threading.Lock(); x = 5")
+        (made,) = (await live.branching.create(origin, SessionSpec(id="b"))).branches
+        assert not made.is_live and "can't be narrowed" in made.why
+        assert [item.name for item in made.left_out] == ["lock"]
+        kept = await live.checkpoints.create(origin, live=True)
+        await printed(live, origin, "x = 6")
+        await live.checkpoints.restore(kept.id, origin)  # the walls stay the same
+        assert await value(live, origin, "(x, lock.locked())") == "(5, False)"
 
 
 #: code of a branch, which looks for what a session kept in its folder
@@ -311,6 +337,13 @@ def has_ended(pid: int) -> bool:
         return True
 
 
+def seen_from_outside(session: Session, number: int) -> int:
+    """Return which of a session's processes has a number for itself."""
+    assert session.kernel is not None
+    members = family(session.kernel.process.leader)
+    return next(pid for pid in members if number_inside(pid) == number)
+
+
 ORPHAN = """
 import os, socket, sys, time
 while os.getppid() == int(sys.argv[1]): pass
@@ -335,15 +368,15 @@ def starting(program: str) -> str:
 
 
 @pytest.mark.parametrize("groups", [True, False], ids=["groups", "no groups"])
-async def test_what_a_dead_branch_left_is_ended(config: Config, groups: bool) -> None:
+async def test_what_a_dead_branch_left_is_ended(config: Config, groups: bool, level: Level) -> None:
     """It becomes its origin's child, and bears no name: its rank was set before, and stays."""
-    need_guard()
-    settings = replace(config, isolation="guard", control_groups=groups)
+    settings = replace(config, isolation=level, control_groups=groups)
     async with Sessions(settings) as live:
         origin = await live.create(SessionSpec(id="a"))
         session = await branch_of(live, origin, "b")
         await listening(live, origin)
-        pid = int(await printed(live, session, starting(ORPHAN.format(socket="a.sock"))))
+        number = int(await printed(live, session, starting(ORPHAN.format(socket="a.sock"))))
+        pid = seen_from_outside(session, number)
         assert not has_ended(pid)
         died = await run(live, session, "os._exit(3)")
         assert died.status is ExecutionStatus.DIED
@@ -352,16 +385,16 @@ async def test_what_a_dead_branch_left_is_ended(config: Config, groups: bool) ->
 
 
 async def test_what_a_dead_branch_left_connects_to_nothing_while_it_lives(
-    config: Config, monkeypatch: pytest.MonkeyPatch
+    config: Config, monkeypatch: pytest.MonkeyPatch, level: Level
 ) -> None:
     """Between its kernel's end and its own it is a child of its origin's kernel."""
-    need_guard()
     monkeypatch.setattr("kernelry.engines.branching.end_orphans", lambda pid: None)
-    async with Sessions(replace(config, isolation="guard", control_groups=False)) as live:
+    async with Sessions(replace(config, isolation=level, control_groups=False)) as live:
         origin = await live.create(SessionSpec(id="a"))
         session = await branch_of(live, origin, "b")
         await listening(live, origin)
-        pid = int(await printed(live, session, starting(ORPHAN.format(socket="a.sock"))))
+        number = int(await printed(live, session, starting(ORPHAN.format(socket="a.sock"))))
+        pid = seen_from_outside(session, number)
         assert (await run(live, session, "os._exit(3)")).status is ExecutionStatus.DIED
         told = live.workspace.root / "orphan.txt"
         await until(told.exists, "it has tried")

@@ -70,7 +70,7 @@ async def answered_health(sessions: Sessions, session: Session) -> Health:
 def pid_of(session: Session) -> int:
     """Return the process of a session's kernel."""
     assert session.kernel is not None
-    return session.kernel.process.pid
+    return session.kernel.process.leader
 
 
 async def halted(session: Session) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from typing import TypeAlias
 
 import pytest
 
@@ -11,7 +12,13 @@ from tests.acceptance.harness import Place, RawServer, until
 from .matrix import fault
 from .test_server_deaths import HANG, gone, kernel_pid, kill
 
-FLAGS = ("--isolation", "guard", "--orphan-timeout", "600")
+LEVELS = ("guard", "box")
+Flags: TypeAlias = tuple[str, ...]
+
+
+@pytest.fixture(params=LEVELS)
+def flags(request: pytest.FixtureRequest) -> Flags:
+    return ("--isolation", request.param, "--orphan-timeout", "600")
 
 
 def value(server: RawServer, code: str, session_id: str) -> str:
@@ -23,8 +30,8 @@ def value(server: RawServer, code: str, session_id: str) -> str:
 
 
 @fault("D2")
-def test_branches_outlive_the_server_and_then_their_origin(place: Place) -> None:
-    with RawServer(place, FLAGS) as server:
+def test_branches_outlive_the_server_and_then_their_origin(place: Place, flags: Flags) -> None:
+    with RawServer(place, flags) as server:
         assert until(place.has_fork_server, HANG)
         server.tool("create_session", session_id="a")
         server.tool("run_python_code", code="it = iter(range(9)); next(it)", session_id="a")
@@ -32,13 +39,13 @@ def test_branches_outlive_the_server_and_then_their_origin(place: Place) -> None
         server.tool("create_session", session_id="c", branch_of="b")
         pids = [kernel_pid(server, name) for name in "abc"]
         kill(server)
-    with RawServer(place, FLAGS) as after:
+    with RawServer(place, flags) as after:
         assert [kernel_pid(after, name) for name in "abc"] == pids
         os.kill(pids[0], signal.SIGKILL)
         assert until(lambda: gone(pids[0]), HANG)
         assert [value(after, "next(it)", name) for name in "bc"] == ["1", "1"]
         kill(after)
-    with RawServer(place, FLAGS) as last:
+    with RawServer(place, flags) as last:
         assert [value(last, "next(it)", name) for name in "bc"] == ["2", "2"]
         died = last.tool("run_python_code", code="import os; os._exit(5)", session_id="c")
         assert died["status"] == "died" and "exit code 5" in str(died)
@@ -51,14 +58,14 @@ def test_branches_outlive_the_server_and_then_their_origin(place: Place) -> None
 @fault("D2")
 @pytest.mark.parametrize("point", BRANCH_POINTS)
 def test_a_server_killed_while_it_branches_leaves_a_branch_or_none(
-    place: Place, point: str
+    place: Place, flags: Flags, point: str
 ) -> None:
-    with RawServer(place, FLAGS, env={VARIABLE: point}) as victim:
+    with RawServer(place, flags, env={VARIABLE: point}) as victim:
         assert until(place.has_fork_server, HANG)
         victim.tool("run_python_code", code="x = 5")
         victim.start_tool("create_session", session_id="b", branch_of="default")
         assert victim.process.wait(HANG) == -signal.SIGKILL
-    with RawServer(place, FLAGS) as after:
+    with RawServer(place, flags) as after:
         names = set(after.tool("list_sessions")["sessions"])
         assert names == ({"default", "b"} if point == "branch.saved" else {"default"})
         assert [value(after, "x", name) for name in names] == ["5"] * len(names)
@@ -69,8 +76,8 @@ def test_a_server_killed_while_it_branches_leaves_a_branch_or_none(
 
 
 @fault("D2")
-def test_a_fork_server_that_dies_takes_no_branch_along(place: Place) -> None:
-    with RawServer(place, FLAGS) as server:
+def test_a_fork_server_that_dies_takes_no_branch_along(place: Place, flags: Flags) -> None:
+    with RawServer(place, flags) as server:
         assert until(place.has_fork_server, HANG)
         server.tool("create_session", session_id="a")
         server.tool("run_python_code", code="x = [1]", session_id="a")

@@ -9,22 +9,25 @@ from kernelry.crashpoints import LIVE_POINTS, UNDO_POINTS, VARIABLE
 from tests.acceptance.harness import Place, RawServer, until
 
 from .matrix import fault
-from .test_branch_deaths import FLAGS, value
+from .test_branch_deaths import LEVELS, Flags, value
 from .test_server_deaths import HANG, gone, kernel_pid, kill
 
-ALL = (*FLAGS, "--toolsets", "all")
+
+@pytest.fixture(params=LEVELS)
+def flags(request: pytest.FixtureRequest) -> Flags:
+    return ("--isolation", request.param, "--orphan-timeout", "600", "--toolsets", "all")
 
 
 @fault("D2")
-def test_live_checkpoints_outlive_the_server_and_their_origin(place: Place) -> None:
-    with RawServer(place, ALL) as server:
+def test_live_checkpoints_outlive_the_server_and_their_origin(place: Place, flags: Flags) -> None:
+    with RawServer(place, flags) as server:
         assert until(place.has_fork_server, HANG)
         server.tool("create_session", session_id="a")
         server.tool("run_python_code", code="it = iter(range(9)); next(it)", session_id="a")
         kept = server.tool("create_checkpoint", session_id="a", live=True)["checkpoint_id"]
         pid = kernel_pid(server, "a")
         kill(server)
-    with RawServer(place, ALL) as after:
+    with RawServer(place, flags) as after:
         assert kernel_pid(after, "a") == pid
         assert after.tool("list_checkpoints")["checkpoints"][kept]["live"]
         os.kill(pid, signal.SIGKILL)
@@ -33,26 +36,26 @@ def test_live_checkpoints_outlive_the_server_and_their_origin(place: Place) -> N
             after.tool("restore_checkpoint", checkpoint_id=kept, session_id="a")
             assert value(after, "next(it)", "a") == "1"
         kill(after)
-    with RawServer(place, ALL) as last:
+    with RawServer(place, flags) as last:
         assert value(last, "next(it)", "a") == "2"
         last.tool("restore_checkpoint", checkpoint_id=kept, session_id="a")
         assert value(last, "next(it)", "a") == "1"
     assert not place.survivors(HANG)
-    with RawServer(place, ALL) as anew:
+    with RawServer(place, flags) as anew:
         assert kept not in anew.tool("list_checkpoints")["checkpoints"]
 
 
 @fault("D2")
 @pytest.mark.parametrize("point", LIVE_POINTS)
 def test_a_server_killed_while_it_freezes_leaves_a_checkpoint_or_none(
-    place: Place, point: str
+    place: Place, flags: Flags, point: str
 ) -> None:
-    with RawServer(place, ALL, env={VARIABLE: point}) as victim:
+    with RawServer(place, flags, env={VARIABLE: point}) as victim:
         assert until(place.has_fork_server, HANG)
         victim.tool("run_python_code", code="x = 5")
         victim.start_tool("create_checkpoint", session_id="default", live=True)
         assert victim.process.wait(HANG) == -signal.SIGKILL
-    with RawServer(place, ALL) as after:
+    with RawServer(place, flags) as after:
         found = list(after.tool("list_checkpoints")["checkpoints"])
         assert len(found) == (1 if point == "live.kept" else 0)
         assert value(after, "x", "default") == "5"
@@ -66,14 +69,15 @@ def test_a_server_killed_while_it_freezes_leaves_a_checkpoint_or_none(
 @fault("D2")
 def test_a_server_killed_while_it_restores_finds_the_kernel_dead_and_restores_it(
     place: Place,
+    flags: Flags,
 ) -> None:
-    with RawServer(place, ALL, env={VARIABLE: "live.ended"}) as victim:
+    with RawServer(place, flags, env={VARIABLE: "live.ended"}) as victim:
         assert until(place.has_fork_server, HANG)
         victim.tool("run_python_code", code="x = 5")
         kept = victim.tool("create_checkpoint", session_id="default", live=True)["checkpoint_id"]
         victim.start_tool("restore_checkpoint", checkpoint_id=kept, session_id="default")
         assert victim.process.wait(HANG) == -signal.SIGKILL
-    with RawServer(place, ALL) as after:
+    with RawServer(place, flags) as after:
         assert "dead" in str(after.call("run_python_code", code="x", session_id="default"))
         after.tool("restore_checkpoint", checkpoint_id=kept, session_id="default")
         assert value(after, "x", "default") == "5"
@@ -82,8 +86,8 @@ def test_a_server_killed_while_it_restores_finds_the_kernel_dead_and_restores_it
 
 @fault("D2")
 @pytest.mark.parametrize("dies", [False, True])
-def test_a_rollback_outlives_the_server(place: Place, dies: bool) -> None:
-    with RawServer(place, ALL) as victim:
+def test_a_rollback_outlives_the_server(place: Place, flags: Flags, dies: bool) -> None:
+    with RawServer(place, flags) as victim:
         assert until(place.has_fork_server, HANG)
         victim.tool("run_python_code", code="x = [5]", session_id="default")
         pid = kernel_pid(victim, "default")
@@ -100,7 +104,7 @@ def test_a_rollback_outlives_the_server(place: Place, dies: bool) -> None:
     if dies:
         os.kill(pid, signal.SIGKILL)
         assert until(lambda: gone(pid), HANG)
-    with RawServer(place, ALL) as after:
+    with RawServer(place, flags) as after:
         (place.workspace / "go").touch()
         found = after.tool("get_execution", execution_id=started["execution_id"], wait=HANG)
         assert found["status"] == ("died" if dies else "failed")
@@ -113,14 +117,16 @@ def test_a_rollback_outlives_the_server(place: Place, dies: bool) -> None:
 
 @fault("D2")
 @pytest.mark.parametrize("point", UNDO_POINTS)
-def test_a_rollback_that_a_server_did_not_end_the_next_one_ends(place: Place, point: str) -> None:
-    with RawServer(place, ALL, env={VARIABLE: point}) as victim:
+def test_a_rollback_that_a_server_did_not_end_the_next_one_ends(
+    place: Place, flags: Flags, point: str
+) -> None:
+    with RawServer(place, flags, env={VARIABLE: point}) as victim:
         assert until(place.has_fork_server, HANG)
         victim.tool("run_python_code", code="x = [5]", session_id="default")
         code = "print('said'); x.clear(); 1/0"
         victim.start_tool("run_python_code", code=code, session_id="default", on_error="rollback")
         assert victim.process.wait(HANG) == -signal.SIGKILL
-    with RawServer(place, ALL) as after:
+    with RawServer(place, flags) as after:
         (found,) = after.tool("search_executions", code_text="said")["executions"]
         assert (found["status"], found["undone"], found["error"][:17]) == (
             *("failed", "rollback", "ZeroDivisionError"),
@@ -131,8 +137,10 @@ def test_a_rollback_that_a_server_did_not_end_the_next_one_ends(place: Place, po
 
 
 @fault("D2")
-def test_one_that_was_queued_when_the_server_was_killed_is_rolled_back_too(place: Place) -> None:
-    with RawServer(place, ALL, env={VARIABLE: "live.frozen"}) as victim:
+def test_one_that_was_queued_when_the_server_was_killed_is_rolled_back_too(
+    place: Place, flags: Flags
+) -> None:
+    with RawServer(place, flags, env={VARIABLE: "live.frozen"}) as victim:
         assert until(place.has_fork_server, HANG)
         victim.tool("run_python_code", code="x = [5]", session_id="default")
         code = "import time; time.sleep(1); x.clear(); 1/0"
@@ -141,7 +149,7 @@ def test_one_that_was_queued_when_the_server_was_killed_is_rolled_back_too(place
                 "run_python_code", code=code, session_id="default", on_error="rollback", wait=0
             )
         assert victim.process.wait(HANG) == -signal.SIGKILL
-    with RawServer(place, ALL) as after:
+    with RawServer(place, flags) as after:
         ran = after.tool("search_executions", code_text="clear")["executions"]
         for one in ran:
             after.tool("get_execution", execution_id=one["execution_id"], wait=HANG)
@@ -151,8 +159,8 @@ def test_one_that_was_queued_when_the_server_was_killed_is_rolled_back_too(place
 
 
 @fault("D2")
-def test_a_fork_server_that_dies_takes_no_live_checkpoint_along(place: Place) -> None:
-    with RawServer(place, ALL) as server:
+def test_a_fork_server_that_dies_takes_no_live_checkpoint_along(place: Place, flags: Flags) -> None:
+    with RawServer(place, flags) as server:
         assert until(place.has_fork_server, HANG)
         server.tool("create_session", session_id="a")
         server.tool("run_python_code", code="x = [1]", session_id="a")

@@ -206,7 +206,7 @@ class LiveCheckpoints:
         copies = [one.frozen.process.pid for one in self._kept.values()]
         sessions = {one.checkpoint.session_id for one in self._kept.values()}
         kernels = [
-            session.kernel.process.pid
+            session.kernel.process.leader
             for session in map(self._sessions.get, sessions)
             if session is not None and session.kernel is not None
         ]

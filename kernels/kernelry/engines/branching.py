@@ -28,9 +28,11 @@ from kernelry.processes import (
     Exit,
     Group,
     KernelProcess,
+    all_children,
     cpu_time,
     end_orphans,
     exit_code,
+    number_inside,
     parent_of,
     waited,
 )
@@ -111,7 +113,8 @@ async def copy_of(
             raise NoCopyError(f"the kernel can't be asked for a copy of it: {error}") from error
         try:
             async with asyncio.timeout(deadline):
-                request = json.dumps({"ports": list(ports), "frozen": frozen}).encode()
+                about = {"frozen": frozen, "directory": str(launch.directory)}
+                request = json.dumps({"ports": list(ports), **about}).encode()
                 fds = [file.fileno(), writable, lifeline, *ports.values()]
                 answer = await ask(asking, request, fds)
         except (OSError, TimeoutError, ValueError) as error:
@@ -168,7 +171,9 @@ def taken(answer: object, origin: KernelProcess) -> tuple[BranchProcess, tuple[s
         named = tuple(taking.line(item, bounds.ERROR_CHARS) for item in told["named"][:LINES])
         if against := [taking.line(item, bounds.ERROR_CHARS) for item in told["against"][:LINES]]:
             raise NoCopyError("; ".join(against))
-        pid = taking.number(told["pid"])
+        number = taking.number(told["pid"])
+        found = (pid for pid in all_children(origin.leader) if number_inside(pid) == number)
+        pid = next(found, 0)
         pidfd = os.pidfd_open(pid)
     except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
         raise KernelStartError(
@@ -176,7 +181,7 @@ def taken(answer: object, origin: KernelProcess) -> tuple[BranchProcess, tuple[s
         ) from None
     if parent_of(pid) != origin.leader:  # looked at when we hold it: it is nobody else's number
         os.close(pidfd)
-        raise KernelStartError(f"process {pid} is no copy of the kernel")
+        raise KernelStartError(f"process {number} is no copy of the kernel")
     return BranchProcess(pid, pidfd), named
 
 
@@ -184,24 +189,28 @@ async def reap(process: KernelProcess, kernels: Sequence["LocalKernel | FrozenKe
     """Have the kernel that is the parent of a copy which has ended wait for it.
 
     That is its origin, or when that has ended the one which the origin was forked from; when
-    there is none any more it is the fork server, which waits by itself. A parent that ends just
-    then leaves it to the next one. The processor time of the copy becomes that of whoever waits:
-    it is noted, to be taken off again. What the copy has left running is that one's now, too: it is
-    ended.
+    there is none any more it is the fork server, or the first process of its box, which wait by
+    themselves. A parent that ends just then leaves it to the next one. The processor time of the
+    copy becomes that of whoever waits: it is noted, to be taken off again. What the copy has left
+    running is that one's now, too: it is ended.
     """
     pid = process.pid
+    number = number_inside(pid)
     for _ in range(REAP_TRIES):
         parent = parent_of(pid)
-        kernel = next((one for one in kernels if one.process.pid == parent), None)
+        kernel = next((one for one in kernels if one.process.leader == parent), None)
         if kernel is not None:
             await in_thread(end_orphans, parent, name="orphans")
+        elif process.first is not None:
+            leaders = {one.process.leader for one in kernels}
+            await in_thread(process.end_guests, leaders, name="orphans")
         if isinstance(kernel, FrozenKernel):
-            await kernel.reap(pid)
+            await kernel.reap(number)
         elif kernel is not None:
             waited[parent] = waited.get(parent, 0.0) + cpu_time(pid)
             kernel.process.on_exit(forget_waited(parent))
             with suppress(KernelSilentError):
-                await kernel.request("reap", deadline=REAP_DEADLINE, pid=pid)
+                await kernel.request("reap", deadline=REAP_DEADLINE, pid=number)
         if exit_code(pid, process.started) is None:
             return
         await asyncio.sleep(REAP_PAUSE)

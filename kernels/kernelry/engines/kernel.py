@@ -46,6 +46,7 @@ class LocalKernel:
         self.group: Group | None = None
         self._connection = connection
         self._tidying: asyncio.Future[int] | None = None
+        process.find_box()
         process.on_exit(self._on_exit)
 
     @property
@@ -148,9 +149,9 @@ class LocalKernel:
         self.channels.give_up(f"the kernel has ended ({ended})")
         name, group = self._connection.path.name, self.group
         if not self.process.has_heir:
-            self._tidying = in_thread(end_left, name, group, name="strays")
-        elif group is not None:
-            self._tidying = in_thread(group.end, name="strays")
+            self._tidying = in_thread(end_left, name, group, self.process, name="strays")
+        elif group is not None or self.process.start == "box":
+            self._tidying = in_thread(end_left, "", group, self.process, name="strays")
 
     def leave(self) -> None:
         """Close the channels and leave the kernel as it is, for the next server."""
@@ -173,9 +174,12 @@ def record_of(process: KernelProcess, connection: Connection, walls: Walls) -> K
     )
 
 
-def end_left(name: str, group: Group | None) -> int:
-    """End what a kernel has left that nobody inherits: by its group, and by its mark."""
-    return (group.end() if group is not None else 0) + end_strays([name])
+def end_left(name: str, group: Group | None, process: KernelProcess) -> int:
+    """End what a kernel has left that nobody inherits: by its group, its box, and its mark."""
+    ended = group.end() if group is not None else 0
+    if process.start == "box":  # of a copy that is in it its engine knows who else is
+        process.end_guests()
+    return ended + end_strays([name])
 
 
 async def handshake(kernel: LocalKernel, deadline: float | None) -> None:

@@ -148,8 +148,7 @@ class Launch:
     @property
     def takes_branches(self) -> bool:
         """Say whether live copies of the kernel can be asked for."""
-        in_box = self.walls.isolation is Isolation.BOX
-        return sys.platform == "linux" and self.journaled and not in_box
+        return sys.platform == "linux" and self.journaled
 
     def kernel(self, launch_file: Path) -> list[str]:
         """Return how the launcher is started as a fresh process, but for walls around it."""

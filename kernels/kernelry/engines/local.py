@@ -208,7 +208,7 @@ class LocalEngine:
             if origin.group is not None and frozen.group is None:
                 raise KernelStartError("no control group can be made for a copy of the kernel")
             if origin.group is not None:
-                frozen.borrow(origin.group, origin.process.pid)
+                frozen.borrow(origin.group, origin.process.leader)
         except BaseException:
             grouping.give_up()
             await frozen.end()
@@ -274,7 +274,8 @@ class LocalEngine:
         kernel.guardian = guardian
         try:
             if self._groups and launch.walls.isolation is Isolation.BOX:
-                grouping.begin(process.pid, *process.halves, process.leader)
+                # Without the first process in the box: it may have to live for other kernels.
+                grouping.begin(process.pid, process.leader)
             await handshake(kernel, deadline)
             kernel.group = await grouping.group()
         except BaseException:

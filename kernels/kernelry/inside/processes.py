@@ -139,6 +139,20 @@ def status_number(pid: int, name: bytes) -> int:
     return 0
 
 
+def is_shelter(pid: int, kernels: Collection[int]) -> bool:
+    """Say whether a process is the first of a box that some kernels are in; it ends with them."""
+    box = namespace(pid)
+    is_box = box not in ("", namespace(os.getpid()))
+    return is_box and any(namespace(other) == box for other in kernels)
+
+
+def namespace(pid: int) -> str:
+    """Return what names the box that a process is in; empty: it has ended."""
+    with contextlib.suppress(OSError):
+        return os.readlink(f"/proc/{pid}/ns/pid")
+    return ""
+
+
 def kill(pid: int) -> None:
     """Send SIGKILL to a process that may be gone; never to many at once, or to the first."""
     with contextlib.suppress(ProcessLookupError, PermissionError):

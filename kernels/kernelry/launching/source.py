@@ -161,8 +161,7 @@ class KernelSource:
         check_descriptors()
         launch = self._launches.of(directory, environment, walls)
         if not launch.takes_branches:
-            level = walls.isolation.value
-            raise NoCopyError(f"kernels at level '{level}' can't be forked as they are")
+            raise NoCopyError("kernels can't be forked as they are on this system")
         return launch
 
     async def own_python(self, wanted: str) -> str:

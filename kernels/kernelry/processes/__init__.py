@@ -13,6 +13,7 @@ from kernelry.processes.cgroups import (
 )
 from kernelry.processes.families import (
     KERNEL_MARK,
+    all_children,
     boot_id,
     branches,
     cpu_time,
@@ -23,6 +24,7 @@ from kernelry.processes.families import (
     is_known,
     kill_family,
     members,
+    number_inside,
     parent_of,
     waited,
 )
@@ -48,6 +50,7 @@ __all__ = [
     "Grouping",
     "KernelProcess",
     "SpawnedProcess",
+    "all_children",
     "boot_id",
     "branches",
     "can_group",
@@ -64,6 +67,7 @@ __all__ = [
     "known_group",
     "make_group",
     "members",
+    "number_inside",
     "parent_of",
     "remove_unused",
     "set_oom_score",

@@ -8,6 +8,7 @@ names the children of each process; a family is found from those, at the cost of
 import functools
 import os
 import signal
+import struct
 import sys
 import time
 from collections.abc import Collection, Iterable
@@ -18,12 +19,17 @@ import psutil
 
 from kernelry.paths import process_start
 
+if sys.platform != "win32":
+    import fcntl
+
 #: variable that names the kernel, in everything that it starts
 KERNEL_MARK = "_KERNELRY_KERNEL"
 TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 HIGHEST_RANK = 1 << 30
 ORPHAN_LOOKS = 20
 ORPHAN_PAUSE = 0.005  # seconds for what was killed to be gone
+PIDFD_INFO_EXIT, PIDFD_INFO_BYTES = 1 << 3, 64
+PIDFD_GET_INFO = 3 << 30 | PIDFD_INFO_BYTES << 16 | 0xFF << 8 | 11  # _IOWR(0xFF, 11, info)
 FAMILY_LIMIT = 10_000  # processes that are counted; more are as bad
 
 
@@ -63,6 +69,20 @@ def exit_code(pid: int, started: int) -> int | None:
     return None
 
 
+def exit_code_of(pidfd: int) -> int | None:
+    """Return the exit code of a process that somebody else has waited for; None: it is not known.
+
+    Linux 6.15 and later tell it to who has a descriptor of the process.
+    """
+    info = bytearray(struct.pack("=Q", PIDFD_INFO_EXIT).ljust(PIDFD_INFO_BYTES, b"\0"))
+    with suppress(OSError):
+        fcntl.ioctl(pidfd, PIDFD_GET_INFO, info)
+        mask, status = struct.unpack_from("=Q52xi", info)
+        if mask & PIDFD_INFO_EXIT:
+            return os.waitstatus_to_exitcode(status)
+    return None
+
+
 def cpu_time(pid: int) -> float:
     """Return the seconds of processor time of a process, and of children it has waited for."""
     with suppress(OSError, ValueError, IndexError):
@@ -98,7 +118,7 @@ def end_strays(kernels: Collection[str]) -> int:
             if int(folder.name) in ours:
                 continue
             variables = b"\0%b\0" % (folder / "environ").read_bytes()
-            if any(mark in variables for mark in marks):
+            if any(mark in variables for mark in marks) and not is_shelter(int(folder.name)):
                 os.kill(int(folder.name), signal.SIGKILL)
                 found += 1
         except OSError:  # somebody else's, or gone
@@ -122,6 +142,42 @@ def is_branch(pid: int) -> bool:
     """Say whether a process is a kernel that was forked from another."""
     started = branches.get(pid)  # which may go meanwhile: this is asked in threads
     return started is not None and process_start(pid) == started
+
+
+def first_in_box(pid: int) -> int:
+    """Return the first process of the box that a process is in; 0: it is in none."""
+    box = namespace_of(pid)
+    if not box or box == namespace_of(os.getpid()):
+        return 0
+    while pid > 1 and number_inside(pid) != 1:
+        pid = parent_of(pid)
+    return pid if namespace_of(pid) == box else 0
+
+
+def is_shelter(pid: int) -> bool:
+    """Say whether a process has to live for kernels that were forked from another, in its box.
+
+    When the first process in a box ends, Linux ends all that are in it.
+    """
+    if pid <= 1 or number_inside(pid) != 1:
+        return False
+    box = namespace_of(pid)
+    return any(namespace_of(other) == box for other in tuple(branches) if is_branch(other))
+
+
+def namespace_of(pid: int) -> str:
+    """Return what names the box that a process is in, of which it has its numbers."""
+    with suppress(OSError):
+        return str(Path(f"/proc/{pid}/ns/pid").readlink())
+    return ""
+
+
+def number_inside(pid: int) -> int:
+    """Return the number that a process has for itself: in a box it has another one, too."""
+    with suppress(OSError, ValueError, IndexError):
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
+        return int(status.partition("NSpid:")[2].partition("\n")[0].split()[-1])
+    return pid
 
 
 def all_children(pid: int) -> list[int]:
@@ -172,6 +228,30 @@ def end_orphans(pid: int) -> None:
         time.sleep(ORPHAN_PAUSE)
 
 
+def end_guests(first: int, started: int, spared: Collection[int] = ()) -> None:
+    """Kill what is left in a box by kernels that have ended; those that are there go on.
+
+    Args:
+        first: The first process of the box, which goes too when no kernel is left in it.
+        started: When that was started.
+        spared: The kernel that the box was made for, if it is there.
+    """
+    if not is_known(first, started):
+        return
+    if not is_shelter(first) and not set(children(first)) & set(spared):
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(first, signal.SIGKILL)
+        return
+    for _ in range(ORPHAN_LOOKS):  # some start others meanwhile
+        guests = [pid for child in children(first) if child not in spared for pid in family(child)]
+        if not (alive := [pid for pid in guests if state_of(pid) not in "ZX"]):
+            return
+        for pid in alive:
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(ORPHAN_PAUSE)
+
+
 def state_of(pid: int) -> str:
     """Return in one letter what a process does; Z or X: it has ended."""
     with suppress(OSError, IndexError):
@@ -190,8 +270,11 @@ def members(pids: Iterable[int]) -> list[psutil.Process]:
 
 
 def kill_family(pid: int) -> list[psutil.Process]:
-    """Kill a process and all that descends from it, without waiting; return them."""
-    found = members(family(pid))
+    """Kill a process and all that descends from it, without waiting; return them.
+
+    What has to live for other kernels does.
+    """
+    found = members(member for member in family(pid) if not is_shelter(member))
     for member in found:
         with suppress(psutil.Error):
             member.kill()

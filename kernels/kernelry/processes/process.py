@@ -6,7 +6,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,17 @@ from pathlib import Path
 import psutil
 
 from kernelry.paths import process_start
-from kernelry.processes.families import branches, children, exit_code, family, members
+from kernelry.processes.families import (
+    branches,
+    children,
+    end_guests,
+    exit_code,
+    exit_code_of,
+    family,
+    first_in_box,
+    is_shelter,
+    members,
+)
 
 FAMILY_DEADLINE = 0.5  # seconds for killed descendants to be gone; zombies may stay longer
 SIGNALLED = 128  # exit code of bubblewrap, less the signal that ended what was in the box
@@ -62,6 +72,8 @@ class KernelProcess:
         self._pidfd = -1
         self._gone = False
         self._leader = 0
+        #: pid of the first process in its box, and when that was started; None: not known, or none
+        self.first: tuple[int, int] | None = None
 
     @property
     def age(self) -> float:
@@ -101,6 +113,11 @@ class KernelProcess:
         """What else belongs to a box: bubblewrap waits outside, its other half is pid 1 in it."""
         return children(self.pid) if self.start == "box" else []
 
+    def find_box(self) -> None:
+        """Find the first process of its box while it lives, if it is in one."""
+        if found := self.halves:
+            self.first = found[0], process_start(found[0])
+
     def on_exit(self, listener: Callable[[Exit], None]) -> None:
         """Call `listener` when it has ended; soon, if it has."""
         if self._ended.done():
@@ -130,6 +147,17 @@ class KernelProcess:
             with suppress(ProcessLookupError):
                 os.kill(self.leader, number)
 
+    def end_guests(self, spared: Collection[int] = ()) -> None:
+        """End what it has left in its box, where other kernels may live; it has ended.
+
+        Takes some milliseconds: not for the event loop.
+
+        Args:
+            spared: Kernels that boxes were made for.
+        """
+        if self.first is not None:
+            end_guests(*self.first, spared)
+
     async def kill(self, family: Sequence[psutil.Process] = ()) -> Exit:
         """Kill it and all its descendants, and wait until it is gone.
 
@@ -151,8 +179,11 @@ class KernelProcess:
         self._unwatch()
 
     def descendants(self) -> list[psutil.Process]:
-        """Return the processes that it started, and those that they did."""
-        return members(family(self.pid)[1:])
+        """Return the processes that it started, and those that they did.
+
+        Of a box in which other kernels live, those of its own: they need the box.
+        """
+        return members(pid for pid in family(self.pid)[1:] if not is_shelter(pid))
 
     def _watch(self, pidfd: int, ended: Callable[[], None]) -> None:
         """Call `ended` once, when the process of `pidfd` has; the descriptor is ours then."""
@@ -161,12 +192,16 @@ class KernelProcess:
             if not is_readable(pidfd):
                 return
             self._gone = True
+            self._note_end(pidfd)
             self._unwatch()
             self._end_group()
             ended()
 
         self._pidfd = pidfd
         self._loop.add_reader(pidfd, on_readable)
+
+    def _note_end(self, pidfd: int) -> None:
+        """Take note of what only an open descriptor tells of a process that has ended."""
 
     def _end_group(self) -> None:
         """End what has outlived it in its process group; now, for later the number is another's.
@@ -266,6 +301,8 @@ class BranchProcess(ForkedProcess):
     def __init__(self, pid: int, pidfd: int) -> None:
         super().__init__(pid, pidfd)
         branches[pid] = self.started
+        if first := first_in_box(pid):
+            self.first = first, process_start(first)
         self.on_exit(self._forget)
 
     def send_signal(self, number: signal.Signals) -> None:
@@ -278,11 +315,11 @@ class BranchProcess(ForkedProcess):
     def _forget(self, _: Exit) -> None:
         branches.pop(self.pid, None)
 
-    def _on_gone(self) -> None:
-        if (code := exit_code(self.pid, self.started)) is not None:
-            self.tell_code(code)
-        else:
-            super()._on_gone()
+    def _note_end(self, pidfd: int) -> None:
+        if (code := exit_code(self.pid, self.started)) is None:
+            code = exit_code_of(pidfd)  # the first process in a box waits for all that nobody has
+        if code is not None:
+            self._code, self._told = code, True
 
 
 def set_oom_score(process: KernelProcess, *, frozen: bool) -> None:

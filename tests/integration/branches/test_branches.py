@@ -68,7 +68,7 @@ async def branch(service: Sessions, origin: Session, session_id: str = "") -> Br
     return made
 
 
-LEVELS = ("process", "guard")
+LEVELS = ("process", "guard", "box")
 
 
 async def test_all_that_a_session_has_is_in_its_branch(live: Sessions, origin: Session) -> None:
@@ -189,7 +189,7 @@ async def test_ends_are_known_and_end_nobody_else(live: Sessions, origin: Sessio
     assert "exit code 7" in died.error.message
     assert await value(live, origin, "child.poll() is None") == "True"
     assert one.kernel is not None
-    gone = Path(f"/proc/{one.kernel.process.pid}")
+    gone = Path(f"/proc/{one.kernel.process.leader}")
     await until(lambda: not gone.exists(), "its origin has waited for it")
     killed = await run(live, origin, "os.kill(os.getpid(), 9)")
     assert killed.status is ExecutionStatus.DIED
@@ -204,20 +204,22 @@ async def test_ends_are_known_and_end_nobody_else(live: Sessions, origin: Sessio
 async def test_what_a_branch_started_goes_with_it(live: Sessions, origin: Session) -> None:
     await printed(live, origin, "import subprocess")
     made = (await branch(live, origin)).session
-    pid = int(await value(live, made, "(child := subprocess.Popen(['sleep', '600'])).pid"))
+    await printed(live, made, "child = subprocess.Popen(['sleep', '600'])")
+    assert made.kernel is not None
+    (child,) = made.kernel.process.descendants()
     await live.delete(made.id)
-    assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
     assert await value(live, origin, "1 + 1") == "2"
 
 
 async def test_a_branch_is_no_part_of_what_its_origin_uses(live: Sessions, origin: Session) -> None:
     await printed(live, origin, "1")
     assert origin.kernel is not None
-    before = len(family(origin.kernel.process.pid))
+    before = len(family(origin.kernel.process.leader))
     made = (await branch(live, origin)).session
     assert made.kernel is not None
-    assert len(family(origin.kernel.process.pid)) == before
-    assert len(family(made.kernel.process.pid)) == 1
+    assert len(family(origin.kernel.process.leader)) == before
+    assert len(family(made.kernel.process.leader)) == 1
     told = [(await live.health(session)).num_threads for session in (origin, made)]
     assert told[0] == told[1]
 
@@ -332,21 +334,6 @@ async def test_what_a_branch_has_from_its_origin_is_not_asked_for(live: Sessions
         await live.branching.create(live.get("default"), SessionSpec(python="python3"))
 
 
-async def test_in_boxes_a_branch_comes_by_a_checkpoint(config: Config) -> None:
-    async with Sessions(replace(config, isolation="box")) as boxed:
-        origin = await boxed.create(SessionSpec(id="a"))
-        await printed(boxed, origin, "import threading\nx = [1]; y = x; lock = threading.Lock()")
-        package = origin.environment.site / "brought.py"
-        package.write_text("value = 7")
-        (made,) = (await boxed.branching.create(origin, SessionSpec())).branches
-        assert not made.is_live and "box" in made.why
-        assert [item.name for item in made.left_out] == ["lock"]
-        told = await value(boxed, made.session, "(y is x, __import__('brought').value)")
-        assert told == "(True, 7)"
-        other = made.session.environment.site / "brought.py"
-        assert other.stat().st_ino != package.stat().st_ino
-
-
 async def test_a_copy_that_can_not_start_leaves_nothing(live: Sessions) -> None:
     origin = await live.create(SessionSpec(id="a"))
     await printed(live, origin, "import os\nos.setsid = lambda: os._exit(3)")
@@ -416,8 +403,8 @@ async def test_signals_for_one_reach_no_other(live: Sessions, origin: Session) -
     assert its.snapshot().status.is_final and not mine.snapshot().status.is_final
     await live.interrupt(mine.id)
     assert made.kernel is not None and origin.kernel is not None
-    assert os.getpgid(made.kernel.process.pid) != os.getpgid(origin.kernel.process.pid)
-    os.kill(made.kernel.process.pid, signal.SIGKILL)
+    assert os.getpgid(made.kernel.process.leader) != os.getpgid(origin.kernel.process.leader)
+    os.kill(made.kernel.process.leader, signal.SIGKILL)
     assert await value(live, origin, "1 + 1") == "2"
 
 
@@ -534,7 +521,7 @@ async def test_time_that_a_branch_used_is_not_its_origin_s(live: Sessions, origi
         live, made, "end = time.process_time() + 1.0\nwhile time.process_time() < end: pass"
     )
     assert made.kernel is not None and origin.kernel is not None
-    gone, pid = Path(f"/proc/{made.kernel.process.pid}"), origin.kernel.process.pid
+    gone, pid = Path(f"/proc/{made.kernel.process.leader}"), origin.kernel.process.leader
     await live.delete(made.id)
     await until(lambda: not gone.exists(), "its origin has waited for it")
     assert own_cpu_time(pid) < cpu_time(pid) - 0.9

@@ -40,7 +40,7 @@ async def has_gone(checkpoint: Checkpoint) -> None:
     await until(lambda: not psutil.pid_exists(pid), "its process is gone")
 
 
-LEVELS = ("process", "guard")
+LEVELS = ("process", "guard", "box")
 
 
 @pytest.fixture

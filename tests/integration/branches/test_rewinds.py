@@ -18,7 +18,7 @@ from kernelry.lives import promote
 from kernelry.models import CheckpointReason, InterruptStep, OnError, Undone
 from tests.faults.kernels import HANG, printed, run, started, until, value
 
-LEVELS = ("process", "guard")
+LEVELS = ("process", "guard", "box")
 
 
 STATE = "import sys\nitems = [1, 2]; alias = items\ngen = iter(range(9)); next(gen)\nn = 0"

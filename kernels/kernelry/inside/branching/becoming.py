@@ -24,6 +24,7 @@ from typing import Any
 
 import zmq
 
+from ..calls import libc
 from ..processes import descriptors
 from ..saving import generators
 from .hazards import MARK, is_file
@@ -35,7 +36,7 @@ left_behind: list[Any] = []
 #: descriptors that were the origin's own, and are /dev/null's
 given_up: set[int] = set()
 STDERR = 2
-INODE = 6  # column of /proc/net/unix
+ADDRESS_BYTES = 128  # no address is longer
 
 
 class Branched(SystemExit):
@@ -113,20 +114,28 @@ class Opened:
         return {*self.files, *self._connected()}
 
     def _connected(self) -> set[int]:
-        """Return the descriptors of connections to its sockets, which are not looked into."""
-        sockets = set()
-        with open("/proc/net/unix", encoding="utf-8", errors="replace") as file:
-            for line in file:
-                words = line.split()  # number, ..., inode, path
-                if len(words) > INODE + 1 and words[-1].startswith(self.sockets):
-                    sockets.add(f"socket:[{words[INODE]}]")
-        return {fd for fd in descriptors() if target_of(fd) in sockets}
+        """Return the descriptors of connections to its sockets.
+
+        Each has that one's path. (/proc/net/unix does not show in a box who connects from outside.)
+        """
+        return {fd for fd in descriptors() if path_of_socket(fd).startswith(self.sockets)}
 
 
 def positions() -> dict[int, int]:
     """Return where in files all descriptors are that are of files, but for those of the streams."""
     found = (fd for fd in descriptors() if fd > STDERR and is_file(fd))
     return {fd: os.lseek(fd, 0, os.SEEK_CUR) for fd in found}
+
+
+def path_of_socket(fd: int) -> str:
+    """Return the path of a Unix socket; empty: it has none, or is something else."""
+    address = ctypes.create_string_buffer(ADDRESS_BYTES)
+    size = ctypes.c_uint(ADDRESS_BYTES)
+    if libc.getsockname(fd, address, ctypes.byref(size)) or size.value > ADDRESS_BYTES:
+        return ""
+    family, path = address.raw[:2], address.raw[2 : size.value]
+    is_unix = int.from_bytes(family, sys.byteorder) == socket.AF_UNIX
+    return os.fsdecode(path.split(b"\0", 1)[0]) if is_unix else ""
 
 
 def target_of(fd: int) -> str:

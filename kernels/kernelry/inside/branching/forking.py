@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from tornado.ioloop import IOLoop
 
 from ..processes import kill
+from ..walls import guard
 from . import hazards
 from .becoming import Branched, Opened
 
@@ -50,12 +51,14 @@ class Branching:
 
     Args:
         app: The kernel's application, about to start.
+        launch: What kernel it is.
         listener: Descriptor of the socket at which it is asked.
         opened: What the kernel has opened itself.
     """
 
-    def __init__(self, app: Any, listener: int, opened: Opened) -> None:
+    def __init__(self, app: Any, launch: dict[str, Any], listener: int, opened: Opened) -> None:
         self._app = app
+        self._launch = launch
         self._listener = socket.socket(fileno=listener)
         self._opened = opened
         self._threads = set(threading.enumerate())
@@ -77,6 +80,10 @@ class Branching:
             return {"error": "it runs code"}
         if getattr(kernel, "debugger", None) is not None:
             return {"against": ["a debugger is attached"], "named": []}
+        moves = asked.request["directory"] != self._launch["directory"]
+        if moves and not guard.can_narrow(self._launch["walls"]):
+            why = "its walls can't be narrowed here, which takes Linux 6.12 with Landlock"
+            return {"against": [why], "named": []}
         found = self._look(asked)
         if any(line.endswith(hazards.SOCKETS) for line in found.named):
             found = self._look(asked)  # a connection of ours may have been made between two looks

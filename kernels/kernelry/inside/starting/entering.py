@@ -47,6 +47,8 @@ def enter(launch: dict[str, Any], door: int = -1) -> tuple[guard.Walls, dict[int
         The walls, and descriptors of the sockets that listen for the kernel, by port; none
         where there are no walls, since the kernel can make its own.
     """
+    if os.getpgrp() != os.getpid():  # in a box: the first in it, which ends it, has its own group
+        os.setsid()
     hold_on_to(launch["lifeline"])
     os.makedirs(launch["cwd"], exist_ok=True)  # a cell may have removed it
     os.chdir(launch["cwd"])

@@ -32,6 +32,7 @@ from ..processes import (
     end_children,
     family,
     inherit_orphans,
+    is_shelter,
     is_still,
     kill,
     next_end,
@@ -454,7 +455,11 @@ class ForkServer:
 
     def _is_expected(self, pid: int) -> bool:
         is_ours = pid in self._kernels or self._doors.is_doorkeeper(pid)
-        return is_ours or bool(self._launch_of_watched(pid))
+        return is_ours or bool(self._launch_of_watched(pid)) or self._is_shelter(pid)
+
+    def _is_shelter(self, pid: int) -> bool:
+        """Say whether kernels that are no children of ours end with this one, in their box."""
+        return is_shelter(pid, [watched for watched, _, _ in self._watched.values()])
 
     def _send(self, client: socket.socket, packet: dict[str, Any], fds: list[int] = []) -> bool:  # noqa: B006  # never changed
         try:
@@ -479,9 +484,9 @@ class ForkServer:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, signal.SIGKILL)
         spared = {pid for pid, _, _ in self._watched.values()} if spare else set()
-        end_children(
-            END_DEADLINE, spared
-        )  # whoever dies leaves us its children, until there are none
+        spared.update(pid for pid in children(os.getpid()) if spare and self._is_shelter(pid))
+        # Whoever dies leaves us its children, until there are none.
+        end_children(END_DEADLINE, spared)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)
         os._exit(0)

@@ -122,7 +122,7 @@ def live(app: Any, launch: dict[str, Any], before: frozenset[int]) -> None:
     while True:
         IOLoop.current()  # the loop of cells, which has descriptors too
         opened = Opened(descriptors() - before, connection_prefix(launch))
-        Branching(app, app.listeners[BRANCHES], opened)
+        Branching(app, launch, app.listeners[BRANCHES], opened)
         try:
             app.start()
             return

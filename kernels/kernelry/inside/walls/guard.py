@@ -65,7 +65,8 @@ class Walls:
 
     Args:
         plan: level, network, and under each name of `RIGHTS` a list of paths; shared_size,
-            bytes of its own shared memory; memory_files, whether files in memory may be made.
+            bytes of its own shared memory; memory_files, whether files in memory may be made;
+            shares_folders, whether a box has more in it than is its own.
         door: Descriptor of a socket to who keeps its door (doors.py); -1: it has none.
     """
 
@@ -95,7 +96,7 @@ class Walls:
         with reporting("capabilities"):
             drop_capabilities()
         # In a box the files are the box's; Landlock closes the rest where it can.
-        if self._plan["level"] == "guard" or abi() >= NEEDED_ABI:
+        if level == "guard" or self._plan["shares_folders"] or abi() >= NEEDED_ABI:
             with reporting("Landlock"):
                 restrict_files(self._plan, shared)
         with reporting("seccomp"):
@@ -185,6 +186,11 @@ class Walls:
 
     def _is_below(self, path: str, right: str) -> bool:
         return any(path == root or path.startswith(root + "/") for root in self._plan[right])
+
+
+def can_narrow(plan: dict[str, Any]) -> bool:
+    """Say whether the walls of a plan, which stand, can be narrowed here; see `narrow`."""
+    return plan["level"] == "process" or abi() >= NEEDED_ABI
 
 
 def narrow(old: dict[str, Any], new: dict[str, Any]) -> None:
