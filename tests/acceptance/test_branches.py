@@ -60,6 +60,38 @@ async def test_by_a_checkpoint_the_answer_says_why_and_what_is_missing(place: Pl
         assert await agent.value("(len(rows), same is rows)", "b") == "(1000, True)"
 
 
+async def test_a_branch_at_a_safe_point_says_where_it_began(place: Place) -> None:
+    async with stdio_agent(place) as agent:
+        loop = "import os, time\nn = 0\nwhile not os.path.exists('go'):\n"
+        loop += "    n += 1; time.sleep(0.001); kernelry_session.checkpoint()"
+        ran = await agent.ask("run_python_code", code=loop, wait=0)
+        made = await agent.call(
+            "create_session", session_id="b", branch_of="default", options={"at": "safe_point"}
+        )
+        where = (
+            f"'b' branched from 'default' at a safe point of its execution {ran['execution_id']}"
+        )
+        assert where in made.text, made.text
+        assert "Mind: the execution that runs, which is not gone on with in it" in made.text
+        assert await agent.value("n > 0", "b") == "True"
+        await agent.run("open('go', 'w').close()", "b")
+        assert await agent.value("os.path.exists('go')") == "True"
+        refused = await agent.refused("create_session", options={"at": "safe_point"})
+        assert "pass branch_of too" in refused
+
+
+async def test_a_session_can_begin_with_a_checkpoint(place: Place) -> None:
+    async with stdio_agent(place, "--toolsets", "all") as agent:
+        await agent.run("it = iter(range(9)); next(it)")
+        kept = await agent.ask("create_checkpoint", name="start", live=True)
+        await agent.run("next(it)")
+        made = await agent.call("create_session", session_id="b", branch_of="start")
+        assert f"'b' branched from checkpoint {kept['checkpoint_id']} of 'default'" in made.text
+        assert await agent.value("next(it)", "b") == "1"
+        refused = await agent.refused("create_session", branch_of="no such")
+        assert "no such" in refused
+
+
 @at_each_level
 async def test_what_a_branch_shares_or_lacks_is_in_the_answer(place: Place, level: str) -> None:
     async with stdio_agent(place, "--isolation", level) as agent:
@@ -134,10 +166,10 @@ async def test_a_live_checkpoint_brings_everything_back_and_says_so(
 
 
 async def test_where_none_can_be_made_the_answer_says_what_can(place: Place) -> None:
-    async with stdio_agent(place, "--isolation", "box", "--toolsets", "all") as agent:
-        await agent.run("x = 1")
+    async with stdio_agent(place, "--toolsets", "all") as agent:
+        await agent.run("from multiprocessing.pool import ThreadPool; pool = ThreadPool(1)")
         error = await agent.refused("create_checkpoint", live=True)
-        assert "level 'box'" in error and "without live=true" in error
+        assert "a pool of threads" in error and "without live=true" in error
 
 
 @at_each_level

@@ -125,6 +125,16 @@ class LiveCheckpoints:
                 self.keep(checkpoint, frozen)
         await asyncio.gather(*(one.end() for name, one in found.items() if name not in self._kept))
 
+    def process_of(self, checkpoint: Checkpoint) -> FrozenKernel:
+        """Return the process that a checkpoint is.
+
+        Raises:
+            CheckpointError: It is gone.
+        """
+        if (kept := self._kept.get(checkpoint.id)) is None:
+            raise CheckpointError(f"live checkpoint {checkpoint.id} {self.why_gone(checkpoint.id)}")
+        return kept.frozen
+
     def of(self, session_id: str) -> list[str]:
         """Return those of a session."""
         return [name for name, one in self._kept.items() if one.checkpoint.session_id == session_id]
@@ -142,13 +152,10 @@ class LiveCheckpoints:
         Raises:
             CheckpointError: That can't be; the session is as it was, or its kernel is dead.
         """
-        if (kept := self._kept.get(checkpoint.id)) is None:
-            raise CheckpointError(f"live checkpoint {checkpoint.id} {self.why_gone(checkpoint.id)}")
+        frozen = self.process_of(checkpoint)
         check_alike(origin, session)
         try:
-            await self.become(
-                session, origin, kept.frozen, f"checkpoint {checkpoint.id} was restored"
-            )
+            await self.become(session, origin, frozen, f"checkpoint {checkpoint.id} was restored")
         except NoCopyError as error:
             msg = f"it can't be restored: {error.why}; nothing was."
             if session is not origin:
@@ -184,7 +191,7 @@ class LiveCheckpoints:
 
         async def make(end: Callable[[], Awaitable[None]]) -> LocalKernel:
             kernel, _ = await self._kernels.branch(
-                of, session.directory, session.environment, session.walls, end
+                of, session.directory, session.environment, session.walls, before=end
             )
             return kernel
 

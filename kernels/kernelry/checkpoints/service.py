@@ -120,7 +120,8 @@ class Checkpoints:
         if live:
             await session.begin()  # its start-up code, if it has not run anything yet
             async with turn(session, patience, BETWEEN):
-                count = session.ran
+                following = session.next  # what is still to run is not counted
+                count = following.execution.index - 1 if following else None
                 making = await self.freeze(session, reason, count=count, name=name)
             made = await asyncio.shield(making)
             await self.keep_bounds()

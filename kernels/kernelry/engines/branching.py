@@ -11,7 +11,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kernelry import bounds
@@ -67,6 +67,20 @@ class Copy:
     named: tuple[str, ...]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """What kind of copy of a kernel is wanted."""
+
+    #: whether it waits as it is until copies of it are wanted
+    frozen: bool = False
+    #: whether it is another session's, and draws other random numbers
+    branch: bool = False
+    #: where code that runs is copied: nowhere (""), or at its next safe point ("safe_point")
+    at: str = ""
+    #: seconds to wait for that
+    patience: float = 0.0
+
+
 async def copy_of(
     origin: KernelProcess,
     door: Path,
@@ -75,7 +89,7 @@ async def copy_of(
     *,
     deadline: float,
     began: Callable[[BranchProcess], Awaitable[None]],
-    frozen: bool = False,
+    wanted: "Wanted",
 ) -> Copy:
     """Have a kernel forked from another; returns when it listens.
 
@@ -88,11 +102,12 @@ async def copy_of(
         connection: Where its sockets shall be.
         deadline: Seconds it may take.
         began: Called when there is a process, to have it looked after.
-        frozen: Whether the copy shall wait as it is until copies of it are wanted.
+        wanted: What kind of copy.
 
     Raises:
         NoCopyError: The kernel can't be forked as it is; nothing was done.
         KernelStartError: It did not answer, or the copy ended or took too long.
+        TimeoutError: It came to no safe point in time.
     """
     try:
         launch_file = launch.write_files(connection, -1)
@@ -102,8 +117,8 @@ async def copy_of(
         asking = stack.enter_context(closing(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)))
         asking.setblocking(False)
         try:
-            wanted = [BRANCHES] if frozen else [*(PORTS[name] for name in CHANNELS), BRANCHES]
-            ports = {port: listen(connection, port, stack) for port in wanted}
+            channels = [] if wanted.frozen else [PORTS[name] for name in CHANNELS]
+            ports = {port: listen(connection, port, stack) for port in (*channels, BRANCHES)}
             file = stack.enter_context(launch_file.open("rb"))
             lifeline = os.open(str(launch.lifeline), os.O_RDONLY | os.O_NONBLOCK)
             stack.callback(os.close, lifeline)
@@ -112,12 +127,14 @@ async def copy_of(
         except (OSError, TimeoutError) as error:
             raise NoCopyError(f"the kernel can't be asked for a copy of it: {error}") from error
         try:
-            async with asyncio.timeout(deadline):
-                about = {"frozen": frozen, "directory": str(launch.directory)}
+            async with asyncio.timeout(wanted.patience or deadline):
+                about = {**asdict(wanted), "directory": str(launch.directory)}
                 request = json.dumps({"ports": list(ports), **about}).encode()
                 fds = [file.fileno(), writable, lifeline, *ports.values()]
                 answer = await ask(asking, request, fds)
-        except (OSError, TimeoutError, ValueError) as error:
+        except (OSError, ValueError) as error:
+            if wanted.at and isinstance(error, TimeoutError):
+                raise
             why = "in time" if isinstance(error, TimeoutError) else f"as it should: {error}"
             msg = f"the kernel that was to be copied did not answer {why}"
             raise KernelStartError(msg) from error

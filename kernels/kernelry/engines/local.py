@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from kernelry.engines.branching import Copy, FrozenKernel, copy_of, reap
+from kernelry.engines.branching import Copy, FrozenKernel, Wanted, copy_of, reap
 from kernelry.engines.forkserver import ForkServer, Profile
 from kernelry.engines.guardians import Started
 from kernelry.engines.kernel import LocalKernel, handshake, is_same_process, prove, remove_files
@@ -160,6 +160,7 @@ class LocalEngine:
         launch: Launch,
         *,
         before: Callable[[], Awaitable[None]] | None = None,
+        other: bool = False,
         deadline: float = START_DEADLINE,
     ) -> tuple[LocalKernel, tuple[str, ...]]:
         """Have a kernel fork itself; return the copy when it has run code, and what it lacks.
@@ -168,13 +169,15 @@ class LocalEngine:
             origin: Which; it runs nothing.
             launch: What the copy shall be.
             before: Called when there is a process, which has not touched anything yet.
+            other: Whether it goes another way than what it is a copy of: it draws other numbers.
             deadline: Seconds it may take.
 
         Raises:
             NoCopyError: Something stands against it; nothing was done.
             KernelStartError: It did not get that far; nothing of it is left.
         """
-        grouping, connection, copy = await self._copy(origin, launch, deadline, before=before)
+        wanted = Wanted(branch=other)
+        grouping, connection, copy = await self._copy(origin, launch, deadline, wanted, before)
         kernel = await self._stand(
             copy.process, origin.guardian, connection, launch, grouping, deadline
         )
@@ -188,20 +191,28 @@ class LocalEngine:
         return kernel, copy.named
 
     async def freeze(
-        self, origin: LocalKernel, launch: Launch, *, deadline: float = START_DEADLINE
+        self,
+        origin: LocalKernel,
+        launch: Launch,
+        *,
+        patience: float | None = None,
+        deadline: float = START_DEADLINE,
     ) -> tuple[FrozenKernel, tuple[str, ...]]:
         """Have a kernel fork itself to a copy that stays as it is; return it, and what it lacks.
 
         Args:
-            origin: Which; it runs nothing.
+            origin: Which.
             launch: What it was launched with.
+            patience: Seconds to wait for a safe point of what it runs; None: it runs nothing.
             deadline: Seconds it may take.
 
         Raises:
             As `branch`.
         """
         launch = replace(launch, walls=replace(launch.walls, limits=Limits()))
-        grouping, connection, copy = await self._copy(origin, launch, deadline, frozen=True)
+        at = "" if patience is None else "safe_point"
+        wanted = Wanted(frozen=True, at=at, patience=patience or 0.0)
+        grouping, connection, copy = await self._copy(origin, launch, deadline, wanted)
         frozen = FrozenKernel(copy.process, connection, origin.walls, origin.guardian)
         try:
             frozen.group = await grouping.group()
@@ -221,8 +232,7 @@ class LocalEngine:
         origin: LocalKernel | FrozenKernel,
         launch: Launch,
         deadline: float,
-        *,
-        frozen: bool = False,
+        wanted: Wanted,
         before: Callable[[], Awaitable[None]] | None = None,
     ) -> tuple[Grouping, Connection, Copy]:
         """Have a kernel fork itself; return where the copy is, when it says that it listens."""
@@ -241,8 +251,8 @@ class LocalEngine:
             # To whom it goes when its origin ends is one of these, which must know of it by then.
             for server in self._servers.all():
                 await server.watch(process, f"{connection.path}.launch", origin.process.pid)
-            if frozen or isinstance(origin, FrozenKernel):
-                set_oom_score(process, frozen=frozen)
+            if wanted.frozen or isinstance(origin, FrozenKernel):
+                set_oom_score(process, frozen=wanted.frozen)
             if before is not None:
                 await before()
 
@@ -251,7 +261,7 @@ class LocalEngine:
                 *(origin.process, Path(origin.record.path), launch, connection),
                 deadline=deadline,
                 began=began,
-                frozen=frozen,
+                wanted=wanted,
             )
         except BaseException:
             grouping.give_up()

@@ -127,7 +127,9 @@ class KernelSource:
         directory: Path,
         environment: SessionEnvironment,
         walls: Walls,
+        *,
         before: Callable[[], Awaitable[None]] | None = None,
+        other: bool = False,
     ) -> tuple[LocalKernel, tuple[str, ...]]:
         """Have a kernel forked from another as it is; return it, and what it lacks or shares.
 
@@ -137,6 +139,7 @@ class KernelSource:
             environment: The packages of that.
             walls: The walls of that.
             before: Called when there is a process, which has not touched anything yet.
+            other: Whether it goes another way than what it is a copy of.
 
         Raises:
             NoCopyError: Something stands against it; nothing was done.
@@ -144,17 +147,32 @@ class KernelSource:
             KernelStartError: It did not come to be; nothing of it is left.
         """
         launch = self._copied(directory, environment, walls)
-        return await self.engine.branch(origin, launch, before=before)
+        return await self.engine.branch(origin, launch, before=before, other=other)
 
     async def freeze(
-        self, origin: LocalKernel, directory: Path, environment: SessionEnvironment, walls: Walls
+        self,
+        origin: LocalKernel,
+        directory: Path,
+        environment: SessionEnvironment,
+        walls: Walls,
+        *,
+        patience: float | None = None,
     ) -> tuple[FrozenKernel, tuple[str, ...]]:
         """Have a kernel forked to a copy that stays as it is; return it, and what it lacks.
 
+        Args:
+            origin: The kernel.
+            directory: The private one of its session.
+            environment: The packages of that.
+            walls: The walls of that.
+            patience: Seconds to wait for a safe point of what it runs; None: it runs nothing.
+
         Raises:
-            As `branch`.
+            TimeoutError: It came to no safe point.
+            NoCopyError, LimitExceededError, KernelStartError: As `branch`.
         """
-        return await self.engine.freeze(origin, self._copied(directory, environment, walls))
+        launch = self._copied(directory, environment, walls)
+        return await self.engine.freeze(origin, launch, patience=patience)
 
     def _copied(self, directory: Path, environment: SessionEnvironment, walls: Walls) -> Launch:
         """Return what a copy of a kernel is launched with."""

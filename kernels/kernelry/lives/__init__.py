@@ -1,8 +1,9 @@
 """How sessions begin, go, come back and end."""
 
-from kernelry.lives.branching import Branch, Branched, Branching
+from kernelry.lives.branching import Branched, Branching
 from kernelry.lives.cleanup import CleanUpReport, carry_out, choose, find_stray
 from kernelry.lives.lifecycle import STOP_GRACE, Lifecycle, furnish
+from kernelry.lives.making import Branch
 from kernelry.lives.promotion import Promoted, promote
 from kernelry.lives.recovery import STARTED, Recovery, RecoveryReport, entries, last_report
 from kernelry.lives.supervisor import Supervisor

@@ -8,63 +8,45 @@ tags and metadata; their history begins with where they came from.
 
 import asyncio
 import time
-from collections.abc import Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from functools import partial
+from typing import TypeAlias
 
 import psutil
 
 from kernelry.checkpoints import Checkpoints, turn
-from kernelry.crashpoints import crash_point
-from kernelry.engines import LocalKernel, NoCopyError
+from kernelry.engines import NoCopyError
 from kernelry.errors import (
+    CheckpointError,
     InvalidArgumentError,
-    KernelryError,
-    KernelStartError,
     LimitExceededError,
+    SessionBusyError,
 )
 from kernelry.launching import KernelSource, check_descriptors
 from kernelry.lives.lifecycle import Lifecycle, furnish
+from kernelry.lives.making import Branch, Maker
 from kernelry.lives.suspension import Suspension
 from kernelry.models import (
-    CheckpointReason,
-    Isolation,
-    LeftOut,
+    Checkpoint,
     SessionRecord,
     SessionSpec,
     SessionStatus,
 )
-from kernelry.session import Session
-from kernelry.shielding import to_the_end
+from kernelry.session import Run, Session
 from kernelry.specs import ID, check_spec, check_values
 
 BETWEEN = "branches begin between two executions"
+#: how a kernel names it; see kernelry/inside/branching/forking.py
+HALF_RUN = "the execution that runs, which is not gone on with in it"
+SHORTEST, LONGEST = 0.1, 365 * 86400.0  # seconds that a safe point is waited for
 MOST = 100  # branches that are made at once
-DEEPEST = 13  # branches of branches behind walls: Linux has 16 layers, the code may want some
-ABOVE = 2  # separators in what leads to the area of a session that is no branch
 OWN_BYTES = 16 << 20  # of memory that each needs at least; what they share costs nothing
 #: what a branch has from its origin, and can't be given otherwise
 INHERITED = (
     *("isolation", "network", "limits", "python", "template", "startup"),
     *("parent_session_id", "parent_execution_id"),
 )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Branch:
-    """A session that began with what another one had."""
-
-    #: the session
-    session: Session
-    #: whether its kernel was forked as it was; else its variables came by a checkpoint
-    is_live: bool
-    #: why it was not forked; empty if it was
-    why: str = ""
-    #: what it lacks, or shares with its origin
-    named: tuple[str, ...] = ()
-    #: variables that did not come along
-    left_out: tuple[LeftOut, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,8 +57,12 @@ class Branched:
     branches: tuple[Branch, ...]
     #: the newest execution of the origin, after which they begin; empty: it had none
     after: str
-    #: seconds that its executions were waited for
+    #: seconds that its executions, or a safe point of one, were waited for
     waited: float
+    #: the execution at whose safe point they were made; empty: between two
+    inside: str = ""
+    #: the checkpoint that they begin with; None: they begin with their origin as it is
+    checkpoint: Checkpoint | None = None
 
 
 class Branching:
@@ -103,6 +89,7 @@ class Branching:
         self._checkpoints = checkpoints
         self._lifecycle = lifecycle
         self._suspension = suspension
+        self._maker = Maker(kernels, checkpoints, lifecycle)
 
     async def create(
         self,
@@ -111,6 +98,8 @@ class Branching:
         count: int = 1,
         *,
         patience: float | None = None,
+        inside: bool = False,
+        checkpoint: Checkpoint | None = None,
     ) -> Branched:
         """Make sessions that have all that another one has; all of them, or none.
 
@@ -122,6 +111,9 @@ class Branching:
             count: How many.
             patience: Seconds to wait for executions that were asked for before; None: as long
                 as they take.
+            inside: Whether they begin at the next safe point of what the origin runs, if it does;
+                where no live ones can be made there, behind it.
+            checkpoint: One of the origin's, to begin with what is in that instead.
 
         Raises:
             InvalidArgumentError: They can't be what is asked for.
@@ -132,28 +124,109 @@ class Branching:
             KernelStartError: One did not come to be.
             CheckpointError: The variables can't be saved, or not be restored.
         """
+        if inside and checkpoint is not None:
+            raise InvalidArgumentError("a checkpoint has no safe points: leave `at` out")
         check(spec, count)
         if is_scarce(count):
             await self._checkpoints.give_way("branches needed the memory")
         check_memory(count)
         check_descriptors(count)
-        if origin.record.status is SessionStatus.SUSPENDED:
-            await self._suspension.wake(origin, by="branch_of")
-        while origin.opening is not None:  # its variables are not back yet
-            await origin.opening.over.wait()
+        if checkpoint is None:
+            await self._wake(origin)
         check_values("metadata", {**origin.record.metadata, **spec.metadata})
         check_values("context", {**origin.record.context, **spec.context})
         ids = self._ids(spec.id, origin.id, count)
+
+        def records(after: str) -> list[SessionRecord]:
+            return [branch_record(name, origin.record, spec, after) for name in ids]
+
         async with self._lifecycle.reserved(ids):
-            await origin.begin()  # its start-up code, if it has not run anything yet
-            began = time.monotonic()
-            async with turn(origin, patience, BETWEEN):
-                waited = time.monotonic() - began
-                after = await self._newest(origin)
-                records = [branch_record(name, origin.record, spec, after) for name in ids]
-                made = await self._make(origin, records)
-            await self._furnish(made, spec)
+            if checkpoint is not None:
+                done = await self._from_checkpoint(origin, checkpoint, records(""))
+            else:
+                await origin.begin()  # its start-up code, if it has not run anything yet
+                found = await self._inside(origin, records, patience) if inside else None
+                done = found or await self._between(origin, records, patience)
+            for branch in done.branches:
+                self._sessions[branch.session.id] = branch.session
+            await self._furnish(done.branches, spec)
+        return done
+
+    async def _wake(self, origin: Session) -> None:
+        """See to it that a session has its variables."""
+        if origin.record.status is SessionStatus.SUSPENDED:
+            await self._suspension.wake(origin, by="branch_of")
+        while origin.opening is not None:
+            await origin.opening.over.wait()
+
+    async def _between(
+        self, origin: Session, records: "Records", patience: float | None
+    ) -> Branched:
+        """Make branches between two executions of their origin."""
+        began = time.monotonic()
+        async with turn(origin, patience, BETWEEN):
+            waited = time.monotonic() - began
+            after = await self._newest(origin)
+            made = await self._make(origin, records(after))
         return Branched(branches=tuple(made), after=after, waited=waited)
+
+    async def _inside(
+        self, origin: Session, records: "Records", patience: float | None
+    ) -> Branched | None:
+        """Make branches at the next safe point of what runs; None: nothing does, or they can't be.
+
+        All of them are forked from one copy that stays as it is, so they begin with the same.
+        """
+        kernel, running = await origin.ensure_kernel(), origin.next
+        if running is None:
+            return None
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(patience):
+                await has_begun(running)
+            left = LONGEST if patience is None else patience - (time.monotonic() - began)
+            frozen, named = await self._kernels.freeze(
+                *(kernel, origin.directory, origin.environment, origin.walls),
+                patience=max(left, SHORTEST),
+            )
+        except NoCopyError:
+            return None
+        except TimeoutError as error:
+            msg = (
+                f"what '{origin.id}' runs came to no safe point (kernelry_session.checkpoint()) in "
+                f"{patience:g} s: nothing was made. Leave `at` out to branch when it has ended."
+            )
+            raise SessionBusyError(msg) from error
+        waited = time.monotonic() - began
+        after = running.execution.id
+        inside = after if HALF_RUN in named else ""  # else it had ended by then
+        try:
+            made = await self._maker.make(
+                origin, self._maker.beside(origin, records(after)), frozen
+            )
+        except NoCopyError:
+            return None
+        finally:
+            await frozen.end()
+        made = [replace(branch, named=named) for branch in made]
+        return Branched(branches=tuple(made), after=after, waited=waited, inside=inside)
+
+    async def _from_checkpoint(
+        self, origin: Session, checkpoint: Checkpoint, records: Sequence[SessionRecord]
+    ) -> Branched:
+        """Make branches that begin with what a checkpoint of their origin has."""
+        if checkpoint.is_live:
+            try:
+                beside = self._maker.beside(origin, records)
+                frozen = self._checkpoints.live.process_of(checkpoint)
+                made = await self._maker.make(origin, beside, frozen)
+            except NoCopyError as error:
+                msg = f"no session can begin with live checkpoint {checkpoint.id}: {error.why}."
+                raise CheckpointError(msg) from error
+            made = [replace(branch, named=checkpoint.named) for branch in made]
+        else:
+            made = await self._maker.make(origin, records, checkpoint)
+        return Branched(branches=tuple(made), after="", waited=0.0, checkpoint=checkpoint)
 
     def _ids(self, wanted: str, origin: str, count: int) -> list[str]:
         """Return the ids that the branches get: the wanted one, or numbered ones.
@@ -186,118 +259,9 @@ class Branching:
         """Make all branches, live if that goes."""
         kernel = await origin.ensure_kernel()
         try:
-            made = await self._furnished(origin, self._beside(origin, records), kernel)
+            made = await self._maker.make(origin, self._maker.beside(origin, records), kernel)
         except NoCopyError as error:
-            made = await self._furnished(origin, records, error.why)
-        for branch in made:
-            self._sessions[branch.session.id] = branch.session
-        return made
-
-    def _beside(self, origin: Session, records: Sequence[SessionRecord]) -> list[SessionRecord]:
-        """Return records of live branches: behind walls these are where their origin may write.
-
-        Raises:
-            NoCopyError: The walls can't be narrowed once more.
-        """
-        if origin.walls.isolation is Isolation.PROCESS:
-            return list(records)
-        launches = origin.services.launches
-        if depth_of(origin.record.directory) >= DEEPEST:
-            raise NoCopyError(
-                f"'{origin.id}' is the {DEEPEST}th branch in a row: walls have no more layers"
-            )
-        return [
-            replace(record, directory=launches.new_branch(origin.directory)) for record in records
-        ]
-
-    async def _furnished(
-        self, origin: Session, records: Sequence[SessionRecord], by: LocalKernel | str
-    ) -> list[Branch]:
-        """Make the sessions of branches, with packages and kernels; if it fails none is left.
-
-        Args:
-            origin: Theirs.
-            records: Theirs.
-            by: The kernel that they are forked from; or why there can be no live ones.
-
-        Raises:
-            NoCopyError: The kernel can't be forked as it is.
-        """
-        sessions = [self._lifecycle.make(record) for record in records]
-        try:
-            if isinstance(by, str):
-                made = await self._restore(origin, sessions, by)
-            else:
-                made = await self._fork(origin, by, sessions)
-            for branch in made:
-                await branch.session.note("session.branched", about(branch, origin.id))
-        except NoCopyError:  # before any of them was anything
-            await to_the_end(asyncio.gather(*map(self._lifecycle.remove_folders, sessions)))
-            raise
-        except BaseException:
-            # The ids are taken until they are gone.
-            await to_the_end(asyncio.gather(*map(self._undo, sessions), return_exceptions=True))
-            raise
-        return made
-
-    async def _undo(self, session: Session) -> None:
-        """End what there is of a branch that did not come to be, whatever else fails."""
-        await session.kill("the branch did not come to be")
-        await self._lifecycle.forget(session)
-
-    async def _fork(
-        self, origin: Session, kernel: LocalKernel, sessions: Sequence[Session]
-    ) -> list[Branch]:
-        """Have all forked, beside each other.
-
-        Raises:
-            NoCopyError: Something stands against it; nothing is left of those that were.
-        """
-
-        async def one(session: Session) -> Branch:
-            bring = partial(origin.environment.copy_to, session.environment, origin.walls)
-            copy, named = await self._kernels.branch(
-                kernel, session.directory, session.environment, session.walls, bring
-            )
-            crash_point("branch.forked")
-            await session.take_branch(copy)
-            crash_point("branch.saved")
-            return Branch(session=session, is_live=True, named=named)
-
-        first = await one(sessions[0])  # what stands against it does so for each
-        rest = await asyncio.gather(*map(one, sessions[1:]), return_exceptions=True)
-        for result in rest:
-            if isinstance(result, NoCopyError):
-                raise KernelStartError(f"{result.why}, since the first of them was made")
-            if isinstance(result, BaseException):
-                raise result
-        return [first, *(branch for branch in rest if isinstance(branch, Branch))]
-
-    async def _restore(
-        self, origin: Session, sessions: Sequence[Session], why: str
-    ) -> list[Branch]:
-        """Give each a kernel of its own with the variables that can be saved."""
-        for session in sessions:
-            await origin.environment.copy_to(session.environment, origin.walls)
-        checkpoint = await self._checkpoints.save_now(origin, CheckpointReason.BRANCH)
-        made = []
-        try:
-            for session in sessions:
-                await session.take_branch(None)
-                done = await self._checkpoints.restore(checkpoint.id, session)
-                left_out = (*checkpoint.skipped, *done.failed)
-                made.append(
-                    Branch(
-                        session=session,
-                        is_live=False,
-                        why=why,
-                        named=done.warnings,
-                        left_out=left_out,
-                    )
-                )
-        finally:
-            with suppress(KernelryError):  # the next start removes it
-                await to_the_end(self._checkpoints.delete(checkpoint.id))
+            made = await self._maker.make(origin, records, error.why)
         return made
 
     async def _furnish(self, made: Sequence[Branch], spec: SessionSpec) -> None:
@@ -310,21 +274,18 @@ class Branching:
             stack.pop_all()
 
 
-def depth_of(directory: str) -> int:
-    """Return how many origins a session has whose walls are narrowed in its own; see `areas`."""
-    return max(directory.count("/") - ABOVE, 0)
+#: what is kept of the branches that are to be, by the execution after which they begin
+Records: TypeAlias = Callable[[str], list[SessionRecord]]
 
 
-def about(branch: Branch, origin: str) -> dict[str, object]:
-    """Return what the log says of a branch."""
-    return {
-        "of": origin,
-        "after": branch.session.record.parent_execution_id,
-        "how": "live" if branch.is_live else "checkpoint",
-        "why": branch.why,
-        "named": list(branch.named),
-        "left_out": [item.name for item in branch.left_out],
-    }
+async def has_begun(run: Run) -> None:
+    """Wait until a kernel has taken an execution up, or never will."""
+    waits = [asyncio.ensure_future(event.wait()) for event in (run.begun, run.ended)]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
 
 
 def check(spec: SessionSpec, count: int) -> None:

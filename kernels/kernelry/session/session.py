@@ -152,10 +152,9 @@ class Session:
         return KernelState.BUSY if self.current else KernelState.IDLE
 
     @property
-    def ran(self) -> int:
-        """The number of the last execution that is not still to run."""
-        following = self._executions.next
-        return following.execution.index - 1 if following else self.record.execution_count
+    def next(self) -> Run | None:
+        """The execution that runs, else the one that will."""
+        return self._executions.next
 
     @property
     def ended(self) -> tuple[Run, ...]:
@@ -292,7 +291,7 @@ class Session:
         Returns:
             The step that worked, found by waiting for the execution and asking the kernel.
         """
-        run = run or self._executions.next
+        run = run or self.next
         if run is None or run.done.is_set():
             return InterruptReport(step=InterruptStep.NOTHING_RUNNING)
         if await self._executions.withdraw(run, "it was interrupted before it ran"):

@@ -6,8 +6,15 @@ from typing import Annotated, Any, Literal, TypeAlias
 from mcp.types import CallToolResult
 from pydantic import Field, NonNegativeFloat
 
-from kernelry import Isolation, Order, Selection, Session, SessionSpec, SessionStatus
-from kernelry.errors import ConflictError, InvalidArgumentError
+from kernelry import Isolation, Order, Selection, Session, Sessions, SessionSpec, SessionStatus
+from kernelry.errors import (
+    CheckpointNotFoundError,
+    ConflictError,
+    InvalidArgumentError,
+    SessionNotFoundError,
+)
+from kernelry.lives import Branched
+from kernelry.models import Checkpoint
 from kernelry.usage import quantity
 from kernelry_mcp.answers import left_out, left_out_text, memory_in, session_info, session_line
 from kernelry_mcp.answers.results import (
@@ -33,6 +40,12 @@ Rewind: TypeAlias = Annotated[
 ]
 
 
+At: TypeAlias = Annotated[
+    Literal["end", "safe_point"],
+    Field(description="Branch when what runs has ended, or at its next safe point"),
+]
+
+
 @tool(
     Declaration(
         title="Create a session",
@@ -49,6 +62,7 @@ Rewind: TypeAlias = Annotated[
             "stdin",
             "template",
             "count",
+            "at",
             "rewind",
             "parent_session_id",
             "parent_execution_id",
@@ -98,9 +112,10 @@ async def create_session(
     ] = None,
     template: Annotated[str, Field(description="A preset of this server")] = "",
     branch_of: Annotated[
-        str, Field(description="Begin with all that this session has: variables, packages")
+        str, Field(description="Begin with all that this session, or checkpoint, has")
     ] = "",
     count: Annotated[int | None, Field(description="Branches ID.1, ID.2, ..., up to 100")] = None,
+    at: At = "end",
     rewind: Rewind = None,
     parent_session_id: Annotated[str, Field(description="The session it is made for")] = "",
     parent_execution_id: Annotated[str, Field(description="The execution that wants it")] = "",
@@ -130,27 +145,29 @@ async def create_session(
         parent_execution_id=parent_execution_id,
     )
     reuse = if_exists == "reuse"
-    if branch_of or count is not None:
-        other = "if_exists='reuse'" if reuse else "fresh" if fresh else ""
-        return await branch(ctx, branch_of, spec, count, other)
+    if branch_of or count is not None or at != "end":
+        given = {"if_exists='reuse'": reuse, "fresh": fresh}
+        if other := next((name for name, is_given in given.items() if is_given), ""):
+            raise InvalidArgumentError(f"{other} and branch_of don't go together: leave one out")
+        if not branch_of:
+            raise InvalidArgumentError("count and at are for branches: pass branch_of too")
+        return await branch(ctx, branch_of, spec, 1 if count is None else count, at == "safe_point")
     session, is_new = await app.sessions.create_or_reuse(spec, reuse=reuse, fresh=fresh)
     return created(app, caller_of(ctx), session, existed=not is_new)
 
 
 async def branch(
-    ctx: Ctx, branch_of: str, spec: SessionSpec, count: int | None, other: str
+    ctx: Ctx, branch_of: str, spec: SessionSpec, count: int, inside: bool
 ) -> CallToolResult:
-    """Make branches of a session, and say how they came to be; `other` is what they can't be."""
-    if other or not branch_of:
-        msg = (
-            f"{other or 'count'} and branch_of={branch_of!r} don't go together: leave one of "
-            "them out"
-        )
-        raise InvalidArgumentError(msg)
+    """Make branches of a session or a checkpoint, and say how they came to be."""
     app, caller = app_of(ctx), caller_of(ctx)
-    origin = app.sessions.get(branch_of)
-    number = 1 if count is None else count
-    done = await app.sessions.branching.create(origin, spec, number, patience=app.settings.wait)
+    origin, checkpoint = await meant(app.sessions, branch_of)
+    done = await app.sessions.branching.create(
+        *(origin, spec, count),
+        patience=app.settings.wait,
+        inside=inside,
+        checkpoint=checkpoint,
+    )
     result = described(app, caller, done.branches[0].session, existed=False)
     result.sessions = [
         BranchInfo(
@@ -164,14 +181,38 @@ async def branch(
     ]
     first = done.branches[0]
     names = ", ".join(f"'{item.session.id}'" for item in done.branches)
-    after = f" after its execution {done.after}" if done.after else ""
-    told = [f"{names} branched from '{branch_of}'{after}: its variables, packages, context."]
+    told = [f"{names} branched from {where(done, origin.id)}: its variables, packages, context."]
     if not first.is_live:
         told.append(f"By a checkpoint ({first.why}), so what can't be saved is not there.")
     if done.waited >= WORTH_TELLING:
-        told.append(f"Its executions were waited for, {done.waited:.0f} s.")
+        what = "A safe point was" if done.inside else "Its executions were"
+        told.append(f"{what} waited for, {done.waited:.0f} s.")
     told += [f"Mind: {note}." for note in first.named]
     return result.answer(" ".join(told) + left_out_text("Left out", first.left_out))
+
+
+async def meant(sessions: Sessions, name: str) -> tuple[Session, Checkpoint | None]:
+    """Return the session that a name means, or the checkpoint and the session that it is of."""
+    try:
+        return sessions.get(name), None
+    except SessionNotFoundError:
+        try:
+            checkpoint = await sessions.checkpoints.get(name)
+        except CheckpointNotFoundError as error:
+            if sessions.checkpoints.live.why_gone(name):
+                raise error from None
+        else:
+            return sessions.get(checkpoint.session_id), checkpoint
+        raise
+
+
+def where(done: Branched, origin: str) -> str:
+    """Say from what branches have come."""
+    if done.checkpoint is not None:
+        return f"checkpoint {done.checkpoint.id} of '{origin}'"
+    if done.inside:
+        return f"'{origin}' at a safe point of its execution {done.inside}, which goes on"
+    return f"'{origin}' after its execution {done.after}" if done.after else f"'{origin}'"
 
 
 def created(app: App, caller: str, session: Session, *, existed: bool) -> CallToolResult:

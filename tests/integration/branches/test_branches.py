@@ -550,7 +550,7 @@ async def test_branches_of_a_session_that_is_coming_back_have_its_variables(live
 async def test_behind_walls_the_deepest_branch_comes_by_a_checkpoint(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kernelry.lives.branching.DEEPEST", 2)
+    monkeypatch.setattr("kernelry.lives.making.DEEPEST", 2)
     async with Sessions(replace(config, isolation="guard")) as live:
         session = await live.create(SessionSpec(id="a"))
         await printed(live, session, "x = [1]")

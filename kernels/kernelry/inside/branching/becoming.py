@@ -46,6 +46,8 @@ class Branched(SystemExit):
         super().__init__(1)
         #: whether it is to wait, as it is, until copies of it are wanted
         self.is_frozen: bool = request.get("frozen", False)
+        #: whether it is another session's, and draws other numbers than what it is a copy of
+        self.is_branch: bool = request.get("branch", False)
         #: the numbers that its generators would have drawn; a fork gives it others
         self.generators = generators() if self.is_frozen else {}
         #: where the code is in its files; the origin goes on in them
@@ -164,9 +166,26 @@ def leave(app: Any, opened: Opened, given: Collection[int]) -> frozenset[int]:
     kernel = app.kernel
     left_behind.append((app.context, kernel, app.iopub_thread, app.control_thread))
     left_behind.append((asyncio.get_event_loop_policy(), kernel.io_loop))
+    if kernel.helper.running is not None:
+        leave_cell(app)
     own = opened.give_up()
     forget_ends()
     return there - own
+
+
+def leave_cell(app: Any) -> None:
+    """Have nothing more to do with a cell that is half-run: its frames stay as they are, for ever.
+
+    They are below us on the stack: so much more room is given to what runs above them.
+    """
+    loop = app.kernel.io_loop.asyncio_loop
+    if (task := asyncio.current_task(loop)) is not None:
+        asyncio.tasks._leave_task(loop, task)
+    app.shell.set_aside()
+    depth, frame = 0, sys._getframe()
+    while frame := frame.f_back:  # type: ignore[assignment]
+        depth += 1
+    sys.setrecursionlimit(sys.getrecursionlimit() + depth)
 
 
 def become(app: Any, old: dict[str, Any], new: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ listens. The fork is made on the main thread, in a callback of its event loop, w
 """
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -14,7 +15,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from tornado.ioloop import IOLoop
 
@@ -26,6 +27,8 @@ from .becoming import Branched, Opened
 PACKET_BYTES = 1 << 16
 DESCRIPTORS = 16  # taken with one request
 PAUSE = 0.1  # seconds until it is tried again
+SAFE_POINT = "safe_point"  # where a request asks to be served while code runs
+HALF_RUN = "the execution that runs, which is not gone on with in it"
 ASKED = 5.0  # seconds that whoever connects has to say what it wants
 
 
@@ -54,9 +57,18 @@ class Branching:
         launch: What kernel it is.
         listener: Descriptor of the socket at which it is asked.
         opened: What the kernel has opened itself.
+        go_on: Makes a copy, in which code of the user's is half-run, a kernel; never returns.
     """
 
-    def __init__(self, app: Any, launch: dict[str, Any], listener: int, opened: Opened) -> None:
+    def __init__(
+        self,
+        app: Any,
+        launch: dict[str, Any],
+        listener: int,
+        opened: Opened,
+        go_on: Callable[[Branched, Opened], NoReturn],
+    ) -> None:
+        self._go_on = go_on
         self._app = app
         self._launch = launch
         self._listener = socket.socket(fileno=listener)
@@ -70,20 +82,38 @@ class Branching:
 
     def _accept(self, listener: int, events: int) -> None:
         """Take a request; in the control thread."""
-        if (asked := take(self._listener)) is not None:
+        if (asked := take(self._listener)) is None:
+            return
+        if asked.request.get("at") == SAFE_POINT:
+            points = self._app.kernel.safe_points
+            points.invite(functools.partial(self._visit, asked))
+            self._loop.call_soon_threadsafe(points.attend)
+        else:
             self._loop.call_soon_threadsafe(answer, asked, self._fork)
+
+    def _visit(self, asked: Asked) -> None:
+        """Fork where code lets us: the copy goes on from here, and never back into that code."""
+        is_inside = self._app.kernel.helper.running is not None
+        try:
+            answer(asked, self._fork)
+            return
+        except Branched as branched:
+            if not is_inside:
+                raise
+            copy = branched
+        # Outside of the handler: a cell's exception must not have ours as its context.
+        self._go_on(copy, self._opened)
 
     def _fork(self, asked: Asked) -> dict[str, Any]:
         """Fork, if nothing stands against it; on the main thread."""
         kernel = self._app.kernel
-        if kernel.helper.running is not None:
+        runs = kernel.helper.running is not None
+        if runs and asked.request.get("at") != SAFE_POINT:
             return {"error": "it runs code"}
         if getattr(kernel, "debugger", None) is not None:
             return {"against": ["a debugger is attached"], "named": []}
-        moves = asked.request["directory"] != self._launch["directory"]
-        if moves and not guard.can_narrow(self._launch["walls"]):
-            why = "its walls can't be narrowed here, which takes Linux 6.12 with Landlock"
-            return {"against": [why], "named": []}
+        if against := stands_against(asked.request, self._launch):
+            return {"against": [against], "named": []}
         found = self._look(asked)
         if any(line.endswith(hazards.SOCKETS) for line in found.named):
             found = self._look(asked)  # a connection of ours may have been made between two looks
@@ -91,6 +121,8 @@ class Branching:
             found.named = [line for line in found.named if not line.startswith(hazards.FILES)]
         if found.against:
             return {"against": found.against, "named": found.named}
+        if runs:
+            found.named.insert(0, HALF_RUN)
         flush_files(kernel.shell.user_ns)
         with warnings.catch_warnings():
             # Of other threads a copy has none, which is what was looked at.
@@ -101,6 +133,19 @@ class Branching:
         """Return what stands against a copy, and what it would lack or share."""
         own = {*self._opened.all(), *asked.fds, asked.connection.fileno()}
         return hazards.look(self._threads, own, self._wires, self._loop)
+
+
+def stands_against(request: dict[str, Any], launch: dict[str, Any]) -> str:
+    """Say why a copy can't be another session's; empty: nothing stands against that.
+
+    Args:
+        request: What is asked for.
+        launch: What the kernel was launched with.
+    """
+    moves = request["directory"] != launch["directory"]
+    if moves and not guard.can_narrow(launch["walls"]):
+        return "its walls can't be narrowed here, which takes Linux 6.12 with Landlock"
+    return ""
 
 
 def take(listener: socket.socket) -> Asked | None:

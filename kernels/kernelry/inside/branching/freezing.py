@@ -12,21 +12,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from .becoming import Branched
-from .forking import Asked, answer, fork, take
+from .forking import Asked, answer, fork, stands_against, take
 
 
-def wait_frozen(listener: int, files: Mapping[int, int]) -> Branched:
+def wait_frozen(listener: int, launch: dict[str, Any], files: Mapping[int, int]) -> Branched:
     """Fork this process for each request; returns in a copy that is to become a kernel.
 
     Args:
         listener: Descriptor of the socket at which it is asked.
+        launch: What this is.
         files: Descriptors of files of the code, and where in them it was.
     """
     with socket.socket(fileno=listener) as listening:
         try:
             while True:
                 if (asked := take(listening)) is not None:
-                    answer(asked, serve)
+                    answer(asked, lambda asked: serve(asked, launch))
         except Branched as branched:
             copy = branched
     for fd, position in files.items():
@@ -49,10 +50,12 @@ def reopen(fd: int, position: int) -> None:
             os.close(own)
 
 
-def serve(asked: Asked) -> dict[str, Any]:
+def serve(asked: Asked, launch: dict[str, Any]) -> dict[str, Any]:
     """Do what is asked; in the copy that was asked for this raises `Branched`."""
     if ended := asked.request.get("reap"):
         with contextlib.suppress(ChildProcessError):
             os.waitpid(ended, os.WNOHANG)
         return {}
+    if against := stands_against(asked.request, launch):
+        return {"against": [against], "named": []}
     return {"pid": fork(asked), "against": [], "named": []}

@@ -29,6 +29,7 @@ from .errors import cut_error, text_of
 NO_EXIT = "exit() ends no session: its variables are still there. restart_kernel empties it."
 #: what could not be shown of the value that is being shown; None: none is
 format_failures: ContextVar[list[str] | None] = ContextVar("format_failures", default=None)
+CONTEXTS = 100  # exceptions behind an exception that are looked at
 OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
@@ -63,6 +64,8 @@ class Shell(ZMQInteractiveShell):  # type: ignore[misc]  # ipykernel has no type
     display_pub_class = Type(streams.DisplayPublisher)
     #: what the cell that ran last raised
     last_error: BaseException | None = None
+    #: what a cell was handling that was left half-run
+    half_handled: BaseException | None = None
     memory: Memory
     stopping: Stopping
 
@@ -90,6 +93,7 @@ class Shell(ZMQInteractiveShell):  # type: ignore[misc]  # ipykernel has no type
             if self.last_error is not None:
                 trace = without_ours(trace)
                 self.last_error.__traceback__ = trace
+                forget_context(self.last_error, self.half_handled)
                 exc_tuple = (kind, self.last_error, trace)
             super().showtraceback(exc_tuple, *args, **kwargs)
             return
@@ -106,6 +110,16 @@ class Shell(ZMQInteractiveShell):  # type: ignore[misc]  # ipykernel has no type
         content = {"ename": etype.__name__, "evalue": text_of(evalue, None), "traceback": stb}
         streams.publish_error(self.displayhook, cut_error(content))
         self._last_traceback = stb
+
+    def set_aside(self) -> None:
+        """Have the cell that runs be over, in a copy in which it is never gone on with."""
+        self.execution_count += 1
+        for trap in (self.builtin_trap, self.display_trap):  # they count who is within them
+            while trap._nested_level:
+                trap.__exit__(None, None, None)
+        self.half_handled = sys.exc_info()[1]
+        self.memory.open_reserve()
+        streams.shared.forget_cells()
 
     async def run_code(self, code_obj: Any, result: Any = None, *, async_: bool = False) -> bool:
         """Run a statement of a cell, unless the cell was asked to stop before it."""
@@ -173,6 +187,16 @@ class Shell(ZMQInteractiveShell):  # type: ignore[misc]  # ipykernel has no type
 def shell_of(command: str) -> list[str]:
     """Return how a command line is run."""
     return [os.environ.get("SHELL") or "/bin/sh", "-c", command]
+
+
+def forget_context(error: BaseException | None, handled: BaseException | None) -> None:
+    """Let an exception not have come while another one was handled, which is no news to anybody."""
+    for _ in range(CONTEXTS):
+        if error is None or handled is None:
+            return
+        if error.__context__ is handled:
+            error.__context__ = None
+        error = error.__context__
 
 
 def without_ours(trace: TracebackType | None) -> TracebackType | None:

@@ -63,6 +63,10 @@ class Kernelwide:
         with self._lock:
             self._cells += 1
 
+    def forget_cells(self) -> None:
+        """No cell runs, in a copy of a kernel in which one did."""
+        self._lock, self._cells = threading.Lock(), 0
+
     def end_cell(self) -> None:
         """A cell runs no more."""
         with self._lock:

@@ -7,6 +7,7 @@ debugger until it is asked for, heartbeat, the TCP port for forks, inherited std
 what it bounds (output, see budget.py).
 """
 
+import atexit
 import contextlib
 import faulthandler
 import json
@@ -15,6 +16,7 @@ import logging.handlers
 import os
 import signal
 import sys
+import threading
 import traceback
 from types import ModuleType
 from typing import Any, NoReturn, TextIO
@@ -116,39 +118,75 @@ def live(app: Any, launch: dict[str, Any], before: frozenset[int]) -> None:
         return
     from tornado.ioloop import IOLoop
 
-    from ..branching import Branched, Branching, Opened, become, leave
-    from ..saving import set_generators
+    from ..branching import Branched, Branching, Opened
+
+    def go_on(copy: Branched, opened: Opened) -> NoReturn:
+        live(app, *take_over(app, copy, opened, launch))
+        end_in_order()
 
     while True:
         IOLoop.current()  # the loop of cells, which has descriptors too
         opened = Opened(descriptors() - before, connection_prefix(launch))
-        Branching(app, launch, app.listeners[BRANCHES], opened)
+        Branching(app, launch, app.listeners[BRANCHES], opened, go_on)
         try:
             app.start()
             return
         except Branched as branched:
             copy = branched
         # Outside of the handler: a cell's exception must not have ours as its context.
-        old, launch, kept = launch, copy.launch(), copy.generators
-        try:
-            before = leave(app, opened, copy.given)
-            if copy.is_frozen:
-                copy = freeze(app, copy, old, launch, before)
-                old, launch = launch, copy.launch()
-            if launch["directory"] != old["directory"]:
-                enter_another(old["walls"], launch["walls"])
-            become(app, old, launch)
-            make_room()
-            redirect_stdio(launch)
-            keep_lifeline(copy.lifeline_fd)
-            forget_secrets()
-            enable_stack_dumps(launch)
-            resume(launch, copy.listeners)
-            guard.Walls(launch["walls"]).check()
+        launch, before = take_over(app, copy, opened, launch)
+
+
+def take_over(
+    app: Any, copy: Any, opened: Any, old: dict[str, Any]
+) -> tuple[dict[str, Any], frozenset[int]]:
+    """Become the kernel that a copy of one shall be, and say so.
+
+    Args:
+        app: The origin's application.
+        copy: What was handed in.
+        opened: What the origin has opened for itself.
+        old: What the origin was launched with.
+
+    Returns:
+        What this was launched with, and the descriptors of its code.
+    """
+    from ..branching import become, leave
+    from ..saving import set_generators
+
+    launch, kept = copy.launch(), copy.generators
+    try:
+        before = leave(app, opened, copy.given)
+        if copy.is_frozen:
+            copy = freeze(app, copy, old, launch, before)
+            old, launch = launch, copy.launch()
+        if launch["directory"] != old["directory"]:
+            enter_another(old["walls"], launch["walls"])
+        become(app, old, launch)
+        make_room()
+        redirect_stdio(launch)
+        keep_lifeline(copy.lifeline_fd)
+        forget_secrets()
+        enable_stack_dumps(launch)
+        resume(launch, copy.listeners)
+        guard.Walls(launch["walls"]).check()
+        if not copy.is_branch:
             set_generators(kept)
-        except BaseException:
-            give_up(launch)
-        say_ready(copy.ready_fd)
+    except BaseException:
+        give_up(launch)
+    say_ready(copy.ready_fd)
+    return launch, before
+
+
+def end_in_order() -> NoReturn:
+    """End this process as an interpreter does, but for code that is half-run: that stays so."""
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(0)
 
 
 def enter_another(old: dict[str, Any], new: dict[str, Any]) -> None:
@@ -181,7 +219,7 @@ def freeze(
     end_without(copy.lifeline_fd)
     say_ready(copy.ready_fd)
     files = {fd: position for fd, position in copy.positions.items() if fd in theirs}
-    wanted = wait_frozen(copy.listeners[BRANCHES], files)
+    wanted = wait_frozen(copy.listeners[BRANCHES], launch, files)
     os.close(copy.lifeline_fd)
     return wanted
 

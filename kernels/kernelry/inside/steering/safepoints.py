@@ -45,6 +45,7 @@ class SafePoints:
         self._running = ""  # msg_id
         self._ended = deque[str](maxlen=ENDED)
         self._ahead: dict[str, dict[str, Any] | None] = {}  # msg_id -> asked before it began
+        self._visits = deque[Callable[[], None]]()  # what waits for a safe point
         self._held = 0  # threads that wait here
         self._stopped: dict[str, Any] | None = None
         self._progress: Any = None
@@ -98,8 +99,21 @@ class SafePoints:
             self._progress = progress if is_plain(progress) else describe(progress)
             if not self._is_due:
                 self._tell()
+        if self._visits and self._running:
+            self._receive()
         if self.pending is not None:
             self._obey()
+
+    def invite(self, visit: Callable[[], None]) -> None:
+        """Have something done at the next safe point of the main thread, or by `attend`."""
+        with self._changed:
+            self._visits.append(visit)
+            self._changed.notify_all()  # an execution that is held is at a safe point
+
+    def attend(self) -> None:
+        """Do what waited for a safe point, if nothing runs; on the main thread."""
+        if not self._running:
+            self._receive()
 
     def ask(self, msg_id: str, action: str, by: str, at: float) -> dict[str, Any]:
         """Take a request to the execution `msg_id`: "pause", "resume" or "stop".
@@ -134,6 +148,11 @@ class SafePoints:
     def _tell_of(self, request: dict[str, Any]) -> None:
         self._notes.send("requested", action=request["action"], by=request["by"])
 
+    def _receive(self) -> None:
+        if threading.current_thread() is threading.main_thread():  # another one is no kernel
+            while self._visits:
+                self._visits.popleft()()
+
     def _obey(self) -> None:
         with self._changed:
             while (request := self.pending) is not None:
@@ -148,6 +167,7 @@ class SafePoints:
             self._notes.send("held", **request)
         try:
             while self.pending is request:
+                self._receive()
                 self._changed.wait()
         except BaseException:  # interrupted: whoever did that wants it to go on or to end
             if self.pending is request:
