@@ -34,6 +34,7 @@ from kernelry.processes import (
     exit_code,
     number_inside,
     parent_of,
+    resident,
     waited,
 )
 from kernelry.shielding import to_the_end
@@ -189,8 +190,7 @@ def taken(answer: object, origin: KernelProcess) -> tuple[BranchProcess, tuple[s
         if against := [taking.line(item, bounds.ERROR_CHARS) for item in told["against"][:LINES]]:
             raise NoCopyError("; ".join(against))
         number = taking.number(told["pid"])
-        found = (pid for pid in all_children(origin.leader) if number_inside(pid) == number)
-        pid = next(found, 0)
+        pid = seen_from_outside(origin, number)
         pidfd = os.pidfd_open(pid)
     except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
         raise KernelStartError(
@@ -200,6 +200,14 @@ def taken(answer: object, origin: KernelProcess) -> tuple[BranchProcess, tuple[s
         os.close(pidfd)
         raise KernelStartError(f"process {number} is no copy of the kernel")
     return BranchProcess(pid, pidfd), named
+
+
+def seen_from_outside(origin: KernelProcess, number: int) -> int:
+    """Return which child of a kernel has a number for that; 0: none has."""
+    if origin.first is None and origin.start != "box":  # there all numbers are ours, too
+        return number
+    found = (pid for pid in all_children(origin.leader) if number_inside(pid) == number)
+    return next(found, 0)
 
 
 async def reap(process: KernelProcess, kernels: Sequence["LocalKernel | FrozenKernel"]) -> None:
@@ -277,7 +285,7 @@ class FrozenKernel:
 
         Pages that are there stay counted where they were made, also when only a copy has them.
         """
-        self._lender = group, memory_of(origin, "Rss:")
+        self._lender = group, resident(origin)
         group.allow(self._lender[1])
 
     async def reap(self, pid: int) -> None:

@@ -249,8 +249,13 @@ class LocalEngine:
             if self._groups or origin.group is not None:
                 grouping.begin(process.pid)
             # To whom it goes when its origin ends is one of these, which must know of it by then.
-            for server in self._servers.all():
-                await server.watch(process, f"{connection.path}.launch", origin.process.pid)
+            launch_file = f"{connection.path}.launch"
+            await asyncio.gather(
+                *(
+                    server.watch(process, launch_file, origin.process.pid)
+                    for server in self._servers.all()
+                )
+            )
             if wanted.frozen or isinstance(origin, FrozenKernel):
                 set_oom_score(process, frozen=wanted.frozen)
             if before is not None:

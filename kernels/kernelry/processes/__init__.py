@@ -26,6 +26,7 @@ from kernelry.processes.families import (
     members,
     number_inside,
     parent_of,
+    resident,
     waited,
 )
 from kernelry.processes.process import (
@@ -70,6 +71,7 @@ __all__ = [
     "number_inside",
     "parent_of",
     "remove_unused",
+    "resident",
     "set_oom_score",
     "waited",
 ]

@@ -24,6 +24,7 @@ if sys.platform != "win32":
 
 #: variable that names the kernel, in everything that it starts
 KERNEL_MARK = "_KERNELRY_KERNEL"
+PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 HIGHEST_RANK = 1 << 30
 ORPHAN_LOOKS = 20
@@ -89,6 +90,13 @@ def cpu_time(pid: int) -> float:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
         return sum(map(int, stat.rpartition(")")[2].split()[11:15])) / TICKS
     return 0.0
+
+
+def resident(pid: int) -> int:
+    """Return the bytes of a process in memory; 0: it has ended."""
+    with suppress(OSError, ValueError, IndexError):
+        return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * PAGE
+    return 0
 
 
 def is_known(pid: int, started: int) -> bool:

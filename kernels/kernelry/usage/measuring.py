@@ -5,15 +5,13 @@ pages once per process; near the limit the proportional ones (PSS), which cost m
 Files in /dev/shm are memory, too, though no process may have them mapped.
 """
 
-import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernelry.processes import Group, KernelProcess, cpu_time, family, waited
+from kernelry.processes import Group, KernelProcess, cpu_time, family, resident, waited
 from kernelry.usage.files import SHARED, read, size_in_memory, used_of
 
-PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 #: where a session behind walls has a file system of its own, in memory
 PRIVATE = (SHARED, Path("/tmp"))
 NEAR = 0.8  # share of the limit from where memory is read exactly
@@ -94,12 +92,6 @@ def own_shared(pid: int) -> int:
             if own.stat().st_dev != place.stat().st_dev:
                 found += used_of(own)
     return found
-
-
-def resident(pid: int) -> int:
-    """Return the bytes of a process in memory."""
-    words = read(f"/proc/{pid}/statm").split()
-    return int(words[1]) * PAGE if len(words) > 1 else 0
 
 
 def proportional(pid: int, *, own_only: bool) -> int:

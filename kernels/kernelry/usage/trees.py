@@ -6,8 +6,7 @@ from pathlib import Path
 
 import psutil
 
-from kernelry.processes import KernelProcess, family, members
-from kernelry.usage.measuring import resident
+from kernelry.processes import KernelProcess, family, members, resident
 
 LOOKED_AT = 100  # processes of a session whose memory is told in a list
 

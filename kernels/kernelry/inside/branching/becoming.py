@@ -17,7 +17,7 @@ import socket
 import sys
 import tempfile
 import weakref
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -27,7 +27,7 @@ import zmq
 from ..calls import libc
 from ..processes import descriptors
 from ..saving import generators
-from .hazards import MARK, is_file
+from .hazards import MARK, is_file, targets
 
 GO = b"1"  # what the server says when it looks after the copy
 ENV_START = 50  # field of /proc/self/stat: where the variables are that it was started with
@@ -101,7 +101,7 @@ class Opened:
         closed = {fd for fd in given_up if target_of(fd) == os.devnull}
         for fd in closed:
             os.close(fd)
-        own = self.all() - closed
+        own = self.all(targets()) - closed
         given_up.clear()
         given_up.update(own)
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
@@ -111,22 +111,24 @@ class Opened:
             os.close(null)
         return own | closed
 
-    def all(self) -> set[int]:
-        """Return all its descriptors, also those of connections that were made since."""
-        return {*self.files, *self._connected()}
+    def all(self, opened: Mapping[int, str]) -> set[int]:
+        """Return all its descriptors, also those of connections to its sockets since.
 
-    def _connected(self) -> set[int]:
-        """Return the descriptors of connections to its sockets.
+        Each of those has that one's path. (/proc/net/unix does not show in a box who connects from
+        outside.)
 
-        Each has that one's path. (/proc/net/unix does not show in a box who connects from outside.)
+        Args:
+            opened: What this process has open, as `targets` says it.
         """
-        return {fd for fd in descriptors() if path_of_socket(fd).startswith(self.sockets)}
+        sockets = (fd for fd, target in opened.items() if target.startswith("socket:"))
+        connected = (fd for fd in sockets if path_of_socket(fd).startswith(self.sockets))
+        return {*self.files, *connected}
 
 
 def positions() -> dict[int, int]:
     """Return where in files all descriptors are that are of files, but for those of the streams."""
-    found = (fd for fd in descriptors() if fd > STDERR and is_file(fd))
-    return {fd: os.lseek(fd, 0, os.SEEK_CUR) for fd in found}
+    files = (fd for fd, target in targets().items() if fd > STDERR and target.startswith("/"))
+    return {fd: os.lseek(fd, 0, os.SEEK_CUR) for fd in files if is_file(fd)}
 
 
 def path_of_socket(fd: int) -> str:

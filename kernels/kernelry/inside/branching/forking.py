@@ -131,8 +131,9 @@ class Branching:
 
     def _look(self, asked: Asked) -> hazards.Found:
         """Return what stands against a copy, and what it would lack or share."""
-        own = {*self._opened.all(), *asked.fds, asked.connection.fileno()}
-        return hazards.look(self._threads, own, self._wires, self._loop)
+        opened = hazards.targets()
+        own = {*self._opened.all(opened), *asked.fds, asked.connection.fileno()}
+        return hazards.look(self._threads, own, self._wires, self._loop, opened)
 
 
 def stands_against(request: dict[str, Any], launch: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ whose threads are gone may wait for them for ever. Pools that can be ended and m
 """
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import re
@@ -14,9 +15,11 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+from ..calls import libc
 from ..processes import children
 
 #: libraries of OpenMP, also those that packages bring with them
@@ -60,6 +63,7 @@ def look(
     own_files: Collection[int],
     own_wires: int,
     loop: asyncio.AbstractEventLoop,
+    opened: Mapping[int, str],
 ) -> Found:
     """Pause what can be paused, and look at the rest; on the main thread, while no cell runs.
 
@@ -68,18 +72,20 @@ def look(
         own_files: Descriptors that it has opened itself.
         own_wires: How many threads of ZeroMQ it has.
         loop: The event loop of cells.
+        opened: What this process has open, as `targets` says it.
     """
     found = Found()
     pause_openmp()
-    if foreign_threads():
+    native = list(native_threads())
+    if any(map(is_foreign, native)):
         # OpenBLAS, and what else can, ends its threads before a fork: so one is tried.
         if not survives_fork():
             found.against.append("a library that does not come out of a fork")
         elif left := wait_for_ends():
             found.against.append(f"threads of {', '.join(sorted(set(map(library, left))))}")
-    if wires() > own_wires:
+    if sum(not is_foreign(name) for name in native) > own_wires:
         found.against.append("threads of ZeroMQ")
-    if uses_cuda():
+    if uses_cuda(opened):
         found.against.append("CUDA is in use")
     if pools():
         found.against.append("a pool of threads or processes, which would wait for ever in it")
@@ -87,7 +93,7 @@ def look(
     add(found.named, "threads that are not in it", [thread.name for thread in users])
     add(found.named, "asyncio tasks that are not in it", list(tasks(loop)))
     add(found.named, "child processes, which are the origin's", list(programs()))
-    sockets, pipes, files = open_files(own_files)
+    sockets, pipes, files = open_files(opened, own_files)
     if sockets:
         found.named.append(f"{sockets} {SOCKETS}")
     if pipes:
@@ -157,12 +163,7 @@ def pause_openmp() -> None:
     This is their own call for that (OpenMP 5.0, ``omp_pause_resource_all``); without it GNU's
     waits in a copy for ever.
     """
-    paths = {
-        line.split(None, 5)[5].strip()
-        for line in mappings()
-        if OPENMP.search(os.path.basename(line))
-    }
-    for path in paths:
+    for path in filter(OPENMP.search, libraries()):
         try:
             library = ctypes.CDLL(path, mode=os.RTLD_NOLOAD | os.RTLD_LAZY)
             library.omp_pause_resource_all(PAUSE_HARD)
@@ -170,20 +171,48 @@ def pause_openmp() -> None:
             continue
 
 
-def mappings() -> list[str]:
-    """Return the lines of this process's mappings that name a file."""
-    with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
-        return [line for line in file if "/" in line]
+class LibraryInfo(ctypes.Structure):
+    """What Linux's loader says of a library; see dl_iterate_phdr(3)."""
+
+    _fields_ = (
+        ("address", ctypes.c_void_p),
+        ("name", ctypes.c_char_p),
+        ("headers", ctypes.c_void_p),
+        ("count", ctypes.c_uint16),
+        ("loaded", ctypes.c_ulonglong),  # how many were, ever: changes when another one is
+    )
 
 
-def foreign_threads() -> list[str]:
-    """Return the names of native threads that are neither Python's nor ZeroMQ's."""
-    return [name for name in native_threads() if not name.startswith(WIRE)]
+LIBRARY_CALLBACK = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(LibraryInfo), ctypes.c_size_t, ctypes.c_void_p
+)
+#: how many libraries had been loaded -> the paths of those that were there then
+known_libraries: dict[int, list[str]] = {}
 
 
-def wires() -> int:
-    """Return how many threads of ZeroMQ there are."""
-    return sum(name.startswith(WIRE) for name in native_threads())
+def libraries() -> list[str]:
+    """Return the paths of the libraries that are loaded; looked for when another one is."""
+    found: list[str] = []
+    count = 0
+
+    def note(info: Any, size: int, data: Any) -> int:
+        nonlocal count
+        count = info.contents.loaded
+        if count in known_libraries:
+            return 1  # that is enough
+        found.append(os.fsdecode(info.contents.name or b""))
+        return 0
+
+    libc.dl_iterate_phdr(LIBRARY_CALLBACK(note), None)
+    if count not in known_libraries:
+        known_libraries.clear()
+        known_libraries[count] = found
+    return known_libraries[count]
+
+
+def is_foreign(comm: str) -> bool:
+    """Say whether a native thread is not ZeroMQ's, by its name."""
+    return not comm.startswith(WIRE)
 
 
 def native_threads() -> Iterator[str]:
@@ -203,7 +232,7 @@ def native_threads() -> Iterator[str]:
 def wait_for_ends() -> list[str]:
     """Give threads that were told to end a moment; return the names of those that did not."""
     deadline = time.monotonic() + ENDING
-    while (left := foreign_threads()) and time.monotonic() < deadline:
+    while (left := [*filter(is_foreign, native_threads())]) and time.monotonic() < deadline:
         time.sleep(PAUSE)
     return left
 
@@ -217,7 +246,7 @@ def library(comm: str) -> str:
     return f"a library ({', '.join(known)}?)" if known else f"a library ({comm})"
 
 
-def uses_cuda() -> bool:
+def uses_cuda(opened: Mapping[int, str]) -> bool:
     """Say whether a context of CUDA was made: it does not survive a fork."""
     torch = sys.modules.get("torch")
     try:
@@ -225,7 +254,7 @@ def uses_cuda() -> bool:
             return True
     except Exception:  # a module that only has its name
         return False
-    return any("/dev/nvidia" in target for _, target in targets())
+    return any("/dev/nvidia" in target for target in opened.values())
 
 
 def tasks(loop: asyncio.AbstractEventLoop) -> Iterator[str]:
@@ -245,19 +274,19 @@ def package_folders() -> Iterator[str]:
             yield os.path.dirname(os.path.realpath(file)) + os.sep
 
 
-def targets() -> Iterator[tuple[int, str]]:
-    """Yield the descriptors of this process, and what they are of."""
+def targets() -> dict[int, str]:
+    """Return the descriptors of this process, and what they are of."""
+    found = {}
     for name in os.listdir("/proc/self/fd"):
-        try:
-            yield int(name), os.readlink(f"/proc/self/fd/{name}")
-        except OSError:  # that of the folder itself
-            continue
+        with contextlib.suppress(OSError):  # that of the folder itself
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+    return found
 
 
-def open_files(own: Collection[int]) -> tuple[int, int, list[str]]:
+def open_files(opened: Mapping[int, str], own: Collection[int]) -> tuple[int, int, list[str]]:
     """Return how many sockets and pipes the user's code has open, and the names of its files."""
     sockets, pipes, files = 0, 0, []
-    for fd, target in targets():
+    for fd, target in opened.items():
         if fd <= 2 or fd in own:
             continue
         if target.startswith("socket:"):

@@ -4,6 +4,7 @@
 # pyright: reportIncompatibleMethodOverride=false, reportAttributeAccessIssue=false
 # pyright: reportIncompatibleVariableOverride=false, reportArgumentType=false
 # pyright: reportOptionalMemberAccess=false
+# pyright: reportOperatorIssue=false
 
 import os
 import shlex
