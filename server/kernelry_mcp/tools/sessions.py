@@ -40,6 +40,17 @@ Rewind: TypeAlias = Annotated[
 ]
 
 
+Limits: TypeAlias = Annotated[
+    dict[Literal["memory", "processes", "cpu_seconds", "idle_seconds"], NonNegativeFloat] | None,
+    Field(description="Lower limits than the server's; memory in bytes"),
+]
+Python: TypeAlias = Annotated[
+    str,
+    Field(
+        max_length=1000,
+        description="Another interpreter, with ipykernel: a path, or like 'python3.12'",
+    ),
+]
 At: TypeAlias = Annotated[
     Literal["end", "safe_point"],
     Field(description="Branch when what runs has ended, or at its next safe point"),
@@ -91,18 +102,8 @@ async def create_session(
         Isolation | None, Field(description="A stronger isolation than the server's")
     ] = None,
     network: Annotated[bool | None, Field(description="false: no network for it")] = None,
-    limits: Annotated[
-        dict[Literal["memory", "processes", "cpu_seconds", "idle_seconds"], NonNegativeFloat]
-        | None,
-        Field(description="Lower limits than the server's; memory in bytes"),
-    ] = None,
-    python: Annotated[
-        str,
-        Field(
-            max_length=1000,
-            description="Another interpreter, with ipykernel: a path, or like 'python3.12'",
-        ),
-    ] = "",
+    limits: Limits = None,
+    python: Python = "",
     stdin: Annotated[
         bool, Field(description="input() and getpass() may ask, and wait for send_input")
     ] = False,
