@@ -82,7 +82,8 @@ class Walls:
         """
         has_walls = self.isolation is not Isolation.PROCESS
         reads, writes = list(reads), list(writes)
-        tops = {top for path in (*reads, *writes) if (top := strict_root(Path(path)))}
+        behind = (*reads, *writes) if has_walls else ()
+        tops = {top for path in behind if (top := strict_root(Path(path)))}
         unfollowed = sorted({str(path) for top in tops for path in (top, top.resolve())})
         read = [*system_reads(), *real([*reads, *self.allow_read])] if has_walls else []
         written = real([*writes, *self.allow_write]) if has_walls else []
@@ -243,12 +244,18 @@ def is_below(path: str, roots: Iterable[str]) -> bool:
 
 def own_paths() -> tuple[Path, ...]:
     """Return what has to be readable for our own interpreter and code to run."""
-    paths = [sys.prefix, sys.base_prefix, sys.exec_prefix, *links(Path(sys.executable))]
-    paths += [sysconfig.get_paths()[name] for name in ("purelib", "platlib", "stdlib")]
     # The first is where the program that was started is: a script's folder is none of ours.
     own = sys.path if sys.flags.safe_path else sys.path[1:]
-    paths += [path for path in own if path and Path(path).is_dir()]
-    return tuple({Path(path): None for path in [*paths, str(INSIDE.parent)]})
+    return paths_of(INSIDE.parent, tuple(path for path in own if path))
+
+
+@functools.lru_cache(maxsize=16)
+def paths_of(inside: Path, own: tuple[str, ...]) -> tuple[Path, ...]:
+    """Return what our interpreter reads to run, besides what we import and what runs in kernels."""
+    paths = [sys.prefix, sys.base_prefix, sys.exec_prefix, *links(Path(sys.executable))]
+    paths += [sysconfig.get_paths()[name] for name in ("purelib", "platlib", "stdlib")]
+    paths += [path for path in own if Path(path).is_dir()]
+    return tuple({Path(path): None for path in [*paths, str(inside)]})
 
 
 def links(path: Path) -> list[str]:

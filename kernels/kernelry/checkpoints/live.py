@@ -105,6 +105,17 @@ class LiveCheckpoints:
         except KernelStartError as error:
             raise CheckpointError(f"no live checkpoint was made: {error}") from error
 
+    async def settled(self, frozen: FrozenKernel) -> None:
+        """Wait until a copy can be restored.
+
+        Raises:
+            CheckpointError: It did not get that far.
+        """
+        try:
+            await frozen.settled()
+        except KernelStartError as error:
+            raise CheckpointError(f"no live checkpoint was made: {error}") from error
+
     def keep(self, checkpoint: Checkpoint, frozen: FrozenKernel) -> None:
         """Have a copy be a checkpoint's from here on."""
         self._kept[checkpoint.id] = kept = Kept(checkpoint, frozen)

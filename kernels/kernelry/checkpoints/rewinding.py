@@ -93,6 +93,8 @@ class Rewinds:
         try:
             count = run.execution.index - 1
             making = await self._freezer.freeze(session, reason, run.id, count, keeps)
+            if on_error is OnError.ROLLBACK:  # it must be there for certain
+                await asyncio.shield(making)
         except KernelryError as error:
             if on_error is OnError.ROLLBACK:
                 return (

@@ -319,6 +319,7 @@ class Checkpoints:
 
         async def keep() -> Checkpoint:
             try:
+                await self.live.settled(frozen)
                 checkpoint = Checkpoint(
                     id=self._files.free_id(),
                     session_id=session.id,

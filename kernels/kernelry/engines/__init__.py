@@ -1,7 +1,8 @@
 """Where kernels run, and how we talk to them."""
 
-from kernelry.engines.branching import FrozenKernel, NoCopyError, held
+from kernelry.engines.branching import NoCopyError
 from kernelry.engines.forkserver import Profile
+from kernelry.engines.frozen import FrozenKernel, held
 from kernelry.engines.guardians import Started
 from kernelry.engines.kernel import LocalKernel
 from kernelry.engines.launch import Environment, Launch, OutputLimits

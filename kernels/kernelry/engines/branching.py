@@ -9,24 +9,22 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from kernelry import bounds
 from kernelry.apart import in_thread
-from kernelry.engines.forkserver import ForkServer
-from kernelry.engines.kernel import LocalKernel, record_of, remove_files
+from kernelry.engines.frozen import REAP_DEADLINE, FrozenKernel, ask
+from kernelry.engines.kernel import LocalKernel
 from kernelry.engines.launch import Launch, await_ready, ready_pipe
 from kernelry.errors import KernelSilentError, KernelStartError
 from kernelry.messaging import BRANCHES, PORTS, Connection
-from kernelry.models import KernelRecord
 from kernelry.output import taking
 from kernelry.processes import (
     BranchProcess,
     Exit,
-    Group,
     KernelProcess,
     all_children,
     cpu_time,
@@ -34,20 +32,16 @@ from kernelry.processes import (
     exit_code,
     number_inside,
     parent_of,
-    resident,
     waited,
 )
 from kernelry.shielding import to_the_end
-from kernelry.walls import Walls
 
-PACKET_BYTES = 1 << 16
 BACKLOG = 100
 CHANNELS = ("shell", "stdin", "control", "iopub")
 GO = b"1"  # somebody looks after the copy
 LINES = 20  # of what a kernel names
 REAP_TRIES = 10
 REAP_PAUSE = 0.05  # seconds between them
-REAP_DEADLINE = 60.0  # seconds; a kernel in native code hears of it later
 
 
 class NoCopyError(Exception):
@@ -60,12 +54,30 @@ class NoCopyError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A process that was forked from a kernel, and listens."""
+    """A process that was forked from a kernel, and waits to be let go on."""
 
     #: the process
     process: BranchProcess
     #: what it lacks, or shares with its origin
     named: tuple[str, ...]
+    _launch: Launch
+    _readable: int
+    _asking: socket.socket
+
+    async def listens(self, deadline: float) -> None:
+        """Let it go on, as somebody looks after it; returns when it listens.
+
+        Raises:
+            KernelStartError: It ended or took too long; nothing of it is left.
+        """
+        try:
+            with self._asking:
+                self._asking.send(GO)
+        except OSError as error:
+            os.close(self._readable)
+            await to_the_end(self.process.kill())
+            raise KernelStartError(f"the copy ended at once ({self.process.exit})") from error
+        await await_ready(self._launch, self.process, self._readable, deadline=deadline)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,7 +104,7 @@ async def copy_of(
     began: Callable[[BranchProcess], Awaitable[None]],
     wanted: "Wanted",
 ) -> Copy:
-    """Have a kernel forked from another; returns when it listens.
+    """Have a kernel forked from another; returns when that is done and it is looked after.
 
     The copy does nothing before somebody looks after it, and ends if we do before that.
 
@@ -142,14 +154,19 @@ async def copy_of(
         process, named = taken(answer, origin)
         try:
             await began(process)
-            asking.send(GO)
+            return Copy(process, named, launch, readable, detached(asking))
         except BaseException as error:
             await to_the_end(process.kill())
             if isinstance(error, OSError):
                 raise KernelStartError(f"the copy ended at once ({process.exit})") from error
             raise
-    await await_ready(launch, process, readable, deadline=deadline)
-    return Copy(process, named)
+
+
+def detached(connection: socket.socket) -> socket.socket:
+    """Return a connection as one that whoever had it does not close."""
+    other = socket.socket(fileno=connection.detach())
+    other.setblocking(False)
+    return other
 
 
 def listen(connection: Connection, port: int, stack: ExitStack) -> int:
@@ -159,20 +176,6 @@ def listen(connection: Connection, port: int, stack: ExitStack) -> int:
     listener.bind(f"{connection.path}-{port}")
     listener.listen(BACKLOG)
     return listener.fileno()
-
-
-async def ask(asking: socket.socket, packet: bytes, fds: list[int]) -> object:
-    """Send a request with descriptors to a kernel; return what it answers, as JSON.
-
-    Raises:
-        OSError: The connection ended.
-        ValueError: It is no JSON.
-    """
-    socket.send_fds(asking, [packet], fds)
-    data = await asyncio.get_running_loop().sock_recv(asking, PACKET_BYTES)
-    if not data:
-        raise ConnectionResetError("it hung up")
-    return json.loads(data)
 
 
 def taken(answer: object, origin: KernelProcess) -> tuple[BranchProcess, tuple[str, ...]]:
@@ -248,95 +251,3 @@ def forget_waited(pid: int) -> Callable[[Exit], None]:
         waited.pop(pid, None)
 
     return forget
-
-
-class FrozenKernel:
-    """A copy of a kernel that waits as it is: kernels with all that it has are forked from it.
-
-    Args:
-        process: It.
-        connection: Where its socket is.
-        walls: What it stands behind.
-        guardian: The fork server that ends it when no server comes for it.
-    """
-
-    def __init__(
-        self,
-        process: KernelProcess,
-        connection: Connection,
-        walls: Walls,
-        guardian: ForkServer | None,
-    ) -> None:
-        self.process = process
-        self.walls = walls
-        self.guardian = guardian
-        #: the control group that it is in; None: there is none
-        self.group: Group | None = None
-        self._lender: tuple[Group, int] | None = None
-        self._connection = connection
-
-    @property
-    def record(self) -> KernelRecord:
-        """What the next server needs to take it over."""
-        return record_of(self.process, self._connection, self.walls)
-
-    def borrow(self, group: Group, origin: int) -> None:
-        """Have a control group's limit raised, until our end, by what we keep of its memory.
-
-        Pages that are there stay counted where they were made, also when only a copy has them.
-        """
-        self._lender = group, resident(origin)
-        group.allow(self._lender[1])
-
-    async def reap(self, pid: int) -> None:
-        """Have it wait for a kernel that was forked from it and has ended."""
-        door = f"{self._connection.path}-{BRANCHES}"
-        with closing(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)) as asking:
-            asking.setblocking(False)
-            with suppress(OSError, TimeoutError, ValueError):  # it ends: then nobody has to
-                async with asyncio.timeout(REAP_DEADLINE):
-                    await asyncio.get_running_loop().sock_connect(asking, door)
-                    await ask(asking, json.dumps({"reap": pid}).encode(), [])
-
-    async def end(self) -> None:
-        """End it, and remove what is there of it; to the end, whoever is cancelled."""
-        await to_the_end(self._end())
-
-    async def _end(self) -> None:
-        await self.process.kill()
-        if self.group is not None:
-            await in_thread(self.group.end, name="strays")
-            self.group.remove()
-        if self._lender is not None:
-            self._lender[0].allow(-self._lender[1])
-        remove_files(self._connection)
-
-    def leave(self) -> None:
-        """Leave it for the next server."""
-        self.process.leave()
-
-
-def held(copies: Iterable[int], kernels: Iterable[int]) -> int:
-    """Return about how many bytes of memory copies have that the kernels do not; reads files.
-
-    What several copies share and no kernel has any more is found by shares: all that any of them
-    has, less what the kernels have. It may be some 60 MB more, which are shared with fork servers.
-
-    Args:
-        copies: Pids of copies.
-        kernels: Pids of the kernels that they were forked from, or that were forked from them.
-    """
-    pids = list(copies)
-    private = sum(memory_of(pid, "Private_Clean:", "Private_Dirty:") for pid in pids)
-    living = list(kernels)
-    shares = sum(memory_of(pid, "Pss:") for pid in (*pids, *living))
-    return max(private, shares - sum(memory_of(pid, "Rss:") for pid in living))
-
-
-def memory_of(pid: int, *names: str) -> int:
-    """Return the bytes that a process has of some kinds of memory; 0: it has ended."""
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0
-    return sum(int(line.split()[1]) << 10 for line in lines if line.startswith(names))

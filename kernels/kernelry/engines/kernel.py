@@ -45,7 +45,8 @@ class LocalKernel:
         #: the control group of all its processes; None: there is none
         self.group: Group | None = None
         self._connection = connection
-        self._tidying: asyncio.Future[int] | None = None
+        self._tidying: asyncio.Future[Any] | None = None
+        self._leaving: set[asyncio.Future[None]] = set()
         process.find_box()
         process.on_exit(self._on_exit)
 
@@ -128,8 +129,19 @@ class LocalKernel:
             await asyncio.wait([self._tidying], timeout=bounds.END_SECONDS)
         self.release()
 
+    def wait_for(self, leaving: "asyncio.Future[None]") -> None:
+        """Have our end wait for what is on its way out of our control group."""
+        self._leaving.add(leaving)
+        leaving.add_done_callback(self._leaving.discard)
+
+    async def _are_gone(self) -> None:
+        """Wait until all that was on its way out of our control group is out of it."""
+        if self._leaving:
+            await asyncio.wait(tuple(self._leaving), timeout=bounds.END_SECONDS)
+
     async def _end_group(self) -> None:
         """End what is still in its control group, however it got away from its family."""
+        await self._are_gone()
         if self.group is not None and self.group.members:
             await in_thread(self.group.end, name="strays")
 
@@ -147,11 +159,20 @@ class LocalKernel:
 
     def _on_exit(self, ended: Exit) -> None:
         self.channels.give_up(f"the kernel has ended ({ended})")
-        name, group = self._connection.path.name, self.group
-        if not self.process.has_heir:
-            self._tidying = in_thread(end_left, name, group, self.process, name="strays")
-        elif group is not None or self.process.start == "box":
-            self._tidying = in_thread(end_left, "", group, self.process, name="strays")
+        if not self.process.has_heir or self.group is not None or self.process.start == "box":
+            self._tidying = (
+                asyncio.ensure_future(self._tidy()) if self._leaving else self._end_left()
+            )
+
+    async def _tidy(self) -> None:
+        """End what it has left, but for what is on its way out."""
+        await self._are_gone()
+        await self._end_left()
+
+    def _end_left(self) -> "asyncio.Future[int]":
+        """End what it has left, in a thread; it has ended."""
+        name = "" if self.process.has_heir else self._connection.path.name
+        return in_thread(end_left, name, self.group, self.process, name="strays")
 
     def leave(self) -> None:
         """Close the channels and leave the kernel as it is, for the next server."""

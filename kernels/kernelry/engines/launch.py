@@ -303,4 +303,4 @@ def write_private(path: Path, content: dict[str, Any]) -> None:
     """Write JSON that only we can read."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(fd, "w", encoding="utf-8") as file:
-        json.dump(content, file)
+        file.write(json.dumps(content))  # `dump` does it piece by piece, in Python

@@ -13,11 +13,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
-from kernelry.engines.branching import Copy, FrozenKernel, Wanted, copy_of, reap
+from kernelry.engines.branching import Copy, Wanted, copy_of, reap
 from kernelry.engines.forkserver import ForkServer, Profile
+from kernelry.engines.frozen import FrozenKernel
 from kernelry.engines.guardians import Started
 from kernelry.engines.kernel import LocalKernel, handshake, is_same_process, prove, remove_files
 from kernelry.engines.launch import Launch
@@ -176,8 +178,11 @@ class LocalEngine:
             NoCopyError: Something stands against it; nothing was done.
             KernelStartError: It did not get that far; nothing of it is left.
         """
-        wanted = Wanted(branch=other)
-        grouping, connection, copy = await self._copy(origin, launch, deadline, wanted, before)
+        if isinstance(origin, FrozenKernel):
+            await origin.settled()
+        begun = await self._copy(origin, launch, deadline, Wanted(branch=other), before)
+        await listening(begun, deadline)
+        grouping, connection, copy = begun
         kernel = await self._stand(
             copy.process, origin.guardian, connection, launch, grouping, deadline
         )
@@ -200,6 +205,9 @@ class LocalEngine:
     ) -> tuple[FrozenKernel, tuple[str, ...]]:
         """Have a kernel fork itself to a copy that stays as it is; return it, and what it lacks.
 
+        It is what it was then, and the kernel may go on; what is still to be done for it goes on
+        beside (`FrozenKernel.settled`).
+
         Args:
             origin: Which.
             launch: What it was launched with.
@@ -212,20 +220,28 @@ class LocalEngine:
         launch = replace(launch, walls=replace(launch.walls, limits=Limits()))
         at = "" if patience is None else "safe_point"
         wanted = Wanted(frozen=True, at=at, patience=patience or 0.0)
-        grouping, connection, copy = await self._copy(origin, launch, deadline, wanted)
-        frozen = FrozenKernel(copy.process, connection, origin.walls, origin.guardian)
+        begun = await self._copy(origin, launch, deadline, wanted)
+        frozen = FrozenKernel(begun.copy.process, begun.connection, origin.walls, origin.guardian)
+        settling = frozen.settle(self._settle(frozen, begun, origin, deadline))
+        origin.wait_for(settling)  # what is in its group yet is not to be ended with it
+        self._keep(frozen)
+        return frozen, begun.copy.named
+
+    async def _settle(
+        self, frozen: FrozenKernel, begun: "Begun", origin: LocalKernel, deadline: float
+    ) -> None:
+        """See to it that a copy listens, and is in a control group of its own."""
+        await listening(begun, deadline)
         try:
-            frozen.group = await grouping.group()
+            frozen.group = await begun.grouping.group()
             if origin.group is not None and frozen.group is None:
                 raise KernelStartError("no control group can be made for a copy of the kernel")
             if origin.group is not None:
                 frozen.borrow(origin.group, origin.process.leader)
         except BaseException:
-            grouping.give_up()
-            await frozen.end()
+            begun.grouping.give_up()
+            await to_the_end(frozen.process.kill())
             raise
-        await self._note(frozen)
-        return frozen, copy.named
 
     async def _copy(
         self,
@@ -234,8 +250,8 @@ class LocalEngine:
         deadline: float,
         wanted: Wanted,
         before: Callable[[], Awaitable[None]] | None = None,
-    ) -> tuple[Grouping, Connection, Copy]:
-        """Have a kernel fork itself; return where the copy is, when it says that it listens."""
+    ) -> "Begun":
+        """Have a kernel fork itself; return the copy when it is looked after."""
         self._servers.lifelines.hold()
         try:
             private_directory(self._runtime)  # somebody may have cleaned up
@@ -272,7 +288,7 @@ class LocalEngine:
             grouping.give_up()
             remove_files(connection)
             raise
-        return grouping, connection, copy
+        return Begun(grouping, connection, copy)
 
     async def _stand(
         self,
@@ -301,11 +317,15 @@ class LocalEngine:
         await self._note(kernel)
         return kernel
 
-    async def _note(self, kernel: LocalKernel | FrozenKernel) -> None:
-        """Keep a kernel in mind, and see to it that whoever looks after kernels does."""
+    def _keep(self, kernel: LocalKernel | FrozenKernel) -> None:
+        """Keep a kernel in mind."""
         self._kernels[:] = [k for k in self._kernels if k.process.exit is None] + [kernel]
         if (its := kernel.guardian) is not None and not self._servers.is_ours(its):
             kernel.process.on_exit(lambda _: self._retire(its))
+
+    async def _note(self, kernel: LocalKernel) -> None:
+        """Keep a kernel in mind, and see to it that whoever looks after kernels does."""
+        self._keep(kernel)
         guardian = self._servers.guardian
         if guardian is not None and guardian is not kernel.guardian:
             # Should the fork server go together with us, somebody else must know of it.
@@ -441,6 +461,31 @@ class LocalEngine:
             if forker is not None:
                 await servers.ensure_fork_server()
         return await spawn(launch, connection, deadline=deadline, began=began), None
+
+
+class Begun(NamedTuple):
+    """A copy of a kernel that was forked, and is looked after."""
+
+    #: makes its control group
+    grouping: Grouping
+    #: where it will be reached
+    connection: Connection
+    #: the copy
+    copy: Copy
+
+
+async def listening(begun: Begun, deadline: float) -> None:
+    """Wait until a copy listens.
+
+    Raises:
+        KernelStartError: It does not; nothing of it is left.
+    """
+    try:
+        await begun.copy.listens(deadline)
+    except BaseException:
+        begun.grouping.give_up()
+        remove_files(begun.connection)
+        raise
 
 
 def known(record: KernelRecord) -> tuple[Connection, Walls]:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from kernelry.engines.branching import FrozenKernel
 from kernelry.engines.forkserver import ForkServer, Inventory, Profile
+from kernelry.engines.frozen import FrozenKernel
 from kernelry.engines.guardians import (
     GUARDIAN,
     Started,

@@ -149,7 +149,9 @@ async def create_session(
     if branch_of or count is not None or at != "end":
         given = {"if_exists='reuse'": reuse, "fresh": fresh}
         if other := next((name for name, is_given in given.items() if is_given), ""):
-            raise InvalidArgumentError(f"{other} and branch_of don't go together: leave one out")
+            raise InvalidArgumentError(
+                f"{other} and branch_of don't go together: leave one of them out"
+            )
         if not branch_of:
             raise InvalidArgumentError("count and at are for branches: pass branch_of too")
         return await branch(ctx, branch_of, spec, 1 if count is None else count, at == "safe_point")
