@@ -94,7 +94,13 @@ class Walls:
             "read": read,
             "write": written,
             "unfollowed": unfollowed,
-            "shares_folders": any(mount_of(path, unfollowed) != path for path in [*read, *written]),
+            "shared_folders": sorted(
+                {
+                    mount
+                    for path in (*read, *written)
+                    if (mount := mount_of(path, unfollowed)) != path
+                }
+            ),
             "device": [*DEVICES, *self._terminals, *gpus()],
             "shared": [SHARED_MEMORY],
             "sockets": real(sockets) if has_walls else [],

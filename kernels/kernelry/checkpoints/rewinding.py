@@ -103,15 +103,26 @@ class Rewinds:
                 )
             if on_error is OnError.IF_POSSIBLE:
                 self._cannot[run.id] = str(error)
-            kernel = (session_id, session.record.generation)
-            if keeps and kernel not in self._told:  # once is enough
-                self._told.add(kernel)
-                run.add_note(f"Nothing is kept to rewind to: {error}")
+            if keeps:
+                self._tell(session, run, error)
             return ""
         self._before[run.id] = making
         self._making.add(making)
         making.add_done_callback(self._making.discard)
+
+        def told(done: "asyncio.Task[Checkpoint]") -> None:
+            if keeps and not done.cancelled() and (error := done.exception()) is not None:
+                self._tell(session, run, error)
+
+        making.add_done_callback(told)
         return ""
+
+    def _tell(self, session: Session, run: Run, error: BaseException) -> None:
+        """Say that nothing is kept, once of each kernel."""
+        kernel = (session.id, session.record.generation)
+        if kernel not in self._told:
+            self._told.add(kernel)
+            run.add_note(f"Nothing is kept to rewind to: {error}")
 
     async def after(self, session_id: str, run: Run) -> None:
         """Put a session back if an execution is to be rolled back; see `Undoer`."""

@@ -57,6 +57,20 @@ class Restored:
     warnings: tuple[str, ...]
 
 
+def kernel_of(session: Session) -> LocalKernel:
+    """Return the kernel that there is something to save of.
+
+    Raises:
+        KernelDeadError: There is none.
+    """
+    kernel = session.kernel
+    if kernel is None or kernel.process.exit is not None:
+        why = session.death or session.stopped_why or "it was not started yet"
+        msg = f"session '{session.id}' has no kernel ({why}): there is nothing to save."
+        raise KernelDeadError(msg)
+    return kernel
+
+
 async def begin(kernel: LocalKernel, save_id: str, path: str) -> float:
     """Have a kernel fork a child that saves its namespace; return the seconds that took.
 

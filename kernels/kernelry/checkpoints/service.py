@@ -20,7 +20,7 @@ from kernelry.checkpoints.rewinding import Rewinds
 from kernelry.checkpoints.turns import turn
 from kernelry.config import Config
 from kernelry.crashpoints import crash_point
-from kernelry.engines import FrozenKernel, LocalKernel
+from kernelry.engines import FrozenKernel
 from kernelry.errors import (
     CheckpointError,
     CheckpointNotFoundError,
@@ -120,9 +120,7 @@ class Checkpoints:
         if live:
             await session.begin()  # its start-up code, if it has not run anything yet
             async with turn(session, patience, BETWEEN):
-                following = session.next  # what is still to run is not counted
-                count = following.execution.index - 1 if following else None
-                making = await self.freeze(session, reason, count=count, name=name)
+                making = await self.freeze(session, reason, name=name)
             made = await asyncio.shield(making)
             await self.keep_bounds()
             if made.id not in self.live:
@@ -134,10 +132,10 @@ class Checkpoints:
 
     async def list(self, session_id: str | None = None) -> Sequence[Checkpoint]:
         """Return the checkpoints of a session, or all, the newest first."""
-        values = {"session_id": session_id}
         return await self._store.read(
             lambda statements: [
-                rows.checkpoint(r) for r in statements.execute("checkpoints", values)
+                rows.checkpoint(row)
+                for row in statements.execute("checkpoints", {"session_id": session_id})
             ]
         )
 
@@ -159,8 +157,9 @@ class Checkpoints:
             newest = (await self.list())[:NAMED_IDS]
             named = (f"{item.id} ({item.name})" if item.name else item.id for item in newest)
             known = ", ".join(named) or "none"
-            gone = self.live.why_gone(checkpoint_id)
-            why = f"checkpoint {checkpoint_id} {gone}" if gone else ""
+            why = (
+                gone := self.live.why_gone(checkpoint_id)
+            ) and f"checkpoint {checkpoint_id} {gone}"
             msg = f"{why or f'no checkpoint {checkpoint_id[:64]!r}.'} The newest are: {known}."
             raise CheckpointNotFoundError(msg)
         return rows.checkpoint(found)
@@ -300,7 +299,7 @@ class Checkpoints:
             session: Whose.
             reason: Why.
             execution_id: The execution before which it is made.
-            count: How many executions the session has had; None: all that it knows.
+            count: How many executions the session has had; None: all but those still to run.
             keeps: How many of those before executions are kept; 0: it comes and goes.
             name: What to call it.
 
@@ -311,11 +310,15 @@ class Checkpoints:
             KernelDeadError: There is no kernel.
             CheckpointError: The kernel can't be copied as it is; nothing was done.
         """
-        kernel, began = self._kernel_of(session), time.monotonic()
+        kernel, began = saving.kernel_of(session), time.monotonic()
+        if count is None:
+            following = session.next
+            count = following.execution.index - 1 if following else session.record.execution_count
+        # As it is now: the session may be put back before it is written down.
+        undone = asyncio.ensure_future(self.rewinds.undone(session.id, count))
         frozen, named = await self.live.freeze(session, kernel)
         crash_point("live.frozen")
         blocked = time.monotonic() - began
-        count = session.record.execution_count if count is None else count
 
         async def keep() -> Checkpoint:
             try:
@@ -330,7 +333,7 @@ class Checkpoints:
                     named=named,
                     execution_id=execution_id,
                     count=count,
-                    undone=await self.rewinds.undone(session.id, count),
+                    undone=await undone,
                 )
                 await self._store.commit(lambda statements: self._write(statements, checkpoint))
             except BaseException:
@@ -374,17 +377,8 @@ class Checkpoints:
         work = isolated(self.drop([checkpoint_id], f"its process ended ({how})"), "a checkpoint")
         self._spawn(work, name=f"end of {checkpoint_id}")
 
-    def _kernel_of(self, session: Session) -> LocalKernel:
-        """Return the kernel that there is something to save of; raise if there is none."""
-        kernel = session.kernel
-        if kernel is None or kernel.process.exit is not None:
-            why = session.death or session.stopped_why or "it was not started yet"
-            msg = f"session '{session.id}' has no kernel ({why}): there is nothing to save."
-            raise KernelDeadError(msg)
-        return kernel
-
     async def _begin(self, session: Session, name: str, reason: CheckpointReason) -> saving.Begun:
-        kernel, free = self._kernel_of(session), self._files.free_id()
+        kernel, free = saving.kernel_of(session), self._files.free_id()
         checkpoint = Checkpoint(id=free, session_id=session.id, name=name, reason=reason)
         begun = saving.Begun(checkpoint, session, kernel)
         async with self._abandoning(begun):

@@ -60,6 +60,8 @@ class Copy:
     process: BranchProcess
     #: what it lacks, or shares with its origin
     named: tuple[str, ...]
+    #: the execution in the middle of which it was made; empty: between two
+    inside: str
     _launch: Launch
     _readable: int
     _asking: socket.socket
@@ -151,10 +153,10 @@ async def copy_of(
             why = "in time" if isinstance(error, TimeoutError) else f"as it should: {error}"
             msg = f"the kernel that was to be copied did not answer {why}"
             raise KernelStartError(msg) from error
-        process, named = taken(answer, origin)
+        process, named, inside = taken(answer, origin)
         try:
             await began(process)
-            return Copy(process, named, launch, readable, detached(asking))
+            return Copy(process, named, inside, launch, readable, detached(asking))
         except BaseException as error:
             await to_the_end(process.kill())
             if isinstance(error, OSError):
@@ -178,8 +180,8 @@ def listen(connection: Connection, port: int, stack: ExitStack) -> int:
     return listener.fileno()
 
 
-def taken(answer: object, origin: KernelProcess) -> tuple[BranchProcess, tuple[str, ...]]:
-    """Return the process that a kernel says it has forked, and what it names.
+def taken(answer: object, origin: KernelProcess) -> tuple[BranchProcess, tuple[str, ...], str]:
+    """Return the process that a kernel says it has forked, what it names, and what it ran.
 
     Raises:
         NoCopyError: It says why it has not.
@@ -193,6 +195,7 @@ def taken(answer: object, origin: KernelProcess) -> tuple[BranchProcess, tuple[s
         if against := [taking.line(item, bounds.ERROR_CHARS) for item in told["against"][:LINES]]:
             raise NoCopyError("; ".join(against))
         number = taking.number(told["pid"])
+        inside = taking.line(told.get("inside", ""), bounds.ERROR_CHARS)
         pid = seen_from_outside(origin, number)
         pidfd = os.pidfd_open(pid)
     except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
@@ -202,7 +205,7 @@ def taken(answer: object, origin: KernelProcess) -> tuple[BranchProcess, tuple[s
     if parent_of(pid) != origin.leader:  # looked at when we hold it: it is nobody else's number
         os.close(pidfd)
         raise KernelStartError(f"process {number} is no copy of the kernel")
-    return BranchProcess(pid, pidfd), named
+    return BranchProcess(pid, pidfd), named, inside
 
 
 def seen_from_outside(origin: KernelProcess, number: int) -> int:

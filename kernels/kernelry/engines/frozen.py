@@ -41,6 +41,8 @@ class FrozenKernel:
         self.process = process
         self.walls = walls
         self.guardian = guardian
+        #: the execution in the middle of which it was made; empty: between two
+        self.inside = ""
         #: the control group that it is in; None: there is none
         self.group: Group | None = None
         self._settling: asyncio.Future[None] | None = None
@@ -67,12 +69,12 @@ class FrozenKernel:
         if self._settling is not None:
             await asyncio.shield(self._settling)
 
-    def borrow(self, group: Group, origin: int) -> None:
-        """Have a control group's limit raised, until our end, by what we keep of its memory.
+    def borrow(self, group: Group) -> None:
+        """Have a control group's limit raised, until our end, by what we may keep of its memory.
 
         Pages that are there stay counted where they were made, also when only a copy has them.
         """
-        self._lender = group, resident(origin)
+        self._lender = group, resident(self.process.pid)
         group.allow(self._lender[1])
 
     async def reap(self, pid: int) -> None:

@@ -222,6 +222,9 @@ class LocalEngine:
         wanted = Wanted(frozen=True, at=at, patience=patience or 0.0)
         begun = await self._copy(origin, launch, deadline, wanted)
         frozen = FrozenKernel(begun.copy.process, begun.connection, origin.walls, origin.guardian)
+        frozen.inside = begun.copy.inside
+        if origin.group is not None:  # it is in that, yet, and the kernel goes on at once
+            frozen.borrow(origin.group)
         settling = frozen.settle(self._settle(frozen, begun, origin, deadline))
         origin.wait_for(settling)  # what is in its group yet is not to be ended with it
         self._keep(frozen)
@@ -236,11 +239,9 @@ class LocalEngine:
             frozen.group = await begun.grouping.group()
             if origin.group is not None and frozen.group is None:
                 raise KernelStartError("no control group can be made for a copy of the kernel")
-            if origin.group is not None:
-                frozen.borrow(origin.group, origin.process.leader)
         except BaseException:
-            begun.grouping.give_up()
             await to_the_end(frozen.process.kill())
+            begun.grouping.give_up()
             raise
 
     async def _copy(

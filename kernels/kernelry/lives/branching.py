@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import psutil
@@ -37,8 +37,6 @@ from kernelry.session import Run, Session
 from kernelry.specs import ID, check_spec, check_values
 
 BETWEEN = "branches begin between two executions"
-#: how a kernel names it; see kernelry/inside/branching/forking.py
-HALF_RUN = "the execution that runs, which is not gone on with in it"
 SHORTEST, LONGEST = 0.1, 365 * 86400.0  # seconds that a safe point is waited for
 MOST = 100  # branches that are made at once
 OWN_BYTES = 16 << 20  # of memory that each needs at least; what they share costs nothing
@@ -103,7 +101,8 @@ class Branching:
     ) -> Branched:
         """Make sessions that have all that another one has; all of them, or none.
 
-        They begin between two of its executions: behind those that were asked for before.
+        They begin between two of its executions, behind those that were asked for before; or in the
+        middle of one; or with a checkpoint.
 
         Args:
             origin: Which; it goes on as it was.
@@ -127,7 +126,8 @@ class Branching:
         if inside and checkpoint is not None:
             raise InvalidArgumentError("a checkpoint has no safe points: leave `at` out")
         check(spec, count)
-        if is_scarce(count):
+        # What they are to begin with does not give way to them.
+        if is_scarce(count) and (checkpoint is None or not checkpoint.is_live):
             await self._checkpoints.give_way("branches needed the memory")
         check_memory(count)
         check_descriptors(count)
@@ -145,10 +145,10 @@ class Branching:
                 done = await self._from_checkpoint(origin, checkpoint, records(""))
             else:
                 await origin.begin()  # its start-up code, if it has not run anything yet
+                began = time.monotonic()
                 found = await self._inside(origin, records, patience) if inside else None
-                done = found or await self._between(origin, records, patience)
-            for branch in done.branches:
-                self._sessions[branch.session.id] = branch.session
+                left = None if patience is None else patience - (time.monotonic() - began)
+                done = found or await self._between(origin, records, left)
             await self._furnish(done.branches, spec)
         return done
 
@@ -168,7 +168,7 @@ class Branching:
             waited = time.monotonic() - began
             after = await self._newest(origin)
             made = await self._make(origin, records(after))
-        return Branched(branches=tuple(made), after=after, waited=waited)
+        return Branched(branches=made, after=after, waited=waited)
 
     async def _inside(
         self, origin: Session, records: "Records", patience: float | None
@@ -198,18 +198,22 @@ class Branching:
             )
             raise SessionBusyError(msg) from error
         waited = time.monotonic() - began
-        after = running.execution.id
-        inside = after if HALF_RUN in named else ""  # else it had ended by then
+        inside = frozen.inside  # empty: it had ended by then
         try:
-            made = await self._maker.make(
-                origin, self._maker.beside(origin, records(after)), frozen
-            )
+            after = inside or await self._newest(origin)
+            beside = self._maker.beside(origin, records(after))
+            made = self._known(await self._maker.make(origin, beside, frozen, named))
         except NoCopyError:
             return None
         finally:
             await frozen.end()
-        made = [replace(branch, named=named) for branch in made]
-        return Branched(branches=tuple(made), after=after, waited=waited, inside=inside)
+        return Branched(branches=made, after=after, waited=waited, inside=inside)
+
+    def _known(self, made: Sequence[Branch]) -> tuple[Branch, ...]:
+        """Have branches be sessions like any other; return them."""
+        for branch in made:
+            self._sessions[branch.session.id] = branch.session
+        return tuple(made)
 
     async def _from_checkpoint(
         self, origin: Session, checkpoint: Checkpoint, records: Sequence[SessionRecord]
@@ -219,14 +223,13 @@ class Branching:
             try:
                 beside = self._maker.beside(origin, records)
                 frozen = self._checkpoints.live.process_of(checkpoint)
-                made = await self._maker.make(origin, beside, frozen)
+                made = await self._maker.make(origin, beside, frozen, checkpoint.named)
             except NoCopyError as error:
                 msg = f"no session can begin with live checkpoint {checkpoint.id}: {error.why}."
                 raise CheckpointError(msg) from error
-            made = [replace(branch, named=checkpoint.named) for branch in made]
         else:
             made = await self._maker.make(origin, records, checkpoint)
-        return Branched(branches=tuple(made), after="", waited=0.0, checkpoint=checkpoint)
+        return Branched(branches=self._known(made), after="", waited=0.0, checkpoint=checkpoint)
 
     def _ids(self, wanted: str, origin: str, count: int) -> list[str]:
         """Return the ids that the branches get: the wanted one, or numbered ones.
@@ -255,14 +258,14 @@ class Branching:
         found = await origin.services.store.newest_execution(origin.id)
         return found.id if found else ""
 
-    async def _make(self, origin: Session, records: Sequence[SessionRecord]) -> list[Branch]:
+    async def _make(self, origin: Session, records: Sequence[SessionRecord]) -> tuple[Branch, ...]:
         """Make all branches, live if that goes."""
         kernel = await origin.ensure_kernel()
         try:
             made = await self._maker.make(origin, self._maker.beside(origin, records), kernel)
         except NoCopyError as error:
             made = await self._maker.make(origin, records, error.why)
-        return made
+        return self._known(made)
 
     async def _furnish(self, made: Sequence[Branch], spec: SessionSpec) -> None:
         """Install what they shall have beyond their origin's packages."""
@@ -280,7 +283,7 @@ Records: TypeAlias = Callable[[str], list[SessionRecord]]
 
 async def has_begun(run: Run) -> None:
     """Wait until a kernel has taken an execution up, or never will."""
-    waits = [asyncio.ensure_future(event.wait()) for event in (run.begun, run.ended)]
+    waits = [asyncio.ensure_future(event.wait()) for event in (run.begun, run.ended, run.done)]
     try:
         await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     finally:

@@ -74,6 +74,7 @@ class Maker:
         origin: Session,
         records: Sequence[SessionRecord],
         by: LocalKernel | FrozenKernel | Checkpoint | str,
+        named: tuple[str, ...] = (),
     ) -> list[Branch]:
         """Make the sessions of branches, with packages and kernels; if it fails none is left.
 
@@ -82,6 +83,7 @@ class Maker:
             records: Theirs.
             by: The kernel that they are forked from; or the checkpoint that they begin with; or
                 why there can be no live ones.
+            named: What the kernel lacks or shares that they are forked from, if that is frozen.
 
         Raises:
             NoCopyError: The kernel can't be forked as it is.
@@ -94,6 +96,7 @@ class Maker:
                 made = await self._restore(origin, sessions, by, f"checkpoint {by.id} is durable")
             else:
                 made = await self._fork(origin, by, sessions)
+                made = [replace(branch, named=named or branch.named) for branch in made]
             for branch in made:
                 await branch.session.note("session.branched", about(branch, origin.id))
         except NoCopyError:  # before any of them was anything

@@ -11,7 +11,7 @@ import signal
 import struct
 import sys
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,8 +27,8 @@ KERNEL_MARK = "_KERNELRY_KERNEL"
 PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 HIGHEST_RANK = 1 << 30
-ORPHAN_LOOKS = 20
-ORPHAN_PAUSE = 0.005  # seconds for what was killed to be gone
+ORPHAN_SECONDS = 2.0  # in which all that was left is to be gone
+QUIET_LOOKS = 5  # in a row, each of which finds nothing: one may miss what starts just then
 PIDFD_INFO_EXIT, PIDFD_INFO_BYTES = 1 << 3, 64
 PIDFD_GET_INFO = 3 << 30 | PIDFD_INFO_BYTES << 16 | 0xFF << 8 | 11  # _IOWR(0xFF, 11, info)
 FAMILY_LIMIT = 10_000  # processes that are counted; more are as bad
@@ -170,6 +170,8 @@ def is_shelter(pid: int) -> bool:
     if pid <= 1 or number_inside(pid) != 1:
         return False
     box = namespace_of(pid)
+    if not box or box == namespace_of(os.getpid()):
+        return False
     return any(namespace_of(other) == box for other in tuple(branches) if is_branch(other))
 
 
@@ -225,15 +227,27 @@ def rank(pid: int) -> int:
 
 def end_orphans(pid: int) -> None:
     """Kill what copies of a kernel have left, which is the kernel's now; it goes on itself."""
-    for _ in range(ORPHAN_LOOKS):  # some start others meanwhile
+
+    def orphans() -> list[int]:
         own = rank(pid)
-        orphans = [other for other in family(pid)[1:] if 0 < rank(other) < own]
-        if not (alive := [other for other in orphans if state_of(other) not in "ZX"]):
-            return
-        for other in alive:
+        return [other for other in family(pid)[1:] if 0 < rank(other) < own]
+
+    end_all(orphans)
+
+
+def end_all(find: Callable[[], list[int]]) -> None:
+    """Kill processes until several looks in a row find none; some start others meanwhile.
+
+    Args:
+        find: Returns those that there are.
+    """
+    deadline, quiet = time.monotonic() + ORPHAN_SECONDS, 0
+    while quiet < QUIET_LOOKS and time.monotonic() < deadline:
+        alive = [pid for pid in find() if state_of(pid) not in "ZX"]
+        quiet = 0 if alive else quiet + 1
+        for pid in alive:
             with suppress(ProcessLookupError, PermissionError):
-                os.kill(other, signal.SIGKILL)
-        time.sleep(ORPHAN_PAUSE)
+                os.kill(pid, signal.SIGKILL)
 
 
 def end_guests(first: int, started: int, spared: Collection[int] = ()) -> None:
@@ -250,14 +264,12 @@ def end_guests(first: int, started: int, spared: Collection[int] = ()) -> None:
         with suppress(ProcessLookupError, PermissionError):
             os.kill(first, signal.SIGKILL)
         return
-    for _ in range(ORPHAN_LOOKS):  # some start others meanwhile
-        guests = [pid for child in children(first) if child not in spared for pid in family(child)]
-        if not (alive := [pid for pid in guests if state_of(pid) not in "ZX"]):
-            return
-        for pid in alive:
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(ORPHAN_PAUSE)
+
+    def guests() -> list[int]:
+        there = [child for child in children(first) if child not in spared]
+        return [pid for child in there for pid in family(child)]
+
+    end_all(guests)
 
 
 def state_of(pid: int) -> str:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernelry.processes import Group, KernelProcess, cpu_time, family, resident, waited
+from kernelry.processes import Group, KernelProcess, cpu_time, family, is_branch, resident, waited
 from kernelry.usage.files import SHARED, read, size_in_memory, used_of
 
 #: where a session behind walls has a file system of its own, in memory
@@ -46,7 +46,8 @@ def measure(
     if group is None:
         shared += own_shared(process.leader) + size_in_memory(directory)
     else:
-        members += set(group.members) - {*members, process.pid, *process.halves}
+        others = set(group.members) - {*members, process.pid, *process.halves}
+        members += (pid for pid in others if not is_branch(pid))  # on its way to its own
         shared = group.shared_memory
     return usage_of(members, limit, shared, is_counted=group is not None)
 

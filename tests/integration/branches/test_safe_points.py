@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from kernelry import ExecutionStatus, Session, Sessions, SessionSpec
-from kernelry.errors import InvalidArgumentError, SessionBusyError
+from kernelry.errors import InvalidArgumentError, LimitExceededError, SessionBusyError
 from kernelry.lives import Branched
+from kernelry.models import KernelState
 from kernelry.session import steering
 from tests.faults.kernels import HANG, printed, run, until, value
 
@@ -189,6 +190,7 @@ async def test_code_that_awaits_comes_to_a_safe_point(live: Sessions) -> None:
     done = await inside(live, session)
     (made,) = done.branches
     assert made.is_live and done.inside
+    assert not [line for line in made.named if "tasks" in line]
     assert await value(live, made.session, "await asyncio.sleep(0, n > 0)") == "True"
     (live.workspace.root / "go on").touch()
     assert await ran.wait(HANG)
@@ -246,3 +248,113 @@ async def test_a_checkpoint_is_begun_with_when_its_session_has_no_kernel(live: S
     assert await value(live, made.session, "lock.locked()") == "False"
     await live.delete("a")
     assert await value(live, made.session, "lock.locked()") == "False"
+
+
+async def test_whoever_gave_up_waiting_leaves_nothing_in_the_kernel(live: Sessions) -> None:
+    session = await live.create(SessionSpec(id="a"))
+    files = "len(os.listdir('/proc/self/fd'))"
+    code = f"import os\nbefore = {files}\nopen('up', 'w').close()\n"
+    code += f"while not os.path.exists('go on'): pass\nafter = {files}; made = []\n"
+    code += "os.register_at_fork(before=lambda: made.append(1))\nkernelry_session.checkpoint(1)"
+    ran = await live.run(session, code)
+    await until((live.workspace.root / "up").exists, "it runs")
+    for _ in range(5):
+        with pytest.raises(SessionBusyError, match="no safe point"):
+            await live.branching.create(session, SessionSpec(), patience=0.3, inside=True)
+    (live.workspace.root / "go on").touch()
+    assert await ran.wait(HANG)
+    # One request is found to be gone when the next one comes, and the last by the safe point.
+    assert int(await value(live, session, "after - before")) <= 5
+    assert await value(live, session, "len(made)") == "0"
+    assert await value(live, session, f"{files} <= before") == "True"
+
+
+async def test_a_process_that_code_has_forked_is_no_kernel(live: Sessions) -> None:
+    session = await live.create(SessionSpec(id="a"))
+    code = (
+        "import os, multiprocessing\nfork = multiprocessing.get_context('fork')\n"
+        "def work():\n    kernelry_session.checkpoint(0.5)\n"
+        "while not os.path.exists('go on'):\n"
+        "    one = fork.Process(target=work); one.start(); one.join()\n"
+        "    if os.path.exists('asked'): kernelry_session.checkpoint(0.5)\n"
+    )
+    ran = await live.run(session, code)
+    await until(lambda: bool(ran.execution.status is ExecutionStatus.RUNNING), "it runs")
+    waiting = asyncio.ensure_future(inside(live, session))
+    await asyncio.wait([waiting], timeout=0.5)  # children come to safe points meanwhile
+    (live.workspace.root / "asked").touch()
+    done = await waiting
+    assert done.branches[0].is_live and done.inside == ran.id
+    (live.workspace.root / "go on").touch()
+    assert await ran.wait(HANG)
+
+
+async def test_a_loop_that_ends_goes_not_on_with_what_was_half_run(live: Sessions) -> None:
+    session = await live.create(SessionSpec(id="a"))
+    code = (
+        "import os\ntry:\n    while not os.path.exists('go on'): kernelry_session.checkpoint(1)\n"
+    )
+    ran = await live.run(session, code + "finally:\n    open(f'left{os.getpid()}', 'w').close()")
+    await until(lambda: bool(ran.execution.progress), "it has come to one")
+    made = (await inside(live, session)).branches[0].session
+    ends = await live.run(
+        made, "import asyncio, sys\nasyncio.get_running_loop().call_soon(sys.exit)"
+    )
+    await ends.wait(HANG)
+    await until(lambda: made.kernel_state is KernelState.DEAD, "its loop has ended")
+    assert not list(live.workspace.root.glob("left*"))
+    (live.workspace.root / "go on").touch()
+    assert await ran.wait(HANG)
+    assert len(list(live.workspace.root.glob("left*"))) == 1
+
+
+async def test_what_was_captured_is_no_more_in_a_branch(live: Sessions) -> None:
+    session = await live.create(SessionSpec(id="a"))
+    code = "%%capture said\nimport os\nprint('in')\nwhile not os.path.exists('go on'):\n"
+    ran = await live.run(session, code + "    kernelry_session.checkpoint(0.5)")
+    await until(lambda: bool(ran.execution.progress), "it has come to one")
+    made = (await inside(live, session)).branches[0].session
+    assert await printed(live, made, "print('out')") == "out\n"
+    assert await value(live, made, "6 * 7") == "42"
+    (live.workspace.root / "go on").touch()
+    assert await ran.wait(HANG)
+
+
+async def test_what_is_begun_with_does_not_give_way(
+    live: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = await live.create(SessionSpec(id="a"))
+    await printed(live, session, "x = 1")
+    kept = await live.checkpoints.create(session, live=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("kernelry.lives.branching.OWN_BYTES", 1 << 60)
+        with pytest.raises(LimitExceededError, match="make fewer"):
+            await live.branching.create(session, SessionSpec(), checkpoint=kept)
+    (made,) = (await live.branching.create(session, SessionSpec(), checkpoint=kept)).branches
+    assert await value(live, made.session, "x") == "1"
+
+
+async def test_a_thread_that_imports_does_not_hold_up_a_look(live: Sessions) -> None:
+    """Both want the loader's lock, and Python's."""
+    session = await live.create(SessionSpec(id="a"))
+    code = (
+        "import _json, importlib.machinery, importlib.util, os, shutil, tempfile, threading\n"
+        "def load(number):\n"
+        "    path = os.path.join(tempfile.gettempdir(), f'_json{number}.so')\n"
+        "    shutil.copy(_json.__file__, path)\n"
+        "    loader = importlib.machinery.ExtensionFileLoader('_json', path)\n"
+        "    importlib.util.module_from_spec(importlib.util.spec_from_loader('_json', loader))\n"
+        "    os.remove(path)\n"
+        "def work():\n"
+        "    for number in range(3000):\n"
+        "        if stop.is_set(): return\n"
+        "        load(number)\n"
+        "stop = threading.Event(); thread = threading.Thread(target=work, daemon=True)\n"
+        "thread.start()"
+    )
+    await printed(live, session, code)
+    for _ in range(12):
+        await live.checkpoints.create(session, live=True)
+    assert await value(live, session, "stop.set(), thread.join(60), thread.is_alive()") == (
+        "(None, None, False)"
+    )

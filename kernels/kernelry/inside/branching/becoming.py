@@ -35,6 +35,8 @@ ENV_START = 50  # field of /proc/self/stat: where the variables are that it was 
 left_behind: list[Any] = []
 #: descriptors that were the origin's own, and are /dev/null's
 given_up: set[int] = set()
+#: how much was added to the limit of recursion
+room: list[int] = []
 STDERR = 2
 ADDRESS_BYTES = 128  # no address is longer
 
@@ -187,7 +189,9 @@ def leave_cell(app: Any) -> None:
     depth, frame = 0, sys._getframe()
     while frame := frame.f_back:  # type: ignore[assignment]
         depth += 1
-    sys.setrecursionlimit(sys.getrecursionlimit() + depth)
+    limit = sys.getrecursionlimit() - sum(room)
+    room[:] = [depth]
+    sys.setrecursionlimit(limit + depth)
 
 
 def become(app: Any, old: dict[str, Any], new: dict[str, Any]) -> None:

@@ -10,11 +10,12 @@ import functools
 import io
 import json
 import os
+import signal
 import socket
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, NoReturn
 
 from tornado.ioloop import IOLoop
@@ -42,11 +43,59 @@ class Asked(NamedTuple):
     #: what the copy shall have
     fds: list[int]
 
+    @property
+    def is_gone(self) -> bool:
+        """Say whether whoever asked does not wait any more."""
+        try:
+            return not self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
     def close(self) -> None:
         """Close the connection and what came over it."""
         self.connection.close()
         for fd in self.fds:
             os.close(fd)
+
+
+class Requests:
+    """Those that are not served yet: they come in the control thread, and wait for the main one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: list[Asked] = []
+
+    def add(self, asked: Asked) -> None:
+        """Keep one, and none any more of those that have asked and went."""
+        with self._lock:
+            for other in [one for one in self._waiting if one.is_gone]:
+                self._waiting.remove(other)
+                other.close()
+            self._waiting.append(asked)
+
+    def claim(self, asked: Asked) -> bool:
+        """Say whether one is to be served, now."""
+        with self._lock:
+            if asked not in self._waiting:
+                return False
+            self._waiting.remove(asked)
+            if asked.is_gone:
+                asked.close()
+                return False
+            return True
+
+    @property
+    def files(self) -> set[int]:
+        """The descriptors of all that wait."""
+        return {fd for one in self._waiting for fd in (*one.fds, one.connection.fileno())}
+
+    def forget(self) -> None:
+        """Close all of them, in a copy: they are its origin's."""
+        for one in self._waiting:  # another thread may have had the lock, which is nobody's here
+            one.close()
+        self._waiting.clear()
 
 
 class Branching:
@@ -69,6 +118,7 @@ class Branching:
         go_on: Callable[[Branched, Opened], NoReturn],
     ) -> None:
         self._go_on = go_on
+        self._requests = Requests()
         self._app = app
         self._launch = launch
         self._listener = socket.socket(fileno=listener)
@@ -84,22 +134,29 @@ class Branching:
         """Take a request; in the control thread."""
         if (asked := take(self._listener)) is None:
             return
+        self._requests.add(asked)
         if asked.request.get("at") == SAFE_POINT:
             points = self._app.kernel.safe_points
             points.invite(functools.partial(self._visit, asked))
             self._loop.call_soon_threadsafe(points.attend)
         else:
-            self._loop.call_soon_threadsafe(answer, asked, self._fork)
+            self._loop.call_soon_threadsafe(self._serve, asked)
+
+    def _serve(self, asked: Asked) -> None:
+        """Fork between two cells; the copy leaves this by `Branched`."""
+        if self._requests.claim(asked):
+            answer(asked, self._fork)
 
     def _visit(self, asked: Asked) -> None:
         """Fork where code lets us: the copy goes on from here, and never back into that code."""
-        is_inside = self._app.kernel.helper.running is not None
+        if self._app.kernel.helper.running is None:
+            self._serve(asked)
+            return
         try:
-            answer(asked, self._fork)
+            with interrupts_later():
+                self._serve(asked)
             return
         except Branched as branched:
-            if not is_inside:
-                raise
             copy = branched
         # Outside of the handler: a cell's exception must not have ours as its context.
         self._go_on(copy, self._opened)
@@ -107,7 +164,7 @@ class Branching:
     def _fork(self, asked: Asked) -> dict[str, Any]:
         """Fork, if nothing stands against it; on the main thread."""
         kernel = self._app.kernel
-        runs = kernel.helper.running is not None
+        runs = kernel.helper.running
         if runs and asked.request.get("at") != SAFE_POINT:
             return {"error": "it runs code"}
         if getattr(kernel, "debugger", None) is not None:
@@ -127,12 +184,14 @@ class Branching:
         with warnings.catch_warnings():
             # Of other threads a copy has none, which is what was looked at.
             warnings.simplefilter("ignore", DeprecationWarning)
-            return {"pid": fork(asked), "against": [], "named": found.named}
+            pid = fork(asked, self._requests)
+        return {"pid": pid, "against": [], "named": found.named, "inside": runs[0] if runs else ""}
 
     def _look(self, asked: Asked) -> hazards.Found:
         """Return what stands against a copy, and what it would lack or share."""
         opened = hazards.targets()
         own = {*self._opened.all(opened), *asked.fds, asked.connection.fileno()}
+        own |= self._requests.files
         return hazards.look(self._threads, own, self._wires, self._loop, opened)
 
 
@@ -162,6 +221,7 @@ def take(listener: socket.socket) -> Asked | None:
         data, fds, _, _ = socket.recv_fds(connection, PACKET_BYTES, DESCRIPTORS)
         for fd in fds:  # no program that a thread starts meanwhile shall have them
             os.set_inheritable(fd, False)
+        connection.settimeout(None)
         return Asked(connection, json.loads(data), fds)
     except (OSError, ValueError):
         Asked(connection, {}, fds).close()
@@ -170,10 +230,14 @@ def take(listener: socket.socket) -> Asked | None:
 
 def answer(asked: Asked, fork: Callable[[Asked], dict[str, Any]]) -> None:
     """Fork, and say what came of it; what is forked leaves this by `Branched`."""
+    interrupted: BaseException | None = None
     try:
         told: dict[str, Any] = fork(asked)
-    except Exception as error:  # whatever it is, the asker must hear of it
+    except Branched:
+        raise
+    except BaseException as error:  # whatever it is, the asker must hear of it
         told = {"error": f"{type(error).__name__}: {error}"}
+        interrupted = None if isinstance(error, Exception) else error
     try:
         asked.connection.send(json.dumps(told).encode())
     except OSError:
@@ -181,15 +245,37 @@ def answer(asked: Asked, fork: Callable[[Asked], dict[str, Any]]) -> None:
             kill(pid)
             os.waitpid(pid, 0)
     asked.close()
+    if interrupted is not None:
+        raise interrupted
 
 
-def fork(asked: Asked) -> int:
-    """Fork this process for a request; return the copy's pid, and raise `Branched` in it."""
+@contextlib.contextmanager
+def interrupts_later() -> Iterator[None]:
+    """Have code that runs hear of interrupts only afterwards; on the main thread."""
+    heard: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if heard:
+        signal.raise_signal(signal.SIGINT)
+
+
+def fork(asked: Asked, others: Requests | None = None) -> int:
+    """Fork this process for a request; return the copy's pid, and raise `Branched` in it.
+
+    Args:
+        asked: The request.
+        others: Those that are to be served later, by this process.
+    """
     copy = Branched(asked.request, asked.fds, asked.connection)
     pid = os.fork()
     if pid == 0:
         try:
             os.setsid()  # first: so it is ended alone
+            if others is not None:
+                others.forget()
         finally:
             raise copy
     return pid

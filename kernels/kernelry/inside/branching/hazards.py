@@ -19,7 +19,6 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..calls import libc
 from ..processes import children
 
 #: libraries of OpenMP, also those that packages bring with them
@@ -43,7 +42,7 @@ LIBRARIES = {
     "pt_": "torch",
 }
 #: tasks that these packages have started are no user's, nor are ours
-OWN_PACKAGES = ("ipykernel", "tornado", "zmq", "anyio", "jupyter_client")
+OWN_PACKAGES = ("IPython", "ipykernel", "tornado", "zmq", "anyio", "jupyter_client")
 OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 NAMED = 10  # threads, tasks, files that are named
 
@@ -65,7 +64,7 @@ def look(
     loop: asyncio.AbstractEventLoop,
     opened: Mapping[int, str],
 ) -> Found:
-    """Pause what can be paused, and look at the rest; on the main thread, while no cell runs.
+    """Pause what can be paused, and look at the rest; on the main thread.
 
     Args:
         own_threads: Those that the kernel has started itself.
@@ -183,6 +182,8 @@ class LibraryInfo(ctypes.Structure):
     )
 
 
+#: holds Python's lock meanwhile: a thread that imports has it, and waits for the loader's
+LOADER = ctypes.PyDLL(None)
 LIBRARY_CALLBACK = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.POINTER(LibraryInfo), ctypes.c_size_t, ctypes.c_void_p
 )
@@ -203,7 +204,7 @@ def libraries() -> list[str]:
         found.append(os.fsdecode(info.contents.name or b""))
         return 0
 
-    libc.dl_iterate_phdr(LIBRARY_CALLBACK(note), None)
+    LOADER.dl_iterate_phdr(LIBRARY_CALLBACK(note), None)
     if count not in known_libraries:
         known_libraries.clear()
         known_libraries[count] = found

@@ -75,6 +75,11 @@ class Shell(ZMQInteractiveShell):  # type: ignore[misc]  # ipykernel has no type
         self.display_formatter = Formatter(parent=self)
         self.configurables.append(self.display_formatter)
 
+    def init_display_pub(self) -> None:
+        """Keep in mind what shows results; `%%capture` puts something else there."""
+        super().init_display_pub()
+        self.own_display_pub: Any = self.display_pub
+
     def init_magics(self) -> None:
         """Have ``%pip`` import nothing of the working folder, whatever its files are called."""
         super().init_magics()
@@ -115,6 +120,7 @@ class Shell(ZMQInteractiveShell):  # type: ignore[misc]  # ipykernel has no type
     def set_aside(self) -> None:
         """Have the cell that runs be over, in a copy in which it is never gone on with."""
         self.execution_count += 1
+        self.display_pub = self.own_display_pub
         for trap in (self.builtin_trap, self.display_trap):  # they count who is within them
             while trap._nested_level:
                 trap.__exit__(None, None, None)

@@ -121,8 +121,13 @@ def live(app: Any, launch: dict[str, Any], before: frozenset[int]) -> None:
     from ..branching import Branched, Branching, Opened
 
     def go_on(copy: Branched, opened: Opened) -> NoReturn:
-        live(app, *take_over(app, copy, opened, launch))
-        end_in_order()
+        """Nothing leaves this: below are frames that are not to be gone on with."""
+        now, theirs = take_over(app, copy, opened, launch)
+        try:
+            live(app, now, theirs)
+            end_in_order()
+        except BaseException:
+            give_up(now)
 
     while True:
         IOLoop.current()  # the loop of cells, which has descriptors too

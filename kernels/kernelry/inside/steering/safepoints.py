@@ -5,6 +5,7 @@ comes on the control channel, names its execution (which may only be about to be
 until it took effect or that execution ends, whatever becomes of the server meanwhile.
 """
 
+import os
 import threading
 import time
 from collections import deque
@@ -45,6 +46,7 @@ class SafePoints:
         self._running = ""  # msg_id
         self._ended = deque[str](maxlen=ENDED)
         self._ahead: dict[str, dict[str, Any] | None] = {}  # msg_id -> asked before it began
+        self._pid = os.getpid()
         self._visits = deque[Callable[[], None]]()  # what waits for a safe point
         self._held = 0  # threads that wait here
         self._stopped: dict[str, Any] | None = None
@@ -149,7 +151,8 @@ class SafePoints:
         self._notes.send("requested", action=request["action"], by=request["by"])
 
     def _receive(self) -> None:
-        if threading.current_thread() is threading.main_thread():  # another one is no kernel
+        # Neither another thread is the kernel, nor a process that the code has forked.
+        if threading.current_thread() is threading.main_thread() and os.getpid() == self._pid:
             while self._visits:
                 self._visits.popleft()()
 

@@ -66,7 +66,7 @@ class Walls:
     Args:
         plan: level, network, and under each name of `RIGHTS` a list of paths; shared_size,
             bytes of its own shared memory; memory_files, whether files in memory may be made;
-            shares_folders, whether a box has more in it than is its own.
+            shared_folders, those that are mounted in a box around what is its own.
         door: Descriptor of a socket to who keeps its door (doors.py); -1: it has none.
     """
 
@@ -96,7 +96,7 @@ class Walls:
         with reporting("capabilities"):
             drop_capabilities()
         # In a box the files are the box's; Landlock closes the rest where it can.
-        if level == "guard" or self._plan["shares_folders"] or abi() >= NEEDED_ABI:
+        if level == "guard" or self._plan["shared_folders"] or abi() >= NEEDED_ABI:
             with reporting("Landlock"):
                 restrict_files(self._plan, shared)
         with reporting("seccomp"):
@@ -142,6 +142,8 @@ class Walls:
             check_refused(f"sockets of family {family}", partial(socket.socket, family))
         if self._plan["level"] == "guard":  # the root of a box is the box's
             check_refused("files", lambda: os.listdir("/"))
+        for folder in filter(os.path.exists, self._plan["shared_folders"]):
+            check_refused("the folders of others", partial(os.listdir, folder))
         with open("/proc/self/status", encoding="ascii", errors="replace") as file:
             status = dict(line.split(":\t", 1) for line in file if ":\t" in line)
         for name, wanted in (("CapEff", 0), ("CapPrm", 0), ("NoNewPrivs", 1)):
