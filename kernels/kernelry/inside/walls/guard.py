@@ -142,8 +142,9 @@ class Walls:
             check_refused(f"sockets of family {family}", partial(socket.socket, family))
         if self._plan["level"] == "guard":  # the root of a box is the box's
             check_refused("files", lambda: os.listdir("/"))
-        for folder in filter(os.path.exists, self._plan["shared_folders"]):
-            check_refused("the folders of others", partial(os.listdir, folder))
+        for folder in self._plan["shared_folders"]:
+            if os.path.exists(folder):
+                check_refused("the folders of others", partial(os.listdir, folder))
         with open("/proc/self/status", encoding="ascii", errors="replace") as file:
             status = dict(line.split(":\t", 1) for line in file if ":\t" in line)
         for name, wanted in (("CapEff", 0), ("CapPrm", 0), ("NoNewPrivs", 1)):
