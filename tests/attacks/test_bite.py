@@ -242,6 +242,7 @@ def weaken(rule: Rule, folder: Path, monkeypatch: pytest.MonkeyPatch, *, looking
     if not looking:
         patches += [
             ("starting/launcher.py", "        walls.check()\n", ""),
+            ("starting/launcher.py", 'guard.Walls(launch["walls"]).check()', "pass"),
             ("starting/entering.py", "    walls.check()\n", ""),
             ("walls/confined.py", "        walls.check()\n", ""),
         ]

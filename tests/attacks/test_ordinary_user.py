@@ -32,7 +32,7 @@ PLACES = "tests/attacks/test_places.py::test_an_interpreter_in_the_workspace_wor
 PARTS: dict[str, tuple[str, ...]] = {
     "walls": ("-k", "only_where or seen_from or run_script or live_on", WALLS),
     "doors": ("tests/attacks/test_doors.py",),
-    "branches": ("tests/attacks/test_branches.py",),
+    "branches": ("-k", "guard or reaches", "tests/attacks/test_branches.py"),
     "leaving": (
         *(
             f"{LEAVES}[guard-{where}-{end}-False]"

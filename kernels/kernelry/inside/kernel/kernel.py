@@ -174,7 +174,8 @@ class Kernel(IPythonKernel):  # type: ignore[misc]
             "interrupted": self.stopping.was_felt,
         }
         self.journal.note_reply(parent["msg_id"], reply)
-        self.io_loop.add_callback(self.safe_points.attend)
+        if self.safe_points.is_awaited:
+            self.io_loop.add_callback(self.safe_points.attend)
         return reply
 
     async def execute_aside(self, code: str, silent: bool, *args: Any, **kwargs: Any) -> Any:

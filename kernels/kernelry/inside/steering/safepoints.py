@@ -60,6 +60,11 @@ class SafePoints:
         """Say whether something waits at a safe point."""
         return self._held > 0
 
+    @property
+    def is_awaited(self) -> bool:
+        """Say whether something waits for a safe point."""
+        return bool(self._visits)
+
     def begin(self, msg_id: str) -> None:
         """An execution begins; what was asked of it already holds."""
         with self._changed:
